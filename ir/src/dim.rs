@@ -1,0 +1,391 @@
+//! Dimensions: integers that may be known only at run time.
+//!
+//! A [`Dim`] is a constant or an integer expression over named symbols, kept in a canonical form (a sum of products with opaque
+//! atoms for division, minimum and maximum), so that equal expressions written differently usually compare equal.
+//! Units: elements. Arithmetic saturates at the ends of `i64`; [`Dim::checked_len`] is how byte and element counts are taken.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Add, Mul, Sub};
+use std::sync::Arc;
+
+/// A factor that the canonical form does not look into.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Atom {
+    Sym(Arc<str>),
+    FloorDiv(Dim, Dim),
+    Mod(Dim, Dim),
+    Max(Dim, Dim),
+    Min(Dim, Dim),
+}
+
+/// Sum of `coefficient * product of atoms`; the empty product is the constant term. No zero coefficients.
+type Terms = BTreeMap<Vec<Atom>, i64>;
+
+/// A dimension: a constant or an expression over symbols.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dim {
+    Const(i64),
+    /// Invariant: not a constant.
+    Expr(Arc<Terms>),
+}
+
+/// A view of one [`Dim`] node for passes that compile dimensions to code.
+pub enum DimNode<'a> {
+    Const(i64),
+    /// Sum of `coefficient * atoms`.
+    Sum(Vec<(i64, &'a [Atom])>),
+}
+
+impl Dim {
+    pub fn sym(name: impl AsRef<str>) -> Dim {
+        Dim::atom(Atom::Sym(name.as_ref().into()))
+    }
+
+    fn atom(atom: Atom) -> Dim {
+        Dim::Expr(Arc::new(Terms::from([(vec![atom], 1)])))
+    }
+
+    fn from_terms(mut terms: Terms) -> Dim {
+        terms.retain(|_, c| *c != 0);
+        match terms.len() {
+            0 => Dim::Const(0),
+            1 if terms.contains_key(&vec![]) => Dim::Const(terms[&vec![]]),
+            _ => Dim::Expr(Arc::new(terms)),
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        match self {
+            Dim::Const(c) => Terms::from([(vec![], *c)]),
+            Dim::Expr(t) => (**t).clone(),
+        }
+    }
+
+    /// The structure of the expression, one level deep.
+    pub fn node(&self) -> DimNode<'_> {
+        match self {
+            Dim::Const(c) => DimNode::Const(*c),
+            Dim::Expr(t) => DimNode::Sum(t.iter().map(|(k, c)| (*c, k.as_slice())).collect()),
+        }
+    }
+
+    pub fn as_const(&self) -> Option<i64> {
+        match self {
+            Dim::Const(c) => Some(*c),
+            Dim::Expr(_) => None,
+        }
+    }
+
+    pub fn is(&self, value: i64) -> bool {
+        *self == Dim::Const(value)
+    }
+
+    /// The symbol's name where the dimension is just a symbol.
+    pub fn as_sym(&self) -> Option<&Arc<str>> {
+        let Dim::Expr(t) = self else { return None };
+        match t.iter().next() {
+            Some((k, 1)) if t.len() == 1 => match k.as_slice() {
+                [Atom::Sym(s)] => Some(s),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Floor division. `Some` exact quotient where every coefficient divides; an opaque atom otherwise. A zero divisor gives 0.
+    pub fn floor_div(&self, by: &Dim) -> Dim {
+        if self == by && !by.is(0) {
+            return Dim::Const(1);
+        }
+        match (self, by) {
+            (_, Dim::Const(0)) => Dim::Const(0),
+            (_, Dim::Const(1)) => self.clone(),
+            (Dim::Const(a), Dim::Const(b)) => Dim::Const(a.div_euclid(*b) - i64::from(*b < 0 && a.rem_euclid(*b) != 0)),
+            (Dim::Const(0), _) => Dim::Const(0),
+            (Dim::Expr(t), Dim::Const(b)) => {
+                // (b*q + r) / b = q + r/b holds for floor division with any integer q.
+                let (q, r): (Terms, Terms) = t.iter().map(|(k, c)| (k.clone(), *c)).partition(|(_, c)| c % b == 0);
+                let q = Dim::from_terms(q.into_iter().map(|(k, c)| (k, c / b)).collect());
+                let r = Dim::from_terms(r);
+                match r {
+                    Dim::Const(_) => q + r.floor_div(by),
+                    // The constant part of r can be brought into 0..b as well.
+                    _ => {
+                        let mut rt = r.terms();
+                        let c0 = rt.remove(&vec![]).unwrap_or(0);
+                        let carry = c0.div_euclid(*b);
+                        let rest = Dim::from_terms(rt) + Dim::Const(c0 - carry * b);
+                        q + Dim::Const(carry) + Dim::atom(Atom::FloorDiv(rest, by.clone()))
+                    }
+                }
+            }
+            _ => {
+                if let Some(q) = self.exact_div(by) {
+                    return q;
+                }
+                Dim::atom(Atom::FloorDiv(self.clone(), by.clone()))
+            }
+        }
+    }
+
+    /// The quotient where `by` is a single product that divides every term.
+    fn exact_div(&self, by: &Dim) -> Option<Dim> {
+        let by = by.terms();
+        let (factors, coef) = by.iter().next().filter(|_| by.len() == 1)?;
+        let mut out = Terms::new();
+        for (k, c) in self.terms() {
+            if c % coef != 0 {
+                return None;
+            }
+            let mut rest = k;
+            for f in factors {
+                let at = rest.iter().position(|a| a == f)?;
+                rest.remove(at);
+            }
+            out.insert(rest, c / coef);
+        }
+        Some(Dim::from_terms(out))
+    }
+
+    pub fn ceil_div(&self, by: &Dim) -> Dim {
+        (self.clone() + by.clone() - Dim::Const(1)).floor_div(by)
+    }
+
+    /// Remainder with the divisor's sign (`a - b * floor(a / b)`).
+    pub fn modulo(&self, by: &Dim) -> Dim {
+        let q = self.floor_div(by);
+        match q.node() {
+            DimNode::Sum(t) if t.iter().any(|(_, k)| k.iter().any(|a| matches!(a, Atom::FloorDiv(..)))) => {
+                Dim::atom(Atom::Mod(self.clone(), by.clone()))
+            }
+            _ => self.clone() - by.clone() * q,
+        }
+    }
+
+    pub fn max(&self, other: &Dim) -> Dim {
+        match (self - other).as_const() {
+            Some(d) => if d >= 0 { self.clone() } else { other.clone() },
+            None => {
+                let (a, b) = if self < other { (self, other) } else { (other, self) };
+                Dim::atom(Atom::Max(a.clone(), b.clone()))
+            }
+        }
+    }
+
+    pub fn min(&self, other: &Dim) -> Dim {
+        match (self - other).as_const() {
+            Some(d) => if d <= 0 { self.clone() } else { other.clone() },
+            None => {
+                let (a, b) = if self < other { (self, other) } else { (other, self) };
+                Dim::atom(Atom::Min(a.clone(), b.clone()))
+            }
+        }
+    }
+
+    /// The value under `env`; the missing symbol's name where one is not bound.
+    pub fn eval(&self, env: &dyn Fn(&str) -> Option<i64>) -> Result<i64, Arc<str>> {
+        let Dim::Expr(t) = self else { return Ok(self.as_const().unwrap_or(0)) };
+        let mut sum = 0i64;
+        for (atoms, c) in t.iter() {
+            let mut product = *c;
+            for a in atoms {
+                product = product.saturating_mul(a.eval(env)?);
+            }
+            sum = sum.saturating_add(product);
+        }
+        Ok(sum)
+    }
+
+    /// The expression with symbols replaced.
+    pub fn substitute(&self, env: &dyn Fn(&str) -> Option<Dim>) -> Dim {
+        let Dim::Expr(t) = self else { return self.clone() };
+        let mut sum = Dim::Const(0);
+        for (atoms, c) in t.iter() {
+            let mut product = Dim::Const(*c);
+            for a in atoms {
+                let v = match a {
+                    Atom::Sym(s) => env(s).unwrap_or_else(|| Dim::atom(a.clone())),
+                    Atom::FloorDiv(x, y) => x.substitute(env).floor_div(&y.substitute(env)),
+                    Atom::Mod(x, y) => x.substitute(env).modulo(&y.substitute(env)),
+                    Atom::Max(x, y) => x.substitute(env).max(&y.substitute(env)),
+                    Atom::Min(x, y) => x.substitute(env).min(&y.substitute(env)),
+                };
+                product = product * v;
+            }
+            sum = sum + product;
+        }
+        sum
+    }
+
+    /// Calls `f` for every symbol that occurs.
+    pub fn symbols(&self, f: &mut dyn FnMut(&Arc<str>)) {
+        let Dim::Expr(t) = self else { return };
+        for a in t.keys().flatten() {
+            match a {
+                Atom::Sym(s) => f(s),
+                Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) => {
+                    x.symbols(f);
+                    y.symbols(f);
+                }
+            }
+        }
+    }
+
+    /// Product of constant dimensions as a count; `None` where one is symbolic or negative, or the product overflows `isize`.
+    pub fn checked_len(dims: &[Dim]) -> Option<usize> {
+        dims.iter()
+            .try_fold(1usize, |n, d| n.checked_mul(usize::try_from(d.as_const()?).ok()?))
+            .filter(|n| isize::try_from(*n).is_ok())
+    }
+
+    pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+        dims.into_iter().fold(Dim::Const(1), |a, b| a * b.clone())
+    }
+}
+
+impl Atom {
+    fn eval(&self, env: &dyn Fn(&str) -> Option<i64>) -> Result<i64, Arc<str>> {
+        let floor_div = |a: i64, b: i64| if b == 0 { 0 } else { a.wrapping_div(b) - i64::from(a.wrapping_rem(b) != 0 && (a < 0) != (b < 0)) };
+        Ok(match self {
+            Atom::Sym(s) => return env(s).ok_or_else(|| s.clone()),
+            Atom::FloorDiv(a, b) => floor_div(a.eval(env)?, b.eval(env)?),
+            Atom::Mod(a, b) => {
+                let (a, b) = (a.eval(env)?, b.eval(env)?);
+                a.saturating_sub(b.saturating_mul(floor_div(a, b)))
+            }
+            Atom::Max(a, b) => a.eval(env)?.max(b.eval(env)?),
+            Atom::Min(a, b) => a.eval(env)?.min(b.eval(env)?),
+        })
+    }
+}
+
+impl From<i64> for Dim {
+    fn from(v: i64) -> Dim {
+        Dim::Const(v)
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(v: usize) -> Dim {
+        Dim::Const(i64::try_from(v).unwrap_or(i64::MAX))
+    }
+}
+
+impl Add for Dim {
+    type Output = Dim;
+    fn add(self, other: Dim) -> Dim {
+        if let (Dim::Const(a), Dim::Const(b)) = (&self, &other) {
+            return Dim::Const(a.saturating_add(*b));
+        }
+        let mut terms = self.terms();
+        for (k, c) in other.terms() {
+            let slot = terms.entry(k).or_insert(0);
+            *slot = slot.saturating_add(c);
+        }
+        Dim::from_terms(terms)
+    }
+}
+
+impl Sub for Dim {
+    type Output = Dim;
+    fn sub(self, other: Dim) -> Dim {
+        self + other * Dim::Const(-1)
+    }
+}
+
+impl Sub for &Dim {
+    type Output = Dim;
+    fn sub(self, other: &Dim) -> Dim {
+        self.clone() - other.clone()
+    }
+}
+
+impl Mul for Dim {
+    type Output = Dim;
+    fn mul(self, other: Dim) -> Dim {
+        if let (Dim::Const(a), Dim::Const(b)) = (&self, &other) {
+            return Dim::Const(a.saturating_mul(*b));
+        }
+        let mut terms = Terms::new();
+        for (ka, ca) in self.terms() {
+            for (kb, cb) in other.terms() {
+                let mut k: Vec<Atom> = ka.iter().chain(&kb).cloned().collect();
+                k.sort();
+                let slot = terms.entry(k).or_insert(0);
+                *slot = slot.saturating_add(ca.saturating_mul(cb));
+            }
+        }
+        Dim::from_terms(terms)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Dim::Expr(t) = self else { return write!(f, "{}", self.as_const().unwrap_or(0)) };
+        // Largest products first, the constant last: `2*N*H + 1`.
+        for (i, (atoms, c)) in t.iter().rev().enumerate() {
+            match (i, *c < 0) {
+                (0, true) => write!(f, "-")?,
+                (0, false) => {}
+                (_, true) => write!(f, " - ")?,
+                (_, false) => write!(f, " + ")?,
+            }
+            let c = c.unsigned_abs();
+            if c != 1 || atoms.is_empty() {
+                write!(f, "{c}{}", if atoms.is_empty() { "" } else { "*" })?;
+            }
+            for (j, a) in atoms.iter().enumerate() {
+                write!(f, "{}{a}", if j > 0 { "*" } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Atom::Sym(s) => write!(f, "{s}"),
+            Atom::FloorDiv(a, b) => write!(f, "floordiv({a}, {b})"),
+            Atom::Mod(a, b) => write!(f, "mod({a}, {b})"),
+            Atom::Max(a, b) => write!(f, "max({a}, {b})"),
+            Atom::Min(a, b) => write!(f, "min({a}, {b})"),
+        }
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical() {
+        let (n, h) = (Dim::sym("N"), Dim::sym("H"));
+        assert_eq!(n.clone() + h.clone() - n.clone(), h);
+        assert_eq!((n.clone() * h.clone()).floor_div(&h), n);
+        assert_eq!((Dim::Const(4) * n.clone() + Dim::Const(3)).floor_div(&Dim::Const(2)), Dim::Const(2) * n.clone() + Dim::Const(1));
+        assert_eq!((n.clone() + Dim::Const(1)).max(&n), n.clone() + Dim::Const(1));
+        assert_eq!(((h + Dim::Const(5)).floor_div(&Dim::Const(2)) * n).to_string(), "2*N + N*floordiv(H + 1, 2)");
+    }
+
+    #[test]
+    fn constants_fold_like_floor_division() {
+        for a in -7..8 {
+            for b in [-3, -2, 2, 3] {
+                let want = (a as f64 / b as f64).floor() as i64;
+                assert_eq!(Dim::Const(a).floor_div(&Dim::Const(b)), Dim::Const(want), "{a}/{b}");
+                let sym = Dim::sym("a").floor_div(&Dim::Const(b)).eval(&|_| Some(a));
+                assert_eq!(sym, Ok(want), "{a}/{b}");
+                let shifted = (Dim::sym("a") + Dim::Const(7)).floor_div(&Dim::Const(b)).eval(&|_| Some(a));
+                assert_eq!(shifted, Ok(((a + 7) as f64 / b as f64).floor() as i64));
+            }
+        }
+    }
+}
