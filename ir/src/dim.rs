@@ -163,9 +163,15 @@ impl Dim {
         }
     }
 
-    pub fn max(&self, other: &Dim) -> Dim {
+    pub fn maximum(&self, other: &Dim) -> Dim {
         match (self - other).as_const() {
-            Some(d) => if d >= 0 { self.clone() } else { other.clone() },
+            Some(d) => {
+                if d >= 0 {
+                    self.clone()
+                } else {
+                    other.clone()
+                }
+            }
             None => {
                 let (a, b) = if self < other { (self, other) } else { (other, self) };
                 Dim::atom(Atom::Max(a.clone(), b.clone()))
@@ -173,9 +179,15 @@ impl Dim {
         }
     }
 
-    pub fn min(&self, other: &Dim) -> Dim {
+    pub fn minimum(&self, other: &Dim) -> Dim {
         match (self - other).as_const() {
-            Some(d) => if d <= 0 { self.clone() } else { other.clone() },
+            Some(d) => {
+                if d <= 0 {
+                    self.clone()
+                } else {
+                    other.clone()
+                }
+            }
             None => {
                 let (a, b) = if self < other { (self, other) } else { (other, self) };
                 Dim::atom(Atom::Min(a.clone(), b.clone()))
@@ -208,8 +220,8 @@ impl Dim {
                     Atom::Sym(s) => env(s).unwrap_or_else(|| Dim::atom(a.clone())),
                     Atom::FloorDiv(x, y) => x.substitute(env).floor_div(&y.substitute(env)),
                     Atom::Mod(x, y) => x.substitute(env).modulo(&y.substitute(env)),
-                    Atom::Max(x, y) => x.substitute(env).max(&y.substitute(env)),
-                    Atom::Min(x, y) => x.substitute(env).min(&y.substitute(env)),
+                    Atom::Max(x, y) => x.substitute(env).maximum(&y.substitute(env)),
+                    Atom::Min(x, y) => x.substitute(env).minimum(&y.substitute(env)),
                 };
                 product = product * v;
             }
@@ -234,9 +246,7 @@ impl Dim {
 
     /// Product of constant dimensions as a count; `None` where one is symbolic or negative, or the product overflows `isize`.
     pub fn checked_len(dims: &[Dim]) -> Option<usize> {
-        dims.iter()
-            .try_fold(1usize, |n, d| n.checked_mul(usize::try_from(d.as_const()?).ok()?))
-            .filter(|n| isize::try_from(*n).is_ok())
+        dims.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(d.as_const()?).ok()?)).filter(|n| isize::try_from(*n).is_ok())
     }
 
     pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
@@ -257,6 +267,12 @@ impl Atom {
             Atom::Max(a, b) => a.eval(env)?.max(b.eval(env)?),
             Atom::Min(a, b) => a.eval(env)?.min(b.eval(env)?),
         })
+    }
+}
+
+impl Default for Dim {
+    fn default() -> Dim {
+        Dim::Const(0)
     }
 }
 
@@ -371,8 +387,8 @@ mod tests {
         assert_eq!(n.clone() + h.clone() - n.clone(), h);
         assert_eq!((n.clone() * h.clone()).floor_div(&h), n);
         assert_eq!((Dim::Const(4) * n.clone() + Dim::Const(3)).floor_div(&Dim::Const(2)), Dim::Const(2) * n.clone() + Dim::Const(1));
-        assert_eq!((n.clone() + Dim::Const(1)).max(&n), n.clone() + Dim::Const(1));
-        assert_eq!(((h + Dim::Const(5)).floor_div(&Dim::Const(2)) * n).to_string(), "2*N + N*floordiv(H + 1, 2)");
+        assert_eq!((n.clone() + Dim::Const(1)).maximum(&n), n.clone() + Dim::Const(1));
+        assert_eq!(((h + Dim::Const(5)).floor_div(&Dim::Const(2)) * n).to_string(), "N*floordiv(H + 1, 2) + 2*N");
     }
 
     #[test]

@@ -1,1 +1,29 @@
-//! placeholder
+//! nnc-ir: what a model *is*. Knows no file format, operating system or instruction.
+//!
+//! Reading order: [`dim`] and [`types`] (what values look like), [`tensor`] (constants), [`scalar`] (functions of numbers), [`ops`]
+//! (THE TABLE of tensor operations), [`graph`] and [`builder`] (tensor programs), [`mod@eval`] (the reference interpreter), then
+//! [`kernel`] (loops over buffers: what backends compile) and [`target`] (what a machine can do).
+
+pub mod attrs;
+pub mod builder;
+pub mod dim;
+pub mod error;
+pub mod eval;
+pub mod graph;
+pub mod kernel;
+pub mod known;
+pub mod ops;
+pub mod scalar;
+pub mod target;
+pub mod tensor;
+pub mod types;
+
+pub use builder::{Builder, V};
+pub use dim::Dim;
+pub use error::{Error, Loc, Report, Result};
+pub use graph::{Graph, Node, NodeId, Value};
+pub use ops::Op;
+pub use scalar::ScalarFn;
+pub use target::Target;
+pub use tensor::Tensor;
+pub use types::{DType, Type};

@@ -1,0 +1,223 @@
+//! The graph: nodes with ordered operands, values as (node, port), regions for control flow. The only file that names petgraph.
+//!
+//! Invariant: operands of a node are in [`Node::operands`]; the petgraph edges mirror them (source -> user) so that users are
+//! found in time proportional to their number. All changes go through the methods here, which keep both in step.
+
+use crate::dim::Dim;
+use crate::error::Loc;
+use crate::ops::Op;
+use crate::tensor::Tensor;
+use crate::types::Type;
+use petgraph::Direction;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeId(pub u32);
+
+/// One result of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Value {
+    pub node: NodeId,
+    pub port: u32,
+}
+
+impl Value {
+    /// What an operation on wrong operands gives; see [`crate::builder`].
+    pub const POISON: Value = Value { node: NodeId(u32::MAX), port: 0 };
+}
+
+/// An operation with its operands.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Op,
+    pub operands: Vec<Value>,
+    /// One type per result.
+    pub types: Vec<Type>,
+    /// Contents of small integer results as far as they are known before the run (shape arithmetic); one per result.
+    pub known: Vec<Option<Arc<[Dim]>>>,
+    /// Bodies of control flow. A region sees nothing outside: captured values are operands of the node and inputs of the region.
+    pub regions: Vec<Graph>,
+    /// The user's name for the first result, or empty.
+    pub name: Arc<str>,
+    pub loc: Loc,
+}
+
+/// A named result of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    pub name: Arc<str>,
+    pub value: Value,
+}
+
+/// A tensor program: inputs, operations, outputs. Inputs are nodes with [`Op::Input`], in order.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub name: Arc<str>,
+    nodes: StableDiGraph<Node, (), u32>,
+    pub inputs: Vec<NodeId>,
+    pub outputs: Vec<Output>,
+}
+
+fn index(id: NodeId) -> NodeIndex<u32> {
+    NodeIndex::new(id.0 as usize)
+}
+
+impl Graph {
+    pub fn new(name: impl AsRef<str>) -> Graph {
+        Graph { name: name.as_ref().into(), ..Graph::default() }
+    }
+
+    /// Adds a node; its operands must exist. Types are not checked here ([`crate::verify`] does).
+    pub fn add(&mut self, node: Node) -> NodeId {
+        let operands: Vec<NodeId> = node.operands.iter().map(|v| v.node).collect();
+        let is_input = matches!(node.op, Op::Input);
+        let id = NodeId(self.nodes.add_node(node).index() as u32);
+        for o in operands {
+            self.nodes.add_edge(index(o), index(id), ());
+        }
+        if is_input {
+            self.inputs.push(id);
+        }
+        id
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[index(id)]
+    }
+
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[index(id)]
+    }
+
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.nodes.contains_node(index(id))
+    }
+
+    pub fn ty(&self, v: Value) -> &Type {
+        &self.node(v.node).types[v.port as usize]
+    }
+
+    pub fn known(&self, v: Value) -> Option<&[Dim]> {
+        self.node(v.node).known.get(v.port as usize)?.as_deref()
+    }
+
+    /// The constant behind a value.
+    pub fn constant(&self, v: Value) -> Option<&Tensor> {
+        match &self.node(v.node).op {
+            Op::Const(c) => Some(&c.0),
+            _ => None,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.node_count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One more than the largest id in use: for tables indexed by id.
+    pub fn id_bound(&self) -> usize {
+        self.nodes.node_indices().next_back().map_or(0, |i| i.index() + 1)
+    }
+
+    /// All nodes in order of their ids.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.node_indices().map(|i| NodeId(i.index() as u32))
+    }
+
+    /// (user, operand position) of every use of `v`, in order of the users' ids. Uses as a graph output are not among them.
+    pub fn uses(&self, v: Value) -> Vec<(NodeId, usize)> {
+        let mut out: Vec<(NodeId, usize)> = self
+            .users(v.node)
+            .into_iter()
+            .flat_map(|u| self.node(u).operands.iter().enumerate().filter(move |(_, o)| **o == v).map(move |(k, _)| (u, k)))
+            .collect();
+        out.sort();
+        out
+    }
+
+    /// Nodes that read any result of `id`, each once, in order of their ids.
+    pub fn users(&self, id: NodeId) -> Vec<NodeId> {
+        let mut out: Vec<NodeId> = self.nodes.edges_directed(index(id), Direction::Outgoing).map(|e| NodeId(e.target().index() as u32)).collect();
+        out.sort();
+        out.dedup();
+        out
+    }
+
+    pub fn is_output(&self, v: Value) -> bool {
+        self.outputs.iter().any(|o| o.value == v)
+    }
+
+    /// Makes operand `k` of `id` read `v`.
+    pub fn set_operand(&mut self, id: NodeId, k: usize, v: Value) {
+        let old = std::mem::replace(&mut self.node_mut(id).operands[k], v);
+        if let Some(e) = self.nodes.find_edge(index(old.node), index(id)) {
+            self.nodes.remove_edge(e);
+        }
+        self.nodes.add_edge(index(v.node), index(id), ());
+    }
+
+    /// Everything that reads `old` reads `new` instead, outputs included.
+    pub fn replace(&mut self, old: Value, new: Value) {
+        for (user, k) in self.uses(old) {
+            if user != new.node {
+                self.set_operand(user, k, new);
+            }
+        }
+        for o in &mut self.outputs {
+            if o.value == old {
+                o.value = new;
+            }
+        }
+    }
+
+    /// Removes a node that nothing reads.
+    pub fn remove(&mut self, id: NodeId) {
+        debug_assert!(self.users(id).is_empty());
+        self.nodes.remove_node(index(id));
+        self.inputs.retain(|i| *i != id);
+    }
+
+    /// Nodes such that operands come first; among those that are ready, the smallest id. A graph with a cycle gives fewer nodes
+    /// than it has, which the verifier reports.
+    pub fn order(&self) -> Vec<NodeId> {
+        let mut waiting = vec![0u32; self.id_bound()];
+        let mut ready = BinaryHeap::new();
+        for i in self.nodes.node_indices() {
+            waiting[i.index()] = self.nodes.edges_directed(i, Direction::Incoming).count() as u32;
+            if waiting[i.index()] == 0 {
+                ready.push(Reverse(i.index()));
+            }
+        }
+        let mut out = Vec::with_capacity(self.len());
+        while let Some(Reverse(i)) = ready.pop() {
+            out.push(NodeId(i as u32));
+            for e in self.nodes.edges_directed(NodeIndex::new(i), Direction::Outgoing) {
+                let t = e.target().index();
+                waiting[t] -= 1;
+                if waiting[t] == 0 {
+                    ready.push(Reverse(t));
+                }
+            }
+        }
+        out
+    }
+
+    /// Nodes that outputs depend on, plus all inputs, by id.
+    pub fn live(&self) -> Vec<bool> {
+        let mut live = vec![false; self.id_bound()];
+        let mut stack: Vec<NodeId> = self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).collect();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut live[id.0 as usize], true) {
+                stack.extend(self.node(id).operands.iter().map(|v| v.node));
+            }
+        }
+        live
+    }
+}

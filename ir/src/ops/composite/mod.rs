@@ -1,0 +1,4 @@
+//! Composites: operations defined by others. Each is one `expand`.
+
+pub mod activation;
+pub mod norm;

@@ -1,0 +1,66 @@
+//! Targets: what a machine can do, as plain data. Backends and the command line fill it, passes read it.
+
+/// Instruction sets that kernels are emitted for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Isa {
+    /// SSE2: what every x86-64 has; 128-bit vectors.
+    X86_64,
+    /// AVX2, FMA, BMI2 (x86-64-v3).
+    Avx2,
+    /// AVX-512 F, VL, BW, DQ (x86-64-v4).
+    Avx512,
+    /// Arm Neon.
+    Aarch64,
+}
+
+/// A machine as the cost model sees it. Sizes in bytes, speeds per core.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Target {
+    /// What `--target` calls it.
+    pub name: String,
+    pub isa: Isa,
+    /// Channels in a block of the blocked layout.
+    pub block: usize,
+    /// f32 elements in a vector register.
+    pub lanes: usize,
+    /// Vector registers.
+    pub registers: usize,
+    pub l1_bytes: usize,
+    pub l2_bytes: usize,
+    /// Multiply-adds in f32 a cycle.
+    pub fma_per_cycle: f64,
+    /// Bytes a cycle from L2 and from memory.
+    pub l2_bytes_per_cycle: f64,
+    pub memory_bytes_per_cycle: f64,
+}
+
+impl Target {
+    /// Names that [`Target::from_name`] takes, beside `native`.
+    pub const NAMES: &'static [&'static str] = &["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"];
+
+    /// Built-in figures of a typical machine with this instruction set.
+    pub fn new(isa: Isa) -> Target {
+        let (name, lanes, registers, fma) = match isa {
+            Isa::X86_64 => ("x86-64", 4, 16, 4.0),
+            Isa::Avx2 => ("x86-64-v3", 8, 16, 16.0),
+            Isa::Avx512 => ("x86-64-v4", 16, 32, 16.0),
+            Isa::Aarch64 => ("aarch64", 4, 32, 8.0),
+        };
+        Target {
+            name: name.into(),
+            isa,
+            block: 16,
+            lanes,
+            registers,
+            l1_bytes: 32 << 10,
+            l2_bytes: 512 << 10,
+            fma_per_cycle: fma,
+            l2_bytes_per_cycle: 32.0,
+            memory_bytes_per_cycle: 6.0,
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Target> {
+        [Isa::X86_64, Isa::Avx2, Isa::Avx512, Isa::Aarch64].into_iter().map(Target::new).find(|t| t.name == name)
+    }
+}
