@@ -274,7 +274,7 @@ impl<'g> V<'g> {
         self.builder.op(Op::Map(f), &[self])
     }
 
-    unary!(exp Exp, log Log, sqrt Sqrt, tanh Tanh, sigmoid Sigmoid, erf Erf, relu Relu, abs Abs, reciprocal Reciprocal, floor Floor, not Not);
+    unary!(exp Exp, log Log, sqrt Sqrt, tanh Tanh, sigmoid Sigmoid, erf Erf, relu Relu, abs Abs, reciprocal Reciprocal, floor Floor);
     binary!(max Max, min Min, pow Pow, less Less, less_equal LessEqual, greater Greater, greater_equal GreaterEqual, equal Equal, and And, or Or);
 
     /// `self ? yes : no`.
@@ -367,5 +367,12 @@ impl<'g> std::ops::Neg for V<'g> {
     type Output = V<'g>;
     fn neg(self) -> V<'g> {
         self.map(ScalarFn::Neg)
+    }
+}
+
+impl<'g> std::ops::Not for V<'g> {
+    type Output = V<'g>;
+    fn not(self) -> V<'g> {
+        self.map(ScalarFn::Not)
     }
 }
