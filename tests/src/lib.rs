@@ -1,1 +1,4 @@
-//! placeholder
+//! nnc-tests: what the suites in `tests/` share. The suites hold every engine against the interpreter, the interpreter against
+//! ONNX's own test data, and the repository against its own rules.
+
+pub mod data;
