@@ -1,1 +1,3 @@
-//! placeholder
+//! nnc-frontend: bytes to graphs.
+
+pub mod onnx;

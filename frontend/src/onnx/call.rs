@@ -1,0 +1,328 @@
+//! One call of an ONNX operator, free of any file format: the `.nn` elaborator and the protobuf importer both make these.
+
+use nnc_ir::types::normalize_axis;
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// The value of an attribute.
+#[derive(Clone)]
+pub enum Attr<'g> {
+    Int(i64),
+    /// ONNX floats are f32; they are widened.
+    Float(f64),
+    Str(String),
+    Tensor(Tensor),
+    Region(Rc<dyn Region<'g> + 'g>),
+    Ints(Vec<i64>),
+    Floats(Vec<f64>),
+    Strs(Vec<String>),
+    /// A kind that no operator here takes, by name.
+    Other(&'static str),
+}
+
+impl Attr<'_> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Attr::Int(_) => "an integer",
+            Attr::Float(_) => "a float",
+            Attr::Str(_) => "a string",
+            Attr::Tensor(_) => "a tensor",
+            Attr::Region(_) => "a graph",
+            Attr::Ints(_) => "integers",
+            Attr::Floats(_) => "floats",
+            Attr::Strs(_) => "strings",
+            Attr::Other(kind) => kind,
+        }
+    }
+}
+
+/// A body of control flow that is not built yet: its types follow from the arguments.
+pub trait Region<'g> {
+    /// Number of declared inputs and outputs.
+    fn arity(&self) -> (usize, usize);
+
+    /// The outer values that the body reads, each once, in order of first use.
+    fn captures(&self) -> Vec<V<'g>>;
+
+    /// The body as a graph of its own. Its inputs are `args`, then one for each of `captures`, which hold at least those of
+    /// [`Region::captures`].
+    fn build(&self, args: &[Type], captures: &[V<'g>]) -> Result<Graph, Report>;
+
+    /// The body's outputs, built in place of the call: for a condition that is known.
+    fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>>;
+}
+
+/// An operator applied to values: what a row of the table turns into tensor operations.
+pub struct Call<'g> {
+    pub b: &'g Builder,
+    /// Domain, empty for ai.onnx.
+    pub domain: String,
+    pub op: String,
+    /// Version of the domain's operator set.
+    pub opset: i64,
+    /// An optional input that is not given is `None`; trailing ones may be left out.
+    pub inputs: Vec<Option<V<'g>>>,
+    /// For each declared output whether anybody reads it.
+    pub outputs: Vec<bool>,
+    attrs: Vec<(String, Attr<'g>, Cell<bool>)>,
+}
+
+impl<'g> Call<'g> {
+    pub fn new(
+        b: &'g Builder,
+        (domain, op, opset): (&str, &str, i64),
+        inputs: Vec<Option<V<'g>>>,
+        attrs: Vec<(String, Attr<'g>)>,
+        outputs: Vec<bool>,
+    ) -> Call<'g> {
+        let attrs = attrs.into_iter().map(|(name, value)| (name, value, Cell::new(false))).collect();
+        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs }
+    }
+
+    /// Input `i`, which must be given.
+    pub fn x(&self, i: usize) -> Result<V<'g>> {
+        self.opt(i).ok_or_else(|| Error::arity(format!("input {i} is missing")))
+    }
+
+    /// Input `i` where it is given.
+    pub fn opt(&self, i: usize) -> Option<V<'g>> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    /// All inputs of a variadic operator.
+    pub fn all(&self) -> Result<Vec<V<'g>>> {
+        (0..self.inputs.len()).map(|i| self.x(i)).collect()
+    }
+
+    /// Whether output `i` is asked for.
+    pub fn wants(&self, i: usize) -> bool {
+        self.outputs.get(i).copied().unwrap_or(false)
+    }
+
+    /// An error where an output from `from` on is asked for.
+    pub fn outputs_below(&self, from: usize, why: &str) -> Result<()> {
+        match self.outputs.iter().skip(from).position(|w| *w) {
+            None => Ok(()),
+            Some(i) => Err(Error::unsupported(format!("output {} is asked for: {why}", from + i))),
+        }
+    }
+
+    /// The attribute called `name`, marked as read.
+    pub fn attr(&self, name: &str) -> Option<&Attr<'g>> {
+        let (_, value, read) = self.attrs.iter().find(|a| a.0 == name)?;
+        read.set(true);
+        Some(value)
+    }
+
+    /// Marks attributes that change nothing as read.
+    pub fn ignore(&self, names: &[&str]) {
+        names.iter().for_each(|n| {
+            self.attr(n);
+        });
+    }
+
+    /// Attributes that nobody has asked for.
+    pub fn unread(&self) -> Vec<&str> {
+        self.attrs.iter().filter(|(_, _, read)| !read.get()).map(|a| a.0.as_str()).collect()
+    }
+
+    fn wrong<T>(&self, name: &str, want: &str, found: &Attr) -> Result<T> {
+        Err(Error::attribute(format!("attribute `{name}` should be {want}, found {}", found.kind())))
+    }
+
+    pub fn opt_int(&self, name: &str) -> Result<Option<i64>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Int(i)) => Ok(Some(*i)),
+            Some(a) => self.wrong(name, "an integer", a),
+        }
+    }
+
+    pub fn int(&self, name: &str, default: i64) -> Result<i64> {
+        Ok(self.opt_int(name)?.unwrap_or(default))
+    }
+
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.int(name, default.into())? {
+            0 => Ok(false),
+            1 => Ok(true),
+            n => Err(Error::attribute(format!("attribute `{name}` should be 0 or 1, found {n}"))),
+        }
+    }
+
+    pub fn opt_float(&self, name: &str) -> Result<Option<f64>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Float(x)) => Ok(Some(*x)),
+            Some(Attr::Int(i)) => Ok(Some(*i as f64)),
+            Some(a) => self.wrong(name, "a float", a),
+        }
+    }
+
+    /// A float attribute; the default is rounded to f32, as the file would hold it.
+    pub fn float(&self, name: &str, default: f64) -> Result<f64> {
+        Ok(self.opt_float(name)?.unwrap_or(default as f32 as f64))
+    }
+
+    pub fn opt_str(&self, name: &str) -> Result<Option<&str>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Str(s)) => Ok(Some(s)),
+            Some(a) => self.wrong(name, "a string", a),
+        }
+    }
+
+    /// A string attribute that must be one of `words`, the first of which is the default.
+    pub fn word(&self, name: &str, words: &'static [&'static str]) -> Result<&'static str> {
+        let Some(s) = self.opt_str(name)? else { return Ok(words[0]) };
+        let known = words.iter().find(|w| **w == s).copied();
+        known.ok_or_else(|| Error::attribute(format!("attribute `{name}` is `{s}`; known are {}", words.join(", "))))
+    }
+
+    pub fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Ints(v)) => Ok(Some(v.clone())),
+            Some(Attr::Floats(v)) if v.is_empty() => Ok(Some(vec![])),
+            Some(a) => self.wrong(name, "integers", a),
+        }
+    }
+
+    pub fn floats(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Floats(v)) => Ok(Some(v.clone())),
+            Some(Attr::Ints(v)) => Ok(Some(v.iter().map(|i| *i as f64).collect())),
+            Some(a) => self.wrong(name, "floats", a),
+        }
+    }
+
+    pub fn strs(&self, name: &str) -> Result<Option<Vec<String>>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Strs(v)) => Ok(Some(v.clone())),
+            Some(a) => self.wrong(name, "strings", a),
+        }
+    }
+
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Tensor(t)) => Ok(Some(t.clone())),
+            Some(a) => self.wrong(name, "a tensor", a),
+        }
+    }
+
+    pub fn region(&self, name: &str) -> Result<Rc<dyn Region<'g> + 'g>> {
+        match self.attr(name) {
+            None => Err(Error::attribute(format!("attribute `{name}` is missing"))),
+            Some(Attr::Region(r)) => Ok(r.clone()),
+            Some(a) => self.wrong(name, "a graph", a),
+        }
+    }
+
+    /// An element type given by its ONNX number.
+    pub fn dtype(&self, name: &str, default: Option<DType>) -> Result<DType> {
+        match (self.opt_int(name)?, default) {
+            (Some(code), _) => dtype_of(code).map_err(|e| Error::new(e.code(), format!("attribute `{name}`: {}", e.message()))),
+            (None, Some(d)) => Ok(d),
+            (None, None) => Err(Error::attribute(format!("attribute `{name}` is missing"))),
+        }
+    }
+
+    /// An integer attribute as an axis of input 0.
+    pub fn axis(&self, name: &str, default: i64) -> Result<usize> {
+        normalize_axis(self.int(name, default)?, self.x(0)?.ty().rank())
+    }
+
+    /// Contents of an integer input as far as they are known before the run.
+    pub fn dims(&self, i: usize) -> Result<Option<Vec<Dim>>> {
+        let v = self.x(i)?;
+        if !v.ty().dtype.is_int() {
+            return Err(Error::dtype(format!("input {i} should hold integers, found {}", v.ty())));
+        }
+        Ok(v.known().map(|k| k.to_vec()))
+    }
+
+    /// Contents of an integer input, which must be known before the run.
+    pub fn known_dims(&self, i: usize, what: &str) -> Result<Vec<Dim>> {
+        self.dims(i)?.ok_or_else(|| self.unknown(i, what))
+    }
+
+    /// Contents of an integer input, which must be plain numbers.
+    pub fn known_ints(&self, i: usize, what: &str) -> Result<Vec<i64>> {
+        let dims = self.known_dims(i, what)?;
+        dims.iter().map(Dim::as_const).collect::<Option<Vec<_>>>().ok_or_else(|| self.unknown(i, what))
+    }
+
+    /// What is said of an input whose contents decide the shape of the graph but are computed by it.
+    pub fn unknown(&self, i: usize, what: &str) -> Error {
+        Error::unsupported(format!("input {i} ({what}) must be known when the model is compiled")).note("fix symbolic sizes with --dim or --shape")
+    }
+
+    /// Contents of an integer vector as dimensions; what is not known before the run is bound by it.
+    pub fn dims_or_read(&self, i: usize, what: &str) -> Result<Vec<Dim>> {
+        match self.dims(i)? {
+            Some(dims) => Ok(dims),
+            None => self.read(self.x(i)?, what).map(|(dims, _)| dims),
+        }
+    }
+
+    /// Binds fresh symbols to the elements of an integer tensor of rank 0 or 1; the tensor comes back as the binding node.
+    pub fn read(&self, v: V<'g>, what: &str) -> Result<(Vec<Dim>, V<'g>)> {
+        let ty = v.ty();
+        let n = ty.elems().as_const().filter(|n| ty.rank() <= 1 && (0..=64).contains(n));
+        let n = n.ok_or_else(|| Error::unsupported(format!("{what} should be a short vector of known length, found {ty}")))?;
+        let symbols: Vec<Dim> = (0..n).map(|_| self.b.fresh_symbol("d")).collect();
+        let bound = self.b.op(nnc_ir::ops::source::ReadDims { symbols: symbols.clone() }, &[v.cast(DType::I64)]);
+        Ok((symbols, bound))
+    }
+
+    /// The constant behind input `i`.
+    pub fn constant(&self, i: usize) -> Option<Tensor> {
+        self.opt(i).and_then(V::constant)
+    }
+}
+
+/// The element type with an ONNX number.
+pub fn dtype_of(code: i64) -> Result<DType> {
+    let known = i32::try_from(code).ok().and_then(DType::from_abi_code);
+    known.ok_or_else(|| match TYPE_NAMES.get(usize::try_from(code).unwrap_or(usize::MAX)) {
+        Some(name) => Error::unsupported(format!("elements of type {name} are not supported")),
+        None => Error::unsupported(format!("no element type has number {code}")),
+    })
+}
+
+/// Names of ONNX element types by number, for messages.
+const TYPE_NAMES: [&str; 29] = [
+    "undefined",
+    "float",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "string",
+    "bool",
+    "float16",
+    "double",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+    "float8e4m3fn",
+    "float8e4m3fnuz",
+    "float8e5m2",
+    "float8e5m2fnuz",
+    "uint4",
+    "int4",
+    "float4e2m1",
+    "float8e8m0",
+    "uint2",
+    "int2",
+    "float6e2m3",
+    "float6e3m2",
+];

@@ -1,0 +1,4 @@
+//! ONNX: protobuf files to graphs. The only room that knows ONNX.
+
+pub mod call;
+pub mod ops;
