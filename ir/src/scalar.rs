@@ -6,13 +6,36 @@
 use crate::types::DType;
 use half::{bf16, f16};
 
-/// A number of some element type, widened.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// A number of some element type, widened. Equality is that of bits, so that programs can be hashed: 0 and -0 differ.
+#[derive(Clone, Copy, Debug)]
 pub enum Num {
     F(f64),
     I(i64),
     U(u64),
     B(bool),
+}
+
+impl Num {
+    fn bits(self) -> (u8, u64) {
+        match self {
+            Num::F(x) => (0, x.to_bits()),
+            Num::I(x) => (1, x as u64),
+            Num::U(x) => (2, x),
+            Num::B(x) => (3, x.into()),
+        }
+    }
+}
+
+impl PartialEq for Num {
+    fn eq(&self, other: &Num) -> bool {
+        self.bits() == other.bits()
+    }
+}
+impl Eq for Num {}
+impl std::hash::Hash for Num {
+    fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
+        self.bits().hash(h);
+    }
 }
 
 impl Num {

@@ -183,21 +183,36 @@ impl KernelBuilder {
         self.expr(Expr::Load { buf, index })
     }
 
-    fn emit(&mut self, s: Stmt) {
+    pub fn emit(&mut self, s: Stmt) {
         self.blocks.last_mut().expect("a block is open").push(s);
     }
 
-    fn block(&mut self, f: impl FnOnce(&mut Self)) -> Vec<Stmt> {
+    /// Opens a statement list: what is emitted up to [`KernelBuilder::end`] stands in it.
+    pub fn begin(&mut self) {
         self.blocks.push(vec![]);
+    }
+
+    /// Closes the list that the last [`KernelBuilder::begin`] opened.
+    pub fn end(&mut self) -> Vec<Stmt> {
+        assert!(self.blocks.len() > 1, "end without begin");
+        self.blocks.pop().expect("a block is open")
+    }
+
+    fn block(&mut self, f: impl FnOnce(&mut Self)) -> Vec<Stmt> {
+        self.begin();
         f(self);
-        self.blocks.pop().expect("pushed above")
+        self.end()
+    }
+
+    /// A local that no statement assigns yet: the index of a loop to be emitted.
+    pub fn local(&mut self, dtype: DType) -> VarId {
+        self.kernel.vars.push(dtype);
+        VarId(self.kernel.vars.len() as u32 - 1)
     }
 
     /// A local, assigned `value`.
     pub fn set_new(&mut self, value: ExprId) -> VarId {
-        let d = self.dtype(value);
-        self.kernel.vars.push(d);
-        let var = VarId(self.kernel.vars.len() as u32 - 1);
+        let var = self.local(self.dtype(value));
         self.set(var, value);
         var
     }
@@ -217,8 +232,7 @@ impl KernelBuilder {
     }
 
     pub fn for_range(&mut self, lo: ExprId, hi: ExprId, f: impl FnOnce(&mut Self, ExprId)) {
-        self.kernel.vars.push(DType::I64);
-        let var = VarId(self.kernel.vars.len() as u32 - 1);
+        let var = self.local(DType::I64);
         let i = self.var(var);
         let body = self.block(|b| f(b, i));
         self.emit(Stmt::For { var, lo, hi, body });

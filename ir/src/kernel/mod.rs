@@ -25,7 +25,7 @@ pub struct ExprId(pub u32);
 pub struct VarId(pub u32);
 
 /// A scalar expression, evaluated where it is used. Indices are `i64`, in elements.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Expr {
     Const(Num, DType),
     /// The `i`-th run-time size of the launch (`i64`).
@@ -46,7 +46,7 @@ pub enum Expr {
     },
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Stmt {
     /// `for var in lo..hi`. `var` is `i64` and not assigned in the body.
     For {
@@ -98,7 +98,7 @@ pub enum Access {
     ReadWrite,
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Param {
     pub dtype: DType,
     pub access: Access,
@@ -108,7 +108,7 @@ pub struct Param {
 
 /// The tensor operation that a kernel computes. Dimensions that are known only at run time are symbols `s0`, `s1`...: the
 /// kernel's sizes.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
     pub op: Op,
     pub x: Vec<Type>,
@@ -116,7 +116,7 @@ pub struct Origin {
 }
 
 /// Loops over buffers. Parameters are the operands, then the results.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Kernel {
     pub name: Arc<str>,
     pub params: Vec<Param>,
