@@ -97,6 +97,9 @@ fn check_post(op: &str, post: &[Post], extra: &[Type], y: &Type, channels: &Dim)
     if extra.len() != want {
         return Err(Error::arity(format!("{op}: the epilogue takes {want} operands, {} are given", extra.len())));
     }
+    if let Some(Post::Act(a)) = post.iter().find(|p| matches!(p, Post::Act(a) if !a.takes(y.dtype))) {
+        return Err(Error::dtype(format!("{op}: {} does not take {}", a.to_attr(), y.dtype)));
+    }
     for (p, t) in post.iter().filter(|p| p.has_operand()).zip(extra) {
         let fits = match p {
             Post::Add => t.shape == y.shape,
@@ -158,8 +161,8 @@ impl Primitive for MatMul {
         check_post("matmul", &self.post, &x[2..], &y, &n.unwrap_or(Dim::Const(1)))?;
         Ok(vec![y])
     }
-    fn eval(&self, x: &[Tensor], env: &Env) -> Result<Vec<Tensor>> {
-        eval::contract::matmul(self, x, env).map(|t| vec![t])
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        eval::contract::matmul(self, x).map(|t| vec![t])
     }
 }
 
@@ -286,8 +289,8 @@ impl Primitive for Conv {
         check_post("conv", &self.post, &x[2..], &y, &channels)?;
         Ok(vec![y])
     }
-    fn eval(&self, x: &[Tensor], env: &Env) -> Result<Vec<Tensor>> {
-        eval::contract::conv(self, x, env).map(|t| vec![t])
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        eval::contract::conv(self, x).map(|t| vec![t])
     }
 }
 
@@ -338,7 +341,7 @@ impl Primitive for ConvTranspose {
         check_post("conv_transpose", &self.post, &x[2..], &y, &channels)?;
         Ok(vec![y])
     }
-    fn eval(&self, x: &[Tensor], env: &Env) -> Result<Vec<Tensor>> {
-        eval::contract::conv_transpose(self, x, env).map(|t| vec![t])
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        eval::contract::conv_transpose(self, x).map(|t| vec![t])
     }
 }

@@ -159,7 +159,7 @@ impl Primitive for NonZero {
         Ok(vec![Type::new(DType::I64, vec![Dim::from(x[0].rank().max(1)), self.count.clone()])])
     }
     fn eval(&self, x: &[Tensor], env: &Env) -> Result<Vec<Tensor>> {
-        let y = eval::index::non_zero(&x[0]);
+        let y = eval::index::non_zero(&x[0])?;
         env.bind(self.count.as_sym().expect("inferred"), y.shape()[1] as i64)?;
         Ok(vec![y])
     }

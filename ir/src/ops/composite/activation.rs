@@ -4,7 +4,8 @@ use crate::attrs::{Attr, AttrValue, Real, op_struct};
 use crate::builder::V;
 use crate::error::{Error, Result};
 use crate::ops::Composite;
-use crate::scalar::ScalarFn;
+use crate::scalar::{Out, ScalarFn};
+use crate::types::DType;
 
 macro_rules! activations {
     ($($(#[$doc:meta])* $variant:ident $name:literal { $($field:ident),* };)*) => {
@@ -101,6 +102,64 @@ impl Act {
             Act::Softsign {} => x / (x.abs() + k(1.0)),
             Act::Mish {} => x * Act::Softplus {}.expand(x).tanh(),
             Act::ThresholdedRelu { alpha } => x.greater(c(alpha)).select(x, k(0.0)),
+        }
+    }
+
+    /// The function of one number: what an epilogue applies to an accumulator.
+    ///
+    /// Panics on a scalar function without a float result, which [`Act::takes`] refuses.
+    pub fn eval(self, x: f64) -> f64 {
+        let clip = |x: f64, lo: f64, hi: f64| ScalarFn::Min.eval_f64(ScalarFn::Max.eval_f64(x, lo), hi);
+        let sigmoid = |x: f64| ScalarFn::Sigmoid.eval_f64(x, 0.0);
+        match self {
+            Act::Fn(f) => f.eval_f64(x, 0.0),
+            Act::Clip { lo, hi } => clip(x, lo.0, hi.0),
+            Act::LeakyRelu { alpha } => {
+                if x < 0.0 {
+                    alpha.0 * x
+                } else {
+                    x
+                }
+            }
+            Act::Elu { alpha } => {
+                if x < 0.0 {
+                    alpha.0 * x.exp_m1()
+                } else {
+                    x
+                }
+            }
+            Act::Selu { alpha, gamma } => gamma.0 * if x <= 0.0 { alpha.0 * x.exp_m1() } else { x },
+            Act::Celu { alpha } => {
+                if x < 0.0 {
+                    alpha.0 * (x / alpha.0).exp_m1()
+                } else {
+                    x
+                }
+            }
+            Act::HardSigmoid { alpha, beta } => clip(alpha.0 * x + beta.0, 0.0, 1.0),
+            Act::HardSwish {} => x * clip(x / 6.0 + 0.5, 0.0, 1.0),
+            Act::Swish { alpha } => x * sigmoid(alpha.0 * x),
+            Act::Gelu {} => x * (1.0 + ScalarFn::Erf.eval_f64(x * std::f64::consts::FRAC_1_SQRT_2, 0.0)) / 2.0,
+            Act::GeluTanh {} => x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()) / 2.0,
+            Act::Softplus {} => ScalarFn::Relu.eval_f64(x, 0.0) + (-x.abs()).exp().ln_1p(),
+            Act::Softsign {} => x / (1.0 + x.abs()),
+            Act::Mish {} => x * Act::Softplus {}.eval(x).tanh(),
+            Act::ThresholdedRelu { alpha } => {
+                if x > alpha.0 {
+                    x
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+
+    /// Whether the function has a result of the type that it takes, on operands of `dtype`.
+    pub fn takes(self, dtype: DType) -> bool {
+        match self {
+            Act::Fn(f) => f.arity() == 1 && f.out() == Out::Same && f.domain().contains(dtype),
+            Act::Clip { .. } => dtype != DType::Bool,
+            _ => dtype.is_float(),
         }
     }
 }
