@@ -1,1 +1,3 @@
-//! placeholder
+//! Kernels in, native code out.
+
+pub mod cpu;

@@ -1,0 +1,221 @@
+//! Speed of the generated kernels on this machine: `cargo run --release -p nnc-backends --example kernels [filter]`.
+//!
+//! One thread, hot caches, the best of many runs; percentages are of a measured peak of independent multiply-adds.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use nnc_backends::cpu::isa::{Isa, Machine};
+use nnc_backends::cpu::kernels::conv::{Conv, Image, conv};
+use nnc_backends::cpu::kernels::gemm::{Gemm, Matrix, gemm};
+use nnc_backends::cpu::kernels::post::{Act, Post};
+use nnc_backends::cpu::kernels::{Kernel, Size, Tasks};
+use nnc_backends::cpu::vir::Builder;
+use std::time::Instant;
+use support::{Jit, noise};
+
+/// Seconds of the fastest of several calls.
+fn best(mut f: impl FnMut()) -> f64 {
+    let mut best = f64::MAX;
+    let start = Instant::now();
+    let mut n = 0;
+    while n < 5 || start.elapsed().as_secs_f64() < 0.25 {
+        let t = Instant::now();
+        f();
+        best = best.min(t.elapsed().as_secs_f64());
+        n += 1;
+    }
+    best
+}
+
+/// GF/s of a loop of independent multiply-adds.
+fn peak(isa: Isa) -> f64 {
+    let mut b = Builder::new("peak", isa.lanes());
+    let x = b.constant(0.5);
+    let acc: Vec<_> = (0..10).map(|_| b.constant(1.0)).collect();
+    b.for_(0, 100_000, 1, |b, _| {
+        for a in &acc {
+            b.fma_to(*a, x, x);
+        }
+    });
+    let p = b.word(0);
+    for a in &acc {
+        b.store(p, *a);
+    }
+    let kernel = Kernel { func: b.finish(), tasks: Tasks(vec![]) };
+    let jit = Jit::new(&kernel, isa);
+    let mut out = vec![0f32; 16];
+    let args = [out.as_mut_ptr() as u64];
+    let s = best(|| jit.call(&args, 0));
+    2.0 * 10.0 * 100_000.0 * isa.lanes() as f64 / s / 1e9
+}
+
+struct Bench {
+    isa: Isa,
+    machine: Machine,
+    peak: f64,
+    filter: String,
+    flops: f64,
+    seconds: f64,
+}
+
+impl Bench {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.filter)
+    }
+
+    fn time(&mut self, name: &str, kernel: &Kernel, args: &[u64], flops: f64, times: f64) {
+        let jit = Jit::new(kernel, self.isa);
+        let tasks = kernel.tasks.count(|n| args[n as usize] as i64);
+        let s = best(|| (0..tasks).for_each(|t| jit.call(args, t)));
+        self.flops += flops * times;
+        self.seconds += s * times;
+        let gf = flops / s / 1e9;
+        println!("{name:44} {:9.3} ms {gf:7.1} GF/s {:5.1} %  {tasks:4} tasks", s * 1e3, gf / self.peak * 100.0);
+    }
+
+    fn total(&mut self, name: &str) {
+        if self.seconds > 0.0 {
+            let gf = self.flops / self.seconds / 1e9;
+            println!("{name:44} {:9.3} ms {gf:7.1} GF/s {:5.1} %", self.seconds * 1e3, gf / self.peak * 100.0);
+        }
+        (self.flops, self.seconds) = (0.0, 0.0);
+    }
+
+    /// A square convolution `times` in the network.
+    fn conv(&mut self, ic: i64, oc: i64, size: i64, k: i64, stride: i64, times: f64) {
+        let pad = k / 2;
+        let name = format!("conv {ic}->{oc} {k}x{k} s{stride} at {size}");
+        if !self.wants(&name) {
+            return;
+        }
+        let plain = ic < 16;
+        let out = (size + 2 * pad - k) / stride + 1;
+        let mut input = Image::dense(0, !plain, ic, &[size, size], &[(pad, pad); 2]);
+        input.origin = Size::Const(0);
+        let desc = Conv {
+            name: "k".into(),
+            batch: Size::Const(1),
+            groups: 1,
+            in_channels: ic,
+            out_channels: oc,
+            out: vec![Size::Const(out); 2],
+            kernel: vec![k; 2],
+            stride: vec![stride; 2],
+            dilation: vec![1; 2],
+            input,
+            plain,
+            output: Image::dense(3, true, oc, &[out, out], &[(0, 0); 2]),
+            weights: 1,
+            bias: Some(2),
+            post: vec![Post::Act(Act::Relu)],
+        };
+        let padded = size + 2 * pad;
+        let mut bufs = [
+            noise((ic.next_multiple_of(if plain { 1 } else { 16 }) * padded * padded) as usize, 1),
+            noise(desc.packed_len() as usize, 2),
+            noise(oc as usize, 3),
+            vec![0.0; (oc * out * out) as usize],
+        ];
+        let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
+        let kernel = conv(&desc, self.isa, &self.machine).expect("a plain convolution");
+        self.time(&name, &kernel, &args, 2.0 * (ic * oc * k * k * out * out) as f64, times);
+    }
+
+    fn gemm(&mut self, m: i64, n: i64, k: i64, times: f64) {
+        let name = format!("gemm {m} x {n} x {k}");
+        if !self.wants(&name) {
+            return;
+        }
+        let matrix = |word, pitch| Matrix { word, pitch: Size::Const(pitch), batch: vec![] };
+        let desc = Gemm {
+            name: "k".into(),
+            batch: vec![],
+            m: Size::Const(m),
+            n: Size::Const(n),
+            k: Size::Const(k),
+            a: matrix(0, k),
+            b: 1,
+            b_batch: vec![],
+            c: matrix(3, n),
+            bias: Some(2),
+            post: vec![],
+        };
+        let wide = n.next_multiple_of(16);
+        let mut bufs = [
+            noise((m * k) as usize, 1),
+            noise((wide * k) as usize, 2),
+            noise(wide as usize, 3),
+            vec![0.0; (m * n) as usize],
+        ];
+        let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
+        let kernel = gemm(&desc, self.isa, &self.machine).expect("a plain product");
+        self.time(&name, &kernel, &args, 2.0 * (m * n * k) as f64, times);
+    }
+}
+
+trait Round {
+    fn next_multiple_of(self, n: i64) -> i64;
+}
+
+impl Round for i64 {
+    fn next_multiple_of(self, n: i64) -> i64 {
+        (self + n - 1) / n * n
+    }
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let filter = args.next().unwrap_or_default();
+    let isa = match args.next().as_deref() {
+        Some("portable") => Isa::Portable,
+        _ => Isa::native(),
+    };
+    let peak = peak(isa);
+    println!("{isa:?}, peak {peak:.1} GF/s");
+    let machine = Machine { threads: 1, ..Machine::default() };
+    let mut b = Bench { isa, machine, peak, filter, flops: 0.0, seconds: 0.0 };
+    // (in, out, input size, kernel, stride, times) of resnet50.
+    for (ic, oc, size, k, s, times) in [
+        (3, 64, 224, 7, 2, 1.0),
+        (64, 64, 56, 1, 1, 1.0),
+        (64, 64, 56, 3, 1, 3.0),
+        (64, 256, 56, 1, 1, 4.0),
+        (256, 64, 56, 1, 1, 2.0),
+        (256, 128, 56, 1, 1, 1.0),
+        (128, 128, 56, 3, 2, 1.0),
+        (128, 512, 28, 1, 1, 4.0),
+        (256, 512, 56, 1, 2, 1.0),
+        (512, 128, 28, 1, 1, 3.0),
+        (128, 128, 28, 3, 1, 3.0),
+        (512, 256, 28, 1, 1, 1.0),
+        (256, 256, 28, 3, 2, 1.0),
+        (256, 1024, 14, 1, 1, 6.0),
+        (512, 1024, 28, 1, 2, 1.0),
+        (1024, 256, 14, 1, 1, 5.0),
+        (256, 256, 14, 3, 1, 5.0),
+        (1024, 512, 14, 1, 1, 1.0),
+        (512, 512, 14, 3, 2, 1.0),
+        (512, 2048, 7, 1, 1, 3.0),
+        (1024, 2048, 14, 1, 2, 1.0),
+        (2048, 512, 7, 1, 1, 2.0),
+        (512, 512, 7, 3, 1, 2.0),
+    ] {
+        b.conv(ic, oc, size, k, s, times);
+    }
+    b.total("resnet50 convolutions");
+    for (m, n, k) in [
+        (128, 768, 768),
+        (128, 3072, 768),
+        (128, 768, 3072),
+        (512, 512, 512),
+        (1024, 1024, 1024),
+        (32, 1000, 2048),
+        (1, 1000, 2048),
+        (1, 4096, 4096),
+        (4, 1024, 1024),
+    ] {
+        b.gemm(m, n, k, 1.0);
+    }
+    b.total("products");
+}

@@ -1,0 +1,638 @@
+//! The contraction kernel: `out[p, c] = post(bias[c] + Σ_k in[p, k] * w[k, c])` for convolutions and matrix products alike.
+//!
+//! A register tile holds `rows` output pixels by `vecs` vectors of output columns. Each row has its own input pointer, so that a
+//! tile may be any consecutive pixels of the flattened output, across row ends, strides and windows of a larger buffer. The
+//! contracted dimension is a nest of loops over input offsets that all rows share; the weights are one sequential stream.
+//!
+//! Packed weights: `[batch][cols/16][k][16]` f32, `k` in the order of the nest, columns padded with zeros.
+//!
+//! A task is (batch index, chunk of pixels, group of column blocks). Within it the column blocks are the outer loop and the
+//! tiles the inner one: the chunk is sized to stay in the second-level cache while the weights of one block, which every tile
+//! uses again, stay in the first or second.
+
+use super::post::Post;
+use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
+use crate::cpu::error::{Error, Result};
+use crate::cpu::isa::{Isa, Machine};
+use crate::cpu::vir::{Addr, Builder, I, ICmp, V, VBin, X};
+
+/// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Place {
+    /// Word of the arguments that points at the buffer.
+    pub word: u32,
+    pub origin: Step,
+    /// A step for each of [`Contract::batch`].
+    pub batch: Vec<Step>,
+    /// A step for each of [`Contract::pixels`].
+    pub pixels: Vec<Step>,
+    /// From one block of 16 columns to the next; unused for the input.
+    pub cols: Step,
+}
+
+/// Consecutive loops over the contracted dimension: `levels`, outermost first, around `run` scalars that are `stride` bytes apart.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Nest {
+    pub levels: Vec<(Size, Step)>,
+    pub run: i64,
+    pub stride: i64,
+}
+
+/// What to contract.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Contract {
+    pub name: String,
+    /// Independent problems, outermost first: images, groups, matrices.
+    pub batch: Vec<Size>,
+    /// Output pixels or rows, outermost first.
+    pub pixels: Vec<Size>,
+    /// Output columns of one problem; packed weights are padded to 16.
+    pub cols: Size,
+    pub input: Place,
+    pub output: Place,
+    /// Word that points at the packed weights, and bytes between problems.
+    pub weights: (u32, Vec<Step>),
+    /// Word that points at f32[cols padded to 16] added to every pixel.
+    pub bias: Option<u32>,
+    /// Bytes between problems of the bias and every other vector of channels.
+    pub channels: Vec<Step>,
+    pub k: Vec<Nest>,
+    /// Scalars of `k` in all; run-time for matrices whose depth is not known.
+    pub depth: Size,
+    /// Bytes of input that one pixel adds to a chunk, for the cost rule.
+    pub pixel_bytes: i64,
+    pub post: Vec<Post>,
+}
+
+/// A register tile, and how many copies of it sum separate parts of `k` to hide the latency of few accumulators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tile {
+    rows: i64,
+    vecs: i64,
+    phases: i64,
+    max_rows: i64,
+}
+
+/// The tile for `pixels` rows: wide enough for the latency of the multiply-add (8 chains on present cores), few enough to leave
+/// registers for one row's weights and a broadcast.
+fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -> Tile {
+    let (max_rows, vecs) = match isa {
+        Isa::Avx2 => (6, 2),
+        // Twelve row pointers, an index and the weights fill the integer registers.
+        Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
+        Isa::Avx512 => (12, 1),
+        Isa::Portable => (5, 2),
+    };
+    let rows = pixels.map_or(max_rows, |p| even_split(p, max_rows).high);
+    Tile { rows, vecs, phases: (max_rows / rows).clamp(1, 4), max_rows }
+}
+
+/// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
+struct Split {
+    tiles: i64,
+    high: i64,
+    low: i64,
+    larger: i64,
+}
+
+/// Splits `n` rows into tiles of at most `max`. Even tiles waste less than a short last one would.
+fn even_split(n: i64, max: i64) -> Split {
+    let tiles = ((n + max - 1) / max).max(1);
+    let (low, extra) = (n / tiles, n % tiles);
+    match extra {
+        0 => Split { tiles, high: low, low, larger: tiles },
+        _ => Split { tiles, high: low + 1, low, larger: extra },
+    }
+}
+
+/// Makes dimensions that are walked without gaps by every tensor into one.
+fn merge_pixels(c: &mut Contract) {
+    while c.pixels.len() > 1 {
+        let n = c.pixels.len();
+        let Size::Const(inner) = c.pixels[n - 1] else { return };
+        let places = |c: &mut Contract, f: &mut dyn FnMut(&mut Place)| {
+            f(&mut c.input);
+            f(&mut c.output);
+            for p in &mut c.post {
+                if let Post::AddTensor(t) = p {
+                    f(t);
+                }
+            }
+        };
+        let mut dense = true;
+        places(c, &mut |p| {
+            let (outer, step) = (p.pixels[n - 2].constant(), p.pixels[n - 1].constant());
+            dense &= matches!((outer, step), (Some(o), Some(s)) if s.checked_mul(inner) == Some(o));
+        });
+        // A run-time outer dimension merges only into a product of sizes, which Size cannot say.
+        let (true, Size::Const(outer)) = (dense, c.pixels[n - 2]) else { return };
+        places(c, &mut |p| {
+            p.pixels.remove(n - 2);
+        });
+        c.pixels.pop();
+        c.pixels[n - 2] = Size::Const(outer * inner);
+    }
+}
+
+/// The chunking of the work into tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Plan {
+    /// Tiles of a chunk (constant pixel counts), or pixels of it (run-time counts).
+    chunk: i64,
+    /// Column steps of a task; a step is the columns of a tile, at least a block.
+    group: i64,
+}
+
+/// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
+/// rest is for weights and output. Columns are split among tasks before pixels are split further: a task then streams only its
+/// own weights.
+fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Option<i64>) -> Plan {
+    let resident = (m.l2_bytes / 2 / c.pixel_bytes.max(1)).max(tile.rows * 4);
+    let Some(p) = pixels else {
+        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4) };
+    };
+    let batch: i64 = c.batch.iter().map(|s| if let Size::Const(n) = s { *n } else { 1 }).product();
+    let wanted = if m.threads > 1 { m.threads * 4 } else { 1 };
+    let tiles = even_split(p, tile.max_rows).tiles;
+    let mut chunks = (p + resident - 1) / resident;
+    let steps = steps.unwrap_or(1);
+    let mut group = steps;
+    let tasks = |chunks: i64, group: i64| batch * chunks * ((steps + group - 1) / group);
+    while tasks(chunks, group) < wanted && group > 1 {
+        group = (group + 1) / 2;
+    }
+    while tasks(chunks, group) < wanted && tiles / chunks >= 4 {
+        chunks *= 2;
+    }
+    Plan { chunk: (tiles + chunks - 1) / chunks, group }
+}
+
+/// A place being walked: its pointer at the current tile.
+struct Cursor {
+    /// Constant bytes from pixel to pixel, when no coordinate matters.
+    flat: Option<i64>,
+    steps: Vec<X>,
+    cols: X,
+    /// At the chunk's first pixel and the task's current columns.
+    start: I,
+    /// At the current tile's first pixel.
+    cur: I,
+}
+
+/// What the parts of the generator share: registers and constants, none of them changed after they are made.
+struct Gen<'c> {
+    c: &'c Contract,
+    lanes: i64,
+    tile: Tile,
+    dims: Vec<X>,
+    input: Cursor,
+    /// The output, then the tensors added to it in the order of `post`.
+    outputs: Vec<Cursor>,
+    /// Coordinates of the chunk's first pixel and of the current tile's, in all dimensions but the outermost.
+    chunk_coords: Vec<X>,
+    coords: Vec<I>,
+    /// Weights and channel offset (bytes) of the current columns.
+    weights: I,
+    channel: I,
+    depth_bytes: X,
+    bias: Option<I>,
+    /// Base pointers of the channel vectors of `post`, in order.
+    vectors: Vec<Option<I>>,
+}
+
+/// The part of the output's columns that a tile covers.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Lane of the column step that the tile starts at.
+    lane: i64,
+    /// Columns from there to the end of the matrix.
+    valid: X,
+}
+
+/// Addresses of the rows of a tile.
+enum Rows {
+    /// One register, rows a constant apart.
+    Apart(I, i64),
+    Each(Vec<I>),
+}
+
+impl Rows {
+    fn at(&self, row: i64) -> Addr {
+        match self {
+            Rows::Apart(base, step) => Addr::from(*base).off(row * step),
+            Rows::Each(p) => Addr::from(p[row as usize]),
+        }
+    }
+}
+
+/// Generates the kernel. Arguments: the words that the descriptor names. Tasks: product of `batch`, pixel chunks, column groups.
+pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
+    if c.pixels.is_empty() || c.pixels.iter().any(|s| matches!(s, Size::Const(..=0))) {
+        return Err(Error::unsupported(format!("{}: no pixels", c.name)));
+    }
+    let mut c = c.clone();
+    merge_pixels(&mut c);
+    let c = &c;
+    let pixels = c.pixels.iter().try_fold(1i64, |p, s| match s {
+        Size::Const(n) => p.checked_mul(*n),
+        Size::Arg(_) => None,
+    });
+    let blocks = if let Size::Const(n) = c.cols { Some((n + BLOCK - 1) / BLOCK) } else { None };
+    let lanes = isa.lanes() as i64;
+    let tile = tile(isa, pixels, blocks, matches!(c.depth, Size::Const(_)));
+    let step_blocks = (tile.vecs * lanes / BLOCK).max(1);
+    let plan = plan(c, m, tile, pixels, blocks.map(|n| n / step_blocks));
+
+    let mut b = Builder::new(&c.name, isa.lanes());
+    let b = &mut b;
+    let dims: Vec<X> = c.pixels.iter().map(|s| b.size(*s)).collect();
+    let depth = b.size(c.depth);
+    let depth_bytes = b.imul(depth, BLOCK_BYTES);
+    let cols = b.size(c.cols);
+    let col_blocks = b.ceil_div(cols, BLOCK);
+    let steps = b.idiv(col_blocks, step_blocks);
+    let total = dims.iter().fold(X::C(1), |p, d| b.imul(p, *d));
+    // A chunk is a range of tiles where the pixels are known, else of pixels.
+    let split = pixels.map(|p| even_split(p, tile.max_rows));
+    let end = split.as_ref().map_or(total, |s| X::C(s.tiles));
+
+    // The task's place in the iteration space, innermost factor first.
+    let groups = b.ceil_div(steps, plan.group);
+    let (t, group) = b.idivrem(b.task(), groups);
+    let chunks = b.ceil_div(end, plan.chunk);
+    let (mut t, chunk) = b.idivrem(t, chunks);
+    let mut at = Vec::new();
+    for s in c.batch.iter().skip(1).rev() {
+        let s = b.size(*s);
+        let (q, r) = b.idivrem(t, s);
+        at.push(r);
+        t = q;
+    }
+    at.push(t);
+    at.reverse();
+
+    // The chunk, and the coordinates of its first pixel.
+    let from = b.imul(chunk, plan.chunk);
+    let to = b.iadd(from, plan.chunk);
+    let to = b.imin(to, end);
+    let mut rest = match &split {
+        Some(s) => {
+            let p = b.imul(from, s.low);
+            let more = if s.low == tile.rows { X::C(0) } else { b.imin(from, s.larger) };
+            b.iadd(p, more)
+        }
+        None => from,
+    };
+    let mut coords = Vec::new();
+    for d in dims.iter().skip(1).rev() {
+        let (q, r) = b.idivrem(rest, *d);
+        coords.push(r);
+        rest = q;
+    }
+    coords.push(rest);
+    coords.reverse();
+
+    let batch_at = |b: &mut Builder, word: u32, steps: &[Step]| {
+        let p = b.word(word);
+        let list: Vec<_> = at.iter().copied().zip(steps.iter().copied()).collect();
+        b.element(p, &list)
+    };
+    let step_from = b.imul(group, plan.group);
+    let step_to = b.iadd(step_from, plan.group);
+    let step_to = b.imin(step_to, steps);
+    let cursor = |b: &mut Builder, p: &Place| {
+        let base = batch_at(b, p.word, &p.batch);
+        let origin = b.step(p.origin);
+        let base = b.ptr(base, origin);
+        let list: Vec<_> = coords.iter().copied().zip(p.pixels.iter().copied()).collect();
+        let base = b.element(base, &list);
+        let cols = b.step(p.cols);
+        let step = b.imul(cols, step_blocks);
+        let skip = b.imul(step_from, step);
+        let start = b.iadd(base, skip);
+        let start = b.var(start);
+        let steps = p.pixels.iter().map(|s| b.step(*s)).collect();
+        Cursor { flat: dense(p, &c.pixels), steps, cols, start, cur: b.var(start) }
+    };
+    let input = cursor(b, &Place { cols: Step::ZERO, ..c.input.clone() });
+    let mut outputs = vec![cursor(b, &c.output)];
+    let mut vectors = Vec::new();
+    for p in &c.post {
+        vectors.push(match p {
+            Post::AddTensor(t) => {
+                outputs.push(cursor(b, t));
+                None
+            }
+            Post::MulChannel(w) | Post::AddChannel(w) => Some(batch_at(b, *w, &c.channels)),
+            Post::Act(_) => None,
+        });
+    }
+    let bias = c.bias.map(|w| batch_at(b, w, &c.channels));
+    let weights = batch_at(b, c.weights.0, &c.weights.1);
+    let step_weights = b.imul(depth_bytes, step_blocks);
+    let skip = b.imul(step_from, step_weights);
+    let weights = b.ptr(weights, skip);
+    let skip = b.imul(step_from, step_blocks * BLOCK_BYTES);
+    let g = Gen {
+        c,
+        lanes,
+        tile,
+        dims,
+        input,
+        outputs,
+        chunk_coords: coords[1..].to_vec(),
+        coords: coords[1..].iter().map(|x| b.var(*x)).collect(),
+        weights: b.var(weights),
+        channel: b.var(skip),
+        depth_bytes,
+        bias,
+        vectors,
+    };
+    b.for_(step_from, step_to, 1, |b, step| {
+        let done = b.imul(step, step_blocks * BLOCK);
+        let left = b.isub(cols, done);
+        for lane in (0..step_blocks * BLOCK).step_by((tile.vecs * lanes) as usize) {
+            let part = Part { lane, valid: b.isub(left, lane) };
+            g.rewind(b);
+            match &split {
+                Some(s) => {
+                    let mid = b.imin(to, s.larger);
+                    b.for_(from, mid, 1, |b, _| g.tile(b, tile.rows, None, part));
+                    if s.low != tile.rows {
+                        let from = b.imax(from, s.larger);
+                        b.for_(from, to, 1, |b, _| g.tile(b, s.low, None, part));
+                    }
+                }
+                None => {
+                    let n = b.isub(to, from);
+                    let full = b.idiv(n, tile.rows);
+                    b.for_(0, full, 1, |b, _| g.tile(b, tile.rows, None, part));
+                    let done = b.imul(full, tile.rows);
+                    let left = b.isub(n, done);
+                    b.if_(ICmp::Gt, left, 0, |b| g.tile(b, tile.rows, Some(left), part));
+                }
+            }
+        }
+        // On to the next columns.
+        b.inc(g.weights, step_weights);
+        b.inc(g.channel, step_blocks * BLOCK_BYTES);
+        for o in &g.outputs {
+            let d = b.imul(o.cols, step_blocks);
+            b.inc(o.start, d);
+        }
+    });
+    let mut tasks: Vec<Factor> = c.batch.iter().map(|s| Factor::Size(*s)).collect();
+    tasks.push(match &split {
+        Some(s) => Factor::Chunks { of: vec![Size::Const(s.tiles)], per: plan.chunk },
+        None => Factor::Chunks { of: c.pixels.clone(), per: plan.chunk },
+    });
+    tasks.push(Factor::Chunks { of: vec![c.cols], per: BLOCK * step_blocks * plan.group });
+    let func = std::mem::replace(b, Builder::new("", 4)).finish();
+    Ok(Kernel { func, tasks: Tasks(tasks) })
+}
+
+/// Bytes from pixel to pixel, if a place has no gaps and all of it is known.
+fn dense(p: &Place, sizes: &[Size]) -> Option<i64> {
+    let last = p.pixels.last()?.constant()?;
+    let mut expect = last;
+    for n in (1..sizes.len()).rev() {
+        let Size::Const(size) = sizes[n] else { return None };
+        expect = expect.checked_mul(size)?;
+        if p.pixels[n - 1].constant() != Some(expect) {
+            return None;
+        }
+    }
+    Some(last)
+}
+
+impl Gen<'_> {
+    /// All cursors back to the chunk's first pixel.
+    fn rewind(&self, b: &mut Builder) {
+        for c in std::iter::once(&self.input).chain(&self.outputs) {
+            b.set(c.cur, c.start);
+        }
+        for (v, x) in self.coords.iter().zip(&self.chunk_coords) {
+            b.set(*v, *x);
+        }
+    }
+
+    /// Row addresses of these cursors at the current tile; the cursors move on to the next tile, and the shared coordinates with
+    /// them if `moves`. Rows at `live` and beyond repeat the last one.
+    fn walk(&self, b: &mut Builder, cursors: &[Cursor], rows: i64, live: Option<X>, moves: bool) -> Vec<Rows> {
+        let mut lists: Vec<Vec<I>> = vec![Vec::new(); cursors.len()];
+        let open: Vec<usize> = (0..cursors.len()).filter(|n| live.is_some() || cursors[*n].flat.is_none()).collect();
+        let coords_matter = std::iter::once(&self.input).chain(&self.outputs).any(|c| c.flat.is_none());
+        let mut ptr: Vec<X> = cursors.iter().map(|c| X::R(c.cur)).collect();
+        let mut coords: Vec<X> = self.coords.iter().map(|i| X::R(*i)).collect();
+        for row in 0..rows {
+            for &n in &open {
+                // The first is a copy: the cursor's own register changes below.
+                let p = if row == 0 { b.var(ptr[n]) } else { b.reg(ptr[n]) };
+                lists[n].push(p);
+            }
+            if open.is_empty() && !(moves && coords_matter) {
+                break;
+            }
+            let before = (ptr.clone(), coords.clone());
+            for &n in &open {
+                let step = cursors[n].steps[self.dims.len() - 1];
+                ptr[n] = b.iadd(ptr[n], step);
+            }
+            // At the end of a dimension the one outside it moves; without a carry a coordinate stays below its size.
+            let mut carry = X::C(1);
+            for d in (0..coords.len()).rev() {
+                let size = self.dims[d + 1];
+                let inc = b.iadd(coords[d], carry);
+                for &n in &open {
+                    let steps = &cursors[n].steps;
+                    let span = b.imul(steps[d + 1], size);
+                    let jump = b.isub(steps[d], span);
+                    let far = b.iadd(ptr[n], jump);
+                    ptr[n] = b.iselect(ICmp::Eq, inc, size, far, ptr[n]);
+                }
+                coords[d] = b.iselect(ICmp::Eq, inc, size, 0, inc);
+                if d > 0 {
+                    let one = b.reg(1);
+                    carry = b.iselect(ICmp::Eq, inc, size, one, 0);
+                }
+            }
+            if let Some(live) = live {
+                let more = |b: &mut Builder, new: X, old: X| b.iselect(ICmp::Gt, live, row + 1, new, old);
+                for &n in &open {
+                    ptr[n] = more(b, ptr[n], before.0[n]);
+                }
+                for (new, old) in coords.iter_mut().zip(&before.1) {
+                    *new = more(b, *new, *old);
+                }
+            }
+        }
+        if moves {
+            for (v, x) in self.coords.iter().zip(&coords) {
+                b.set(*v, *x);
+            }
+        }
+        cursors
+            .iter()
+            .zip(lists)
+            .enumerate()
+            .map(|(n, (c, list))| {
+                if let (Some(step), true) = (c.flat, list.is_empty()) {
+                    let p = b.var(c.cur);
+                    b.inc(c.cur, step * rows);
+                    Rows::Apart(p, step)
+                } else {
+                    b.set(c.cur, ptr[n]);
+                    Rows::Each(list)
+                }
+            })
+            .collect()
+    }
+
+    /// A tile: accumulators from the bias, the loops, the epilogue.
+    fn tile(&self, b: &mut Builder, rows: i64, live: Option<X>, part: Part) {
+        let vecs = self.tile.vecs;
+        let input = self.walk(b, std::slice::from_ref(&self.input), rows, live, false).swap_remove(0);
+        let init: Vec<V> = (0..vecs)
+            .map(|v| match self.bias {
+                Some(p) => b.load(Addr::from(p).idx(self.channel, 1).off((part.lane + v * self.lanes) * 4)),
+                None => b.constant(0.0),
+            })
+            .collect();
+        let mut sets: Vec<Vec<V>> = Vec::new();
+        for phase in 0..self.tile.phases {
+            let first = (0..rows).flat_map(|_| init.iter());
+            sets.push(first.map(|v| if phase == 0 { b.copy(*v) } else { b.constant(0.0) }).collect());
+        }
+        let w = b.iadd(self.weights, part.lane % BLOCK * 4);
+        let w = b.var(w);
+        let idx = b.var(0);
+        for nest in &self.c.k {
+            let levels: Vec<(X, X)> = nest.levels.iter().map(|(n, s)| (b.size(*n), b.step(*s))).collect();
+            self.nest(b, &levels, nest, &Stream { input: &input, sets: &sets, w, idx });
+        }
+        let mut sums = sets.swap_remove(0);
+        for set in sets {
+            for (s, x) in sums.iter_mut().zip(set) {
+                *s = b.add(*s, x);
+            }
+        }
+        let places = self.walk(b, &self.outputs, rows, live, true);
+        let width = vecs * self.lanes;
+        if matches!(self.c.cols, Size::Const(n) if n % BLOCK.max(width) == 0) {
+            return self.finish(b, &places, sums, part, false);
+        }
+        let copy = sums.clone();
+        b.if_else(
+            ICmp::Ge,
+            part.valid,
+            width,
+            |b| self.finish(b, &places, sums, part, false),
+            |b| self.finish(b, &places, copy, part, true),
+        );
+    }
+
+    /// The loops of a nest.
+    fn nest(&self, b: &mut Builder, levels: &[(X, X)], nest: &Nest, s: &Stream) {
+        let Some(((count, step), inner)) = levels.split_first() else {
+            return self.run(b, nest, s);
+        };
+        b.times(*count, |b| {
+            self.nest(b, inner, nest, s);
+            // The inner loop has already moved by its whole span.
+            let back = inner.first().map_or(X::C(0), |(n, s)| b.imul(*n, *s));
+            let d = b.isub(*step, back);
+            b.inc(s.idx, d);
+        });
+    }
+
+    /// `run` steps of the contracted dimension, unrolled.
+    fn run(&self, b: &mut Builder, nest: &Nest, s: &Stream) {
+        let vecs = self.tile.vecs as usize;
+        // Blocks of columns are whole streams apart; tiles of several blocks are made for constant depths only.
+        let apart = if let X::C(d) = self.depth_bytes { d } else { 0 };
+        for u in 0..nest.run {
+            let set = &s.sets[(u % self.tile.phases) as usize];
+            let weights: Vec<V> = (0..vecs as i64)
+                .map(|v| {
+                    let lane = v * self.lanes;
+                    b.load(Addr::from(s.w).off(u * BLOCK_BYTES + lane / BLOCK * apart + lane % BLOCK * 4))
+                })
+                .collect();
+            for (row, acc) in set.chunks(vecs).enumerate() {
+                let x = b.splat(s.input.at(row as i64).idx(s.idx, 1).off(u * nest.stride));
+                for (a, w) in acc.iter().zip(&weights) {
+                    b.fma_to(*a, x, *w);
+                }
+            }
+        }
+        b.inc(s.w, nest.run * BLOCK_BYTES);
+    }
+
+    /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.
+    fn finish(&self, b: &mut Builder, places: &[Rows], mut sums: Vec<V>, part: Part, masked: bool) {
+        let vecs = self.tile.vecs as usize;
+        let masks: Vec<_> = (0..vecs as i64)
+            .map(|v| {
+                masked.then(|| {
+                    let n = b.isub(part.valid, v * self.lanes);
+                    b.tail(n)
+                })
+            })
+            .collect();
+        let mut added = 0;
+        for (n, post) in self.c.post.iter().enumerate() {
+            match post {
+                Post::AddTensor(_) => {
+                    added += 1;
+                    for (i, s) in sums.iter_mut().enumerate() {
+                        let at = self.element(b, &places[added], added, i, part);
+                        let t = match masks[i % vecs] {
+                            Some(m) => b.load_mask(at, m),
+                            None => b.load(at),
+                        };
+                        *s = b.add(*s, t);
+                    }
+                }
+                Post::MulChannel(_) | Post::AddChannel(_) => {
+                    let Some(p) = self.vectors[n] else { continue };
+                    let op = if let Post::MulChannel(_) = post { VBin::Mul } else { VBin::Add };
+                    for v in 0..vecs {
+                        let t = b.load(Addr::from(p).idx(self.channel, 1).off((part.lane + v as i64 * self.lanes) * 4));
+                        for s in sums.iter_mut().skip(v).step_by(vecs) {
+                            *s = b.bin(op, *s, t);
+                        }
+                    }
+                }
+                Post::Act(act) if act.heavy() => sums = super::post::through_memory(b, *act, &sums),
+                Post::Act(act) => sums = act.apply(b, &sums),
+            }
+        }
+        for (i, s) in sums.iter().enumerate() {
+            let at = self.element(b, &places[0], 0, i, part);
+            match masks[i % vecs] {
+                Some(m) => b.store_mask(at, *s, m),
+                None => b.store(at, *s),
+            }
+        }
+    }
+
+    /// Address of accumulator `i` in output tensor `n`.
+    fn element(&self, b: &mut Builder, rows: &Rows, n: usize, i: usize, part: Part) -> Addr {
+        let vecs = self.tile.vecs;
+        let lane = part.lane + i as i64 % vecs * self.lanes;
+        let block = b.imul(self.outputs[n].cols, lane / BLOCK);
+        let at = rows.at(i as i64 / vecs).off(lane % BLOCK * 4);
+        match block {
+            X::C(c) => at.off(c),
+            X::R(r) => at.idx(r, 1),
+        }
+    }
+}
+
+/// What the inner loops read and write.
+struct Stream<'t> {
+    input: &'t Rows,
+    sets: &'t [Vec<V>],
+    w: I,
+    idx: I,
+}

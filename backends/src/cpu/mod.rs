@@ -1,0 +1,12 @@
+//! The CPU backend. Fast kernels are written once against a small vector IR ([`vir`]) and lowered either to x86 bytes ([`x86`])
+//! or to Cranelift ([`portable`]).
+//!
+//! Reading order: [`isa`], [`vir`], one generator such as [`kernels::contract`], [`x86`], [`portable`], [`declare`].
+
+pub mod declare;
+pub mod error;
+pub mod isa;
+pub mod kernels;
+pub mod portable;
+pub mod vir;
+pub mod x86;
