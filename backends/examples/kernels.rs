@@ -112,7 +112,7 @@ impl Bench {
         };
         let padded = size + 2 * pad;
         let mut bufs = [
-            noise((ic.next_multiple_of(if plain { 1 } else { 16 }) * padded * padded) as usize, 1),
+            noise((round(ic, if plain { 1 } else { 16 }) * padded * padded) as usize, 1),
             noise(desc.packed_len() as usize, 2),
             noise(oc as usize, 3),
             vec![0.0; (oc * out * out) as usize],
@@ -141,27 +141,16 @@ impl Bench {
             bias: Some(2),
             post: vec![],
         };
-        let wide = n.next_multiple_of(16);
-        let mut bufs = [
-            noise((m * k) as usize, 1),
-            noise((wide * k) as usize, 2),
-            noise(wide as usize, 3),
-            vec![0.0; (m * n) as usize],
-        ];
+        let wide = round(n, 16);
+        let mut bufs = [noise((m * k) as usize, 1), noise((wide * k) as usize, 2), noise(wide as usize, 3), vec![0.0; (m * n) as usize]];
         let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
         let kernel = gemm(&desc, self.isa, &self.machine).expect("a plain product");
         self.time(&name, &kernel, &args, 2.0 * (m * n * k) as f64, times);
     }
 }
 
-trait Round {
-    fn next_multiple_of(self, n: i64) -> i64;
-}
-
-impl Round for i64 {
-    fn next_multiple_of(self, n: i64) -> i64 {
-        (self + n - 1) / n * n
-    }
+fn round(x: i64, n: i64) -> i64 {
+    (x + n - 1) / n * n
 }
 
 fn main() {

@@ -64,9 +64,7 @@ fn indices(shape: &[i64]) -> Vec<Vec<i64>> {
 /// Runs a case on an engine and compares every output value, and that nothing else was written.
 fn check(c: &Case, isa: Isa, engine: Engine) {
     let d = c.size.len();
-    let out: Vec<i64> = (0..d)
-        .map(|i| (c.size[i] + 2 * c.pad[i] - c.dilation[i] * (c.kernel[i] - 1) - 1) / c.stride[i] + 1)
-        .collect();
+    let out: Vec<i64> = (0..d).map(|i| (c.size[i] + 2 * c.pad[i] - c.dilation[i] * (c.kernel[i] - 1) - 1) / c.stride[i] + 1).collect();
     let (ic, oc) = (c.ic * c.groups, c.oc * c.groups);
     let halo: Vec<(i64, i64)> = c.pad.iter().map(|p| (*p, *p)).collect();
     let mut input = Image::dense(0, !c.plain, ic, &c.size, &halo);
@@ -196,7 +194,13 @@ fn reference(a: Act, x: f64) -> f64 {
     match a {
         Act::Relu => x.max(0.0),
         Act::Clip { lo, hi } => x.max(lo.into()).min(hi.into()),
-        Act::LeakyRelu { a } => if x < 0.0 { f64::from(a) * x } else { x },
+        Act::LeakyRelu { a } => {
+            if x < 0.0 {
+                f64::from(a) * x
+            } else {
+                x
+            }
+        }
         Act::Sigmoid => sigmoid(x),
         Act::Tanh => x.tanh(),
         Act::HardSigmoid { a, b } => (f64::from(a) * x + f64::from(b)).clamp(0.0, 1.0),
@@ -204,7 +208,13 @@ fn reference(a: Act, x: f64) -> f64 {
         Act::Silu => x * sigmoid(x),
         Act::GeluTanh => 0.5 * x * (1.0 + (0.7978845608028654 * (x + 0.044715 * x * x * x)).tanh()),
         Act::Exp => x.exp(),
-        Act::Elu { a } => if x < 0.0 { f64::from(a) * x.exp_m1() } else { x },
+        Act::Elu { a } => {
+            if x < 0.0 {
+                f64::from(a) * x.exp_m1()
+            } else {
+                x
+            }
+        }
         Act::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
         Act::Mish => x * (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh(),
         Act::Abs => x.abs(),
@@ -267,22 +277,9 @@ fn shapes_of_networks() {
 
 #[test]
 fn one_and_three_dimensions() {
-    let line = Case {
-        size: vec![23],
-        kernel: vec![5],
-        stride: vec![2],
-        dilation: vec![1],
-        pad: vec![2],
-        ..case(16, 32, 1, 1, 1)
-    };
-    let volume = Case {
-        size: vec![3, 4, 5],
-        kernel: vec![3, 1, 3],
-        stride: vec![1, 2, 1],
-        dilation: vec![1; 3],
-        pad: vec![1, 0, 1],
-        ..case(16, 16, 1, 1, 1)
-    };
+    let line = Case { size: vec![23], kernel: vec![5], stride: vec![2], dilation: vec![1], pad: vec![2], ..case(16, 32, 1, 1, 1) };
+    let volume =
+        Case { size: vec![3, 4, 5], kernel: vec![3, 1, 3], stride: vec![1, 2, 1], dilation: vec![1; 3], pad: vec![1, 0, 1], ..case(16, 16, 1, 1, 1) };
     let moved = Case { dynamic: true, out_halo: 1, residual: true, ..volume.clone() };
     on_all(&[Case { dynamic: true, ..line.clone() }, line, volume, moved], true);
 }
@@ -369,15 +366,7 @@ fn check_gemm(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: [bo
 
 #[test]
 fn products() {
-    let shapes = [
-        [1, 1, 1, 1],
-        [1, 1, 40, 33],
-        [1, 2, 16, 16],
-        [2, 3, 17, 5],
-        [1, 7, 32, 40],
-        [1, 13, 50, 19],
-        [2, 25, 64, 48],
-    ];
+    let shapes = [[1, 1, 1, 1], [1, 1, 40, 33], [1, 2, 16, 16], [2, 3, 17, 5], [1, 7, 32, 40], [1, 13, 50, 19], [2, 25, 64, 48]];
     for (isa, engine) in engines() {
         for shape in shapes {
             for dynamic in [[false; 3], [true, false, false], [true, true, false], [false, false, true], [true; 3]] {
@@ -411,8 +400,7 @@ fn hot_loops_do_not_spill() {
             };
             let kernel = conv(&desc, isa, &Machine::default()).unwrap_or_else(|e| panic!("{e}"));
             let code = nnc_backends::cpu::x86::assemble(&kernel.func).unwrap_or_else(|e| panic!("{e}"));
-            let vectors: Vec<_> =
-                code.spills.iter().filter(|s| matches!(s.reg, nnc_backends::cpu::vir::Reg::V(_))).collect();
+            let vectors: Vec<_> = code.spills.iter().filter(|s| matches!(s.reg, nnc_backends::cpu::vir::Reg::V(_))).collect();
             assert!(vectors.is_empty(), "{isa:?} {:?}: {vectors:?}", c.kernel);
         }
     }

@@ -1,6 +1,5 @@
 //! Puts kernels into a Cranelift module, JIT or object alike, whichever way they are lowered.
 
-use super::error::{Error, Result};
 use super::isa::Isa;
 use super::portable::{self, Target};
 use super::vir::Func;
@@ -10,6 +9,7 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::settings::SettingKind;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{FuncId, Linkage, Module};
+use nnc_ir::error::{Error, Result};
 
 /// The signature of every kernel: `(args: *const u64, task: i64)`.
 pub fn signature<M: Module + ?Sized>(m: &M) -> Signature {

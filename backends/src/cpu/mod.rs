@@ -4,7 +4,6 @@
 //! Reading order: [`isa`], [`vir`], one generator such as [`kernels::contract`], [`x86`], [`portable`], [`declare`].
 
 pub mod declare;
-pub mod error;
 pub mod isa;
 pub mod kernels;
 pub mod portable;

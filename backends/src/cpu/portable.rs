@@ -2,15 +2,13 @@
 //!
 //! Unrolled kernels want `opt_level=none`: the optimiser hoists all loads of a block to its top, which costs registers.
 
-use super::error::{Error, Result};
 use super::vir::{ARGS, Addr, Func, I, IBin, ICmp, Inst, M, MBin, Reg, Src, Stmt, TASK, V, VBin, VCmp, VUn, X, verify};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::types::{F32, F32X4, I8X16, I32, I32X4, I64};
-use cranelift_codegen::ir::{
-    ConstantData, Endianness, Function, InstBuilder, MemFlagsData, StackSlot, StackSlotData, StackSlotKind, Type, Value,
-};
+use cranelift_codegen::ir::{ConstantData, Endianness, Function, InstBuilder, MemFlagsData, StackSlot, StackSlotData, StackSlotKind, Type, Value};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use nnc_ir::error::{Error, Result};
 use std::collections::HashMap;
 
 /// What of the target matters here.
@@ -31,9 +29,7 @@ pub fn lower(func: &Func, target: Target, out: &mut Function, context: &mut Func
     let entry = b.create_block();
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
-    let slot = |b: &mut FunctionBuilder, bytes| {
-        b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 6))
-    };
+    let slot = |b: &mut FunctionBuilder, bytes| b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, 6));
     let frame = slot(&mut b, func.frame.max(16));
     let spare = slot(&mut b, 16);
     let mut lower = Lower { b, vars: HashMap::new(), frame, spare, target };

@@ -108,8 +108,7 @@ pub fn run(kernel: &Kernel, isa: Isa, engine: Engine, bufs: &mut [Vec<f32>], wor
         return Ok(());
     }
     let mut mem = Memory::default();
-    let at: Vec<u64> =
-        bufs.iter().map(|b| mem.alloc(b.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
+    let at: Vec<u64> = bufs.iter().map(|b| mem.alloc(b.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
     let args = words
         .iter()
         .map(|w| match w {

@@ -12,9 +12,9 @@
 
 use super::post::Post;
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
-use crate::cpu::error::{Error, Result};
 use crate::cpu::isa::{Isa, Machine};
 use crate::cpu::vir::{Addr, Builder, I, ICmp, V, VBin, X};
+use nnc_ir::error::{Error, Result};
 
 /// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
 #[derive(Clone, PartialEq, Debug)]
@@ -522,13 +522,7 @@ impl Gen<'_> {
             return self.finish(b, &places, sums, part, false);
         }
         let copy = sums.clone();
-        b.if_else(
-            ICmp::Ge,
-            part.valid,
-            width,
-            |b| self.finish(b, &places, sums, part, false),
-            |b| self.finish(b, &places, copy, part, true),
-        );
+        b.if_else(ICmp::Ge, part.valid, width, |b| self.finish(b, &places, sums, part, false), |b| self.finish(b, &places, copy, part, true));
     }
 
     /// The loops of a nest.

@@ -3,8 +3,8 @@
 use super::contract::{Contract, Nest, Place, contract};
 use super::post::Post;
 use super::{BLOCK, Kernel, Size, Step};
-use crate::cpu::error::{Error, Result};
 use crate::cpu::isa::{Isa, Machine};
+use nnc_ir::error::{Error, Result};
 
 /// A window into a buffer of images, all distances in f32 values. Blocked: `plane` is from one block of 16 channels to the next,
 /// and neighbours in the last spatial dimension are 16 apart. Plain: `plane` is from channel to channel, neighbours are 1 apart.
@@ -39,13 +39,7 @@ impl Image {
             step *= before + size + after;
         }
         pitches.reverse();
-        Image {
-            word,
-            origin: Size::Const(origin),
-            image: Size::Const(step * planes),
-            plane: Size::Const(step),
-            pitches,
-        }
+        Image { word, origin: Size::Const(origin), image: Size::Const(step * planes), plane: Size::Const(step), pitches }
     }
 
     /// How pixels `stride` apart are walked; `unit` is 16 in the blocked layout and 1 in the plain one. `group_planes` is the

@@ -3,8 +3,8 @@
 use super::contract::{Contract, Nest, Place, contract};
 use super::post::Post;
 use super::{BLOCK, BLOCK_BYTES, Kernel, Size, Step};
-use crate::cpu::error::Result;
 use crate::cpu::isa::{Isa, Machine};
+use nnc_ir::error::Result;
 
 /// A row-major matrix, or a batch of them; distances in f32 values.
 #[derive(Clone, PartialEq, Debug)]

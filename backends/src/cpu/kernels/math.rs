@@ -8,12 +8,11 @@ use crate::cpu::vir::{Builder, MBin, Src, V, VBin, VCmp, VUn};
 fn scale(b: &mut Builder, x: V, n: V) -> V {
     let h = b.un(VUn::Sar(1), n);
     let r = b.bin(VBin::ISub, n, h);
-    let x = [h, r].into_iter().fold(x, |x, k| {
+    [h, r].into_iter().fold(x, |x, k| {
         let k = b.bin(VBin::IAdd, k, Src::C(127));
         let p = b.un(VUn::Shl(23), k);
         b.mul(x, p)
-    });
-    x
+    })
 }
 
 /// `(n, r)` with `x = n*ln2 + r`, `n` an integer in f32: Cody and Waite's reduction in two steps.
@@ -26,7 +25,7 @@ fn reduce_ln2(b: &mut Builder, x: V) -> (V, V) {
 }
 
 /// Coefficients of `(exp(r) - 1 - r) / r^2` on |r| <= ln2/2, from the Cephes library's `expf`.
-const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// `e^x`, 1 ulp.
 pub fn exp(b: &mut Builder, x: V) -> V {
@@ -76,18 +75,7 @@ pub fn tanh(b: &mut Builder, x: V) -> V {
     let c = b.max(lo, x);
     let c = b.min(hi, c);
     let s = b.mul(c, c);
-    let p = b.poly(
-        s,
-        &[
-            -2.760_768_4e-16,
-            2.000_188e-13,
-            -8.604_672e-11,
-            5.122_297_1e-8,
-            1.485_722_4e-5,
-            6.372_619_3e-4,
-            4.893_524_6e-3,
-        ],
-    );
+    let p = b.poly(s, &[-2.760_768_4e-16, 2.000_188e-13, -8.604_672e-11, 5.122_297_1e-8, 1.485_722_4e-5, 6.372_619_3e-4, 4.893_524_6e-3]);
     let p = b.mul(p, c);
     let q = b.poly(s, &[1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3]);
     let y = b.div(p, q);
@@ -103,18 +91,7 @@ pub fn erf(b: &mut Builder, x: V) -> V {
     let c = b.max(lo, x);
     let c = b.min(hi, c);
     let s = b.mul(c, c);
-    let p = b.poly(
-        s,
-        &[
-            -2.726_142_4e-10,
-            2.770_681_4e-8,
-            -2.101_024e-6,
-            -5.692_506_5e-5,
-            -7.349_906_3e-4,
-            -2.954_600_1e-3,
-            -1.609_603_8e-2,
-        ],
-    );
+    let p = b.poly(s, &[-2.726_142_4e-10, 2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906_3e-4, -2.954_600_1e-3, -1.609_603_8e-2]);
     let p = b.mul(p, c);
     let q = b.poly(s, &[-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329e-3, -1.426_472e-2]);
     b.div(p, q)
@@ -147,7 +124,7 @@ pub fn log(b: &mut Builder, x: V) -> V {
             -1.666_805_7e-1,
             2.000_071_5e-1,
             -2.499_999_4e-1,
-            3.333_333_1e-1,
+            0.333_333_3,
         ],
     );
     let f2 = b.mul(f, f);

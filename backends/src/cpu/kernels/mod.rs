@@ -105,7 +105,10 @@ impl Builder {
 pub enum Factor {
     Size(Size),
     /// The product of the sizes in chunks of `per`, the last one perhaps smaller.
-    Chunks { of: Vec<Size>, per: i64 },
+    Chunks {
+        of: Vec<Size>,
+        per: i64,
+    },
 }
 
 /// How many tasks a kernel has: the product of its factors.

@@ -21,13 +21,21 @@ pub enum Post {
 pub enum Act {
     Relu,
     /// `min(max(x, lo), hi)`
-    Clip { lo: f32, hi: f32 },
+    Clip {
+        lo: f32,
+        hi: f32,
+    },
     /// `x < 0 ? a*x : x`
-    LeakyRelu { a: f32 },
+    LeakyRelu {
+        a: f32,
+    },
     Sigmoid,
     Tanh,
     /// `min(max(a*x + b, 0), 1)`
-    HardSigmoid { a: f32, b: f32 },
+    HardSigmoid {
+        a: f32,
+        b: f32,
+    },
     /// `x * min(max(x/6 + 0.5, 0), 1)`
     HardSwish,
     /// `x * sigmoid(x)`
@@ -39,7 +47,9 @@ pub enum Act {
     Exp,
     Log,
     /// `x < 0 ? a*(exp(x) - 1) : x`
-    Elu { a: f32 },
+    Elu {
+        a: f32,
+    },
     /// `log(1 + exp(x))`
     Softplus,
     /// `x * tanh(softplus(x))`
@@ -55,17 +65,7 @@ pub enum Act {
 impl Act {
     /// Whether it wants more temporary registers than a register tile leaves free.
     pub fn heavy(self) -> bool {
-        !matches!(
-            self,
-            Act::Relu
-                | Act::Clip { .. }
-                | Act::LeakyRelu { .. }
-                | Act::Abs
-                | Act::Neg
-                | Act::Sqrt
-                | Act::Floor
-                | Act::Ceil
-        )
+        !matches!(self, Act::Relu | Act::Clip { .. } | Act::LeakyRelu { .. } | Act::Abs | Act::Neg | Act::Sqrt | Act::Floor | Act::Ceil)
     }
 
     /// Applies the function to a few vectors, so that constants are loaded once.
@@ -130,7 +130,7 @@ impl Act {
                 let x2 = b.mul(x, x);
                 let p = b.poly(x2, &[0.044715, 1.0]);
                 let u = b.mul(x, p);
-                let u = b.mul(u, 0.797_884_56);
+                let u = b.mul(u, 0.797_884_6);
                 let t = math::tanh(b, u);
                 gate(b, x, t)
             }

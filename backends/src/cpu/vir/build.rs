@@ -78,14 +78,7 @@ impl Builder {
     }
 
     /// A decision known now makes no branch.
-    pub fn if_else(
-        &mut self,
-        c: ICmp,
-        a: impl Into<X>,
-        b: impl Into<X>,
-        then: impl FnOnce(&mut Builder),
-        els: impl FnOnce(&mut Builder),
-    ) {
+    pub fn if_else(&mut self, c: ICmp, a: impl Into<X>, b: impl Into<X>, then: impl FnOnce(&mut Builder), els: impl FnOnce(&mut Builder)) {
         match (a.into(), b.into()) {
             (X::C(a), X::C(b)) => {
                 if c.eval(a, b) {
@@ -193,9 +186,7 @@ impl Builder {
             (X::C(a), X::C(b)) => X::C(a.checked_mul(b).expect("a constant offset fits 64 bits")),
             (X::C(0), _) | (_, X::C(0)) => X::C(0),
             (x, X::C(1)) | (X::C(1), x) => x,
-            (r, X::C(c)) | (X::C(c), r) if c > 0 && c.count_ones() == 1 => {
-                self.ibin(IBin::Shl, r, X::C(i64::from(c.trailing_zeros())))
-            }
+            (r, X::C(c)) | (X::C(c), r) if c > 0 && c.count_ones() == 1 => self.ibin(IBin::Shl, r, X::C(i64::from(c.trailing_zeros()))),
             (c @ X::C(_), r) => self.ibin(IBin::Mul, r, c),
             (a, b) => self.ibin(IBin::Mul, a, b),
         }
@@ -206,9 +197,7 @@ impl Builder {
         match (a.into(), b.into()) {
             (X::C(a), X::C(b)) => X::C(a.checked_div(b).expect("a divisor is not zero")),
             (x, X::C(1)) => x,
-            (x, X::C(c)) if c > 0 && c.count_ones() == 1 => {
-                self.ibin(IBin::Shr, x, X::C(i64::from(c.trailing_zeros())))
-            }
+            (x, X::C(c)) if c > 0 && c.count_ones() == 1 => self.ibin(IBin::Shr, x, X::C(i64::from(c.trailing_zeros()))),
             (a, b) => self.ibin(IBin::DivU, a, b),
         }
     }
@@ -254,14 +243,7 @@ impl Builder {
     }
 
     /// `c(a, b) ? t : f`
-    pub fn iselect(
-        &mut self,
-        c: ICmp,
-        a: impl Into<X>,
-        b: impl Into<X>,
-        t: impl Into<X>,
-        f: impl Into<X>,
-    ) -> X {
+    pub fn iselect(&mut self, c: ICmp, a: impl Into<X>, b: impl Into<X>, t: impl Into<X>, f: impl Into<X>) -> X {
         let (a, b, t, f) = (a.into(), b.into(), t.into(), f.into());
         if let (X::C(a), X::C(b)) = (a, b) {
             return if c.eval(a, b) { t } else { f };
@@ -271,7 +253,7 @@ impl Builder {
         }
         // Lowerings have an immediate for the second comparand and for `f` only.
         let (c, a, b) = if let X::C(_) = a { (c.swap(), b, a) } else { (c, a, b) };
-        let (c, t, f) = if let X::C(_) = t { (c.not(), f, t) } else { (c, t, f) };
+        let (c, t, f) = if let X::C(_) = t { (c.negate(), f, t) } else { (c, t, f) };
         let (b, f) = (self.small(b), self.small(f));
         let t = X::R(self.reg(t));
         let d = self.new_i();

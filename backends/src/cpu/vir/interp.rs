@@ -19,12 +19,7 @@ impl Memory {
 
     /// The `len` bytes at `addr`, or what is wrong with them.
     pub fn bytes(&mut self, addr: u64, len: usize) -> Result<&mut [u8], String> {
-        let (base, data) = self
-            .buffers
-            .iter_mut()
-            .rev()
-            .find(|(base, _)| *base <= addr)
-            .ok_or_else(|| format!("access to {addr:#x}"))?;
+        let (base, data) = self.buffers.iter_mut().rev().find(|(base, _)| *base <= addr).ok_or_else(|| format!("access to {addr:#x}"))?;
         let at = (addr - *base) as usize;
         let size = data.len();
         data.get_mut(at..at.saturating_add(len)).ok_or_else(|| format!("{len} bytes at {at} of a buffer of {size}"))
@@ -173,9 +168,7 @@ impl Run<'_> {
                         self.i[iv.0 as usize] += step;
                     }
                 }
-                Stmt::If { c, a, b, then, els } => {
-                    self.block(if c.eval(self.int(*a), self.int(*b)) { then } else { els })?
-                }
+                Stmt::If { c, a, b, then, els } => self.block(if c.eval(self.int(*a), self.int(*b)) { then } else { els })?,
             }
         }
         Ok(())
@@ -291,8 +284,7 @@ impl Run<'_> {
             Inst::Lea { d, a } => self.i[d.0 as usize] = self.addr(a) as i64,
             Inst::ILoad { d, a, wide } => {
                 let at = self.addr(a);
-                self.i[d.0 as usize] =
-                    if wide { self.mem.u64(at)? as i64 } else { i64::from(self.mem.u32(at)? as i32) };
+                self.i[d.0 as usize] = if wide { self.mem.u64(at)? as i64 } else { i64::from(self.mem.u32(at)? as i32) };
             }
             Inst::Frame { d, off } => self.i[d.0 as usize] = (self.frame + u64::from(off)) as i64,
             Inst::Prefetch { .. } => {}

@@ -196,7 +196,7 @@ pub enum ICmp {
 
 impl ICmp {
     /// The comparison that is true exactly when this one is false.
-    pub fn not(self) -> ICmp {
+    pub fn negate(self) -> ICmp {
         match self {
             ICmp::Lt => ICmp::Ge,
             ICmp::Le => ICmp::Gt,
@@ -234,43 +234,138 @@ impl ICmp {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Inst {
     /// All lanes from consecutive f32 or i32.
-    Load { d: V, a: Addr },
-    Store { a: Addr, s: V },
+    Load {
+        d: V,
+        a: Addr,
+    },
+    Store {
+        a: Addr,
+        s: V,
+    },
     /// Lanes of `m` from memory, the others zero; memory of the others is not touched.
-    LoadMask { d: V, a: Addr, m: M },
-    StoreMask { a: Addr, s: V, m: M },
+    LoadMask {
+        d: V,
+        a: Addr,
+        m: M,
+    },
+    StoreMask {
+        a: Addr,
+        s: V,
+        m: M,
+    },
     /// One 32-bit value from memory into all lanes.
-    Splat { d: V, a: Addr },
+    Splat {
+        d: V,
+        a: Addr,
+    },
     /// The low 32 bits of an integer into all lanes.
-    SplatInt { d: V, x: I },
-    Const { d: V, bits: u32 },
-    Copy { d: V, s: V },
-    Bin { op: VBin, d: V, a: V, b: Src },
-    Un { op: VUn, d: V, a: V },
+    SplatInt {
+        d: V,
+        x: I,
+    },
+    Const {
+        d: V,
+        bits: u32,
+    },
+    Copy {
+        d: V,
+        s: V,
+    },
+    Bin {
+        op: VBin,
+        d: V,
+        a: V,
+        b: Src,
+    },
+    Un {
+        op: VUn,
+        d: V,
+        a: V,
+    },
     /// `a*b + c` in one rounding, or `c - a*b` when `neg`. At most one of `b` and `c` is a constant.
-    Fma { neg: bool, d: V, a: V, b: Src, c: Src },
-    Cmp { c: VCmp, d: M, a: V, b: Src },
+    Fma {
+        neg: bool,
+        d: V,
+        a: V,
+        b: Src,
+        c: Src,
+    },
+    Cmp {
+        c: VCmp,
+        d: M,
+        a: V,
+        b: Src,
+    },
     /// Lanes of `t` where `m`, of `f` elsewhere.
-    Select { d: V, m: M, t: V, f: V },
+    Select {
+        d: V,
+        m: M,
+        t: V,
+        f: V,
+    },
     /// Lane `i` takes lane `i ^ dist`; `dist` is a power of two below `lanes`.
-    Swap { d: V, a: V, dist: u8 },
+    Swap {
+        d: V,
+        a: V,
+        dist: u8,
+    },
     /// Lane `i` from `b` where bit `i` of `mask` is set, else from `a`.
-    Blend { d: V, a: V, b: V, mask: u16 },
+    Blend {
+        d: V,
+        a: V,
+        b: V,
+        mask: u16,
+    },
     /// Lanes `i < n`.
-    Tail { d: M, n: X },
-    Mask { op: MBin, d: M, a: M, b: M },
-    Int { d: I, x: X },
-    IBin { op: IBin, d: I, a: X, b: X },
+    Tail {
+        d: M,
+        n: X,
+    },
+    Mask {
+        op: MBin,
+        d: M,
+        a: M,
+        b: M,
+    },
+    Int {
+        d: I,
+        x: X,
+    },
+    IBin {
+        op: IBin,
+        d: I,
+        a: X,
+        b: X,
+    },
     /// `c(a, b) ? t : f`
-    ISelect { d: I, c: ICmp, a: X, b: X, t: X, f: X },
+    ISelect {
+        d: I,
+        c: ICmp,
+        a: X,
+        b: X,
+        t: X,
+        f: X,
+    },
     /// The address itself.
-    Lea { d: I, a: Addr },
+    Lea {
+        d: I,
+        a: Addr,
+    },
     /// A 64-bit word, or a sign-extended 32-bit one.
-    ILoad { d: I, a: Addr, wide: bool },
+    ILoad {
+        d: I,
+        a: Addr,
+        wide: bool,
+    },
     /// The function's own scratch memory, `Func::frame` bytes, at byte `off`.
-    Frame { d: I, off: u32 },
+    Frame {
+        d: I,
+        off: u32,
+    },
     /// Bring a cache line near. Any address may be named.
-    Prefetch { a: Addr },
+    Prefetch {
+        a: Addr,
+    },
 }
 
 /// A register of any file.
@@ -399,8 +494,20 @@ impl Inst {
 pub enum Stmt {
     Inst(Inst),
     /// `for (iv = from; iv < to; iv += step)`. The body writes neither `iv` nor `to`; `step` is positive.
-    Loop { iv: I, from: X, to: X, step: i64, body: Vec<Stmt> },
-    If { c: ICmp, a: X, b: X, then: Vec<Stmt>, els: Vec<Stmt> },
+    Loop {
+        iv: I,
+        from: X,
+        to: X,
+        step: i64,
+        body: Vec<Stmt>,
+    },
+    If {
+        c: ICmp,
+        a: X,
+        b: X,
+        then: Vec<Stmt>,
+        els: Vec<Stmt>,
+    },
 }
 
 /// A kernel function.

@@ -1,7 +1,7 @@
 //! Checks a kernel before it is lowered: registers exist and are defined before use, loops keep their contract, constants fit.
 
 use super::{Addr, Func, IBin, Inst, Reg, Src, Stmt, X};
-use crate::cpu::error::{Error, Result};
+use nnc_ir::error::{Error, Result};
 use std::collections::HashSet;
 
 struct Check<'f> {

@@ -3,11 +3,9 @@
 use super::codes::{Table, cmov, jcc, predicate};
 use super::regs::{self, Assignment, Class, Flat, Line, Loc};
 use super::{Code as Kernel, Spill};
-use crate::cpu::error::{Error, Result};
 use crate::cpu::vir::{ARGS, Addr, Func, I, IBin, ICmp, Inst, M, MBin, Reg, Src, TASK, V, X};
-use iced_x86::{
-    BlockEncoder, BlockEncoderOptions, Code, IcedError, Instruction, InstructionBlock, MemoryOperand, Register,
-};
+use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, IcedError, Instruction, InstructionBlock, MemoryOperand, Register};
+use nnc_ir::error::Error;
 use std::collections::HashMap;
 
 /// Allocatable integer registers; those that the ABI lets a function clobber come first. r11 is the emitter's own.
@@ -36,11 +34,25 @@ const TMP32: Register = Register::R11D;
 /// Where the pool is pretended to be while code is encoded; displacements are moved once the code's length is known.
 const POOL: u64 = 0x1000_0000;
 
-impl From<IcedError> for Error {
-    fn from(e: IcedError) -> Error {
-        Error::internal(format!("encoder: {e}"))
+/// What stops an emission: the encoder or ourselves.
+enum Failure {
+    Encoder(IcedError),
+    Kernel(Error),
+}
+
+impl From<IcedError> for Failure {
+    fn from(e: IcedError) -> Failure {
+        Failure::Encoder(e)
     }
 }
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        Failure::Kernel(e)
+    }
+}
+
+type Result<T> = std::result::Result<T, Failure>;
 
 /// A vector operand in its machine form.
 #[derive(Clone, Copy)]
@@ -76,11 +88,18 @@ struct Emit<'f> {
     pending: Option<(Register, u32)>,
 }
 
-pub fn emit(func: &Func) -> Result<Kernel> {
+pub fn emit(func: &Func) -> nnc_ir::error::Result<Kernel> {
+    select(func).map_err(|e| match e {
+        Failure::Encoder(e) => Error::internal(format!("{}: encoder: {e}", func.name)),
+        Failure::Kernel(e) => e,
+    })
+}
+
+fn select(func: &Func) -> Result<Kernel> {
     let wide = match func.lanes {
         8 => false,
         16 => true,
-        n => return Err(Error::unsupported(format!("{}: x86 vectors of {n} lanes", func.name))),
+        n => return Err(Error::unsupported(format!("{}: x86 vectors of {n} lanes", func.name)).into()),
     };
     let flat = regs::flatten(func);
     let class = |r: Reg| match r {
@@ -103,14 +122,10 @@ pub fn emit(func: &Func) -> Result<Kernel> {
     };
     let regs = regs::assign(&flat, class, count, prefer);
     if regs.slots[&Class::Mask] > 0 {
-        return Err(Error::unsupported(format!("{}: more than 6 masks alive at once", func.name)));
+        return Err(Error::unsupported(format!("{}: more than 6 masks alive at once", func.name)).into());
     }
-    let mut spills: Vec<Spill> = regs
-        .at
-        .iter()
-        .filter(|(_, i)| matches!(i.loc, Loc::Slot(_)) && i.weight > 0)
-        .map(|(r, i)| Spill { reg: *r, depth: i.depth })
-        .collect();
+    let mut spills: Vec<Spill> =
+        regs.at.iter().filter(|(_, i)| matches!(i.loc, Loc::Slot(_)) && i.weight > 0).map(|(r, i)| Spill { reg: *r, depth: i.depth }).collect();
     spills.sort_by_key(|s| s.reg);
 
     let width = func.lanes as i64 * 4;
@@ -372,11 +387,7 @@ impl Emit<'_> {
 
     /// A constant as the memory operand of an instruction.
     fn splat_operand(&mut self, bits: u32) -> MemoryOperand {
-        if self.table.wide {
-            MemoryOperand { is_broadcast: true, ..self.pool(vec![bits]) }
-        } else {
-            self.pool(vec![bits; self.lanes])
-        }
+        if self.table.wide { MemoryOperand { is_broadcast: true, ..self.pool(vec![bits]) } } else { self.pool(vec![bits; self.lanes]) }
     }
 
     fn src(&mut self, s: Src) -> Opnd {
@@ -419,9 +430,7 @@ impl Emit<'_> {
         let base = self.loc(Reg::I(a.base));
         let index = a.index.map(|(i, s)| (self.loc(Reg::I(i)), s));
         let disp = i64::from(a.disp);
-        let mem = |base, index, scale: u8| {
-            MemoryOperand::new(base, index, u32::from(scale), disp, u32::from(disp != 0), false, Register::None)
-        };
+        let mem = |base, index, scale: u8| MemoryOperand::new(base, index, u32::from(scale), disp, u32::from(disp != 0), false, Register::None);
         Ok(match (base, index) {
             (Loc::Reg(b), None) => mem(INTS[b as usize], Register::None, 1),
             (Loc::Reg(b), Some((Loc::Reg(i), s))) => mem(INTS[b as usize], INTS[i as usize], s),
@@ -576,7 +585,7 @@ impl Emit<'_> {
                 }
             }
             IBin::Shl | IBin::Shr => {
-                let X::C(c) = b else { return Err(Error::internal("shift by a register")) };
+                let X::C(c) = b else { return Err(Error::internal("shift by a register").into()) };
                 let code = if op == IBin::Shl { Code::Shl_rm64_imm8 } else { Code::Shr_rm64_imm8 };
                 self.mov(t, a)?;
                 self.push(Instruction::with2(code, t, c as i32)?);
@@ -675,7 +684,7 @@ impl Emit<'_> {
                 let bs = self.src(b);
                 self.op3(t.fma132(neg), dr, cr, bs)
             }
-            _ => Err(Error::internal("fma of two constants")),
+            _ => Err(Error::internal("fma of two constants").into()),
         }
     }
 
@@ -800,9 +809,7 @@ impl Emit<'_> {
                     (1, _) => Instruction::with3(t.permute4(), d, a, 0b10_11_00_01)?,
                     (2, _) => Instruction::with3(t.permute4(), d, a, 0b01_00_11_10)?,
                     (4, false) => Instruction::with4(Code::VEX_Vperm2f128_ymm_ymm_ymmm256_imm8, d, a, a, 1)?,
-                    (4, true) => {
-                        Instruction::with4(Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, d, a, a, 0b10_11_00_01)?
-                    }
+                    (4, true) => Instruction::with4(Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, d, a, a, 0b10_11_00_01)?,
                     _ => Instruction::with4(Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, d, a, a, 0b01_00_11_10)?,
                 });
             }
@@ -907,8 +914,7 @@ impl Emit<'_> {
                 let v = if wide { self.scratch()? } else { d };
                 self.splat_int(v, n)?;
                 let iota = Opnd::Mem(self.pool((0..self.lanes as u32).collect()));
-                let code =
-                    if wide { Code::EVEX_Vpcmpgtd_kr_k1_zmm_zmmm512b32 } else { Code::VEX_Vpcmpgtd_ymm_ymm_ymmm256 };
+                let code = if wide { Code::EVEX_Vpcmpgtd_kr_k1_zmm_zmmm512b32 } else { Code::VEX_Vpcmpgtd_ymm_ymm_ymmm256 };
                 self.op3(code, d, v, iota)?;
             }
         }

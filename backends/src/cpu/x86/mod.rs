@@ -8,8 +8,8 @@ mod codes;
 mod emit;
 mod regs;
 
-use super::error::Result;
 use super::vir::{Func, verify};
+use nnc_ir::error::Result;
 
 /// Machine code of one kernel.
 pub struct Code {

@@ -13,7 +13,12 @@ pub enum Line {
     Label(u32),
     Jump(u32),
     /// Jump if the comparison holds.
-    Branch { c: ICmp, a: X, b: X, to: u32 },
+    Branch {
+        c: ICmp,
+        a: X,
+        b: X,
+        to: u32,
+    },
 }
 
 #[derive(Default)]
@@ -66,7 +71,7 @@ impl Flat {
                     let (other, end) = (self.label(), self.label());
                     // The first comparand must be a register.
                     let (c, a, b) = if let X::C(_) = a { (c.swap(), *b, *a) } else { (*c, *a, *b) };
-                    self.push(Line::Branch { c: c.not(), a, b, to: other }, depth);
+                    self.push(Line::Branch { c: c.negate(), a, b, to: other }, depth);
                     self.block(then, depth);
                     if els.is_empty() {
                         self.push(Line::Label(other), depth);
@@ -105,10 +110,9 @@ impl Line {
                 use crate::cpu::vir::Src;
                 d == a || Src::R(*d) == *b || Src::R(*d) == *c
             }
-            Line::Inst(i) => matches!(
-                i,
-                Inst::Bin { .. } | Inst::Un { .. } | Inst::Copy { .. } | Inst::Swap { .. } | Inst::Blend { .. } | Inst::Select { .. }
-            ),
+            Line::Inst(i) => {
+                matches!(i, Inst::Bin { .. } | Inst::Un { .. } | Inst::Copy { .. } | Inst::Swap { .. } | Inst::Blend { .. } | Inst::Select { .. })
+            }
             _ => false,
         }
     }
@@ -149,12 +153,7 @@ pub struct Assignment {
 
 /// Assigns `count(class)` registers to the registers of `flat`; `class` says which file a register belongs to. `prefer` names
 /// the machine register that an interval would like.
-pub fn assign(
-    flat: &Flat,
-    class: impl Fn(Reg) -> Class,
-    count: impl Fn(Class) -> usize,
-    prefer: impl Fn(Reg) -> Option<u8>,
-) -> Assignment {
+pub fn assign(flat: &Flat, class: impl Fn(Reg) -> Class, count: impl Fn(Class) -> usize, prefer: impl Fn(Reg) -> Option<u8>) -> Assignment {
     let mut at: HashMap<Reg, Interval> = HashMap::new();
     // The arguments are alive from before the first line.
     for r in [crate::cpu::vir::ARGS, crate::cpu::vir::TASK] {
