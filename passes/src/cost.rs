@@ -1,0 +1,87 @@
+//! The cost model: cycles of one core, from the figures of a [`Target`].
+//!
+//! An estimate for choosing between programs that give the same values; only differences matter. A symbolic dimension counts as
+//! [`NOMINAL`].
+
+use nnc_ir::ops::Class;
+use nnc_ir::ops::contract::Layout;
+use nnc_ir::{Dim, Op, Target, Type};
+
+/// What a symbol is taken for.
+pub const NOMINAL: i64 = 16;
+
+/// Cycles to start a kernel: the driver's step and the pool's launch (about half a microsecond at 3.7 GHz).
+pub const LAUNCH: f64 = 2000.0;
+
+/// Number of elements.
+pub fn elems(t: &Type) -> f64 {
+    t.shape.iter().map(dim).product()
+}
+
+/// A dimension as a number.
+pub fn dim(d: &Dim) -> f64 {
+    d.eval(&|_| Some(NOMINAL)).unwrap_or(NOMINAL).max(0) as f64
+}
+
+/// Size in bytes.
+pub fn bytes(t: &Type) -> f64 {
+    elems(t) * t.dtype.bytes() as f64
+}
+
+/// Multiply-adds (contractions) or elementary steps (everything else) of an operation.
+pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
+    let out: f64 = y.iter().map(elems).sum();
+    match op {
+        Op::MatMul(_) => out * x[0].shape.last().map_or(1.0, dim),
+        // Outputs times weights an output channel; blocks are the same product.
+        Op::Conv(c) => {
+            let w = elems(x[1]);
+            let channels = match c.layout {
+                Layout::Plain => dim(&x[1].shape[0]),
+                Layout::Blocked(b) | Layout::Enter(b) | Layout::Depthwise(b) => dim(&x[1].shape[0]) * b as f64,
+            };
+            out * w / channels.max(1.0)
+        }
+        Op::ConvTranspose(_) => elems(x[0]) * elems(x[1]) / x[1].shape.first().map_or(1.0, dim).max(1.0),
+        Op::Pool(p) => out * p.kernel.iter().product::<i64>() as f64,
+        Op::Map(_) | Op::Cast(_) => out,
+        _ => match op.class() {
+            Some(Class::Move | Class::Source) => 0.0,
+            Some(Class::Reduce) => x.iter().map(|t| elems(t)).sum(),
+            // Sorting, scattering, composites: several steps an element.
+            _ => 8.0 * (out + x.iter().map(|t| elems(t)).sum::<f64>()),
+        },
+    }
+}
+
+/// Bytes that a node reads and writes. A reshape moves nothing.
+pub fn traffic(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
+    match op {
+        Op::Reshape(_) | Op::Const(_) | Op::Dims(_) | Op::Input => 0.0,
+        _ => x.iter().map(|t| bytes(t)).sum::<f64>() + y.iter().map(bytes).sum::<f64>(),
+    }
+}
+
+/// Cycles of a node as a kernel of its own.
+pub fn cycles(op: &Op, x: &[&Type], y: &[Type], target: &Target) -> f64 {
+    let speed = match op {
+        Op::Conv(c) if c.layout == Layout::Plain => target.fma_per_cycle * PLAIN_CONV,
+        Op::MatMul(m) if m.packed > 0 => target.fma_per_cycle,
+        Op::Conv(_) => target.fma_per_cycle,
+        Op::MatMul(_) | Op::ConvTranspose(_) => target.fma_per_cycle * PLAIN_CONV,
+        _ => target.lanes as f64,
+    };
+    let move_bytes = traffic(op, x, y);
+    if move_bytes == 0.0 {
+        return 0.0;
+    }
+    LAUNCH + (work(op, x, y) / speed).max(move_bytes / target.l2_bytes_per_cycle)
+}
+
+/// Share of the peak that a contraction reaches when its operands are not in the blocked or packed form.
+const PLAIN_CONV: f64 = 0.25;
+
+/// Cycles to copy a value into another layout.
+pub fn copy(t: &Type, target: &Target) -> f64 {
+    LAUNCH + 2.0 * bytes(t) / target.l2_bytes_per_cycle
+}

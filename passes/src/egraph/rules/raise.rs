@@ -1,0 +1,2 @@
+use super::Rule;
+pub const RULES: &[Rule] = &[];

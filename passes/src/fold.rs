@@ -1,0 +1,279 @@
+//! Constant folding by the reference interpreter, and the removal of operations that do nothing.
+//!
+//! Folding runs twice. Early ([`run`]) it computes what is small: shape arithmetic, the vectors of a batch normalisation. What is
+//! large waits as an expression until layouts are chosen; then [`weights`] computes each weight once, in its final form, and drops
+//! what came between, so that no more than one large intermediate is alive. Nothing is folded that would inflate the model.
+
+use crate::pass::Context;
+use crate::rebuild::Rebuild;
+use crate::{constant, cost};
+use nnc_ir::eval::Env;
+use nnc_ir::known;
+use nnc_ir::ops::Class;
+use nnc_ir::ops::source::Const;
+use nnc_ir::{Dim, Error, Graph, Node, NodeId, Op, Report, Result, Tensor, Type, Value, builder};
+use std::collections::{HashMap, HashSet};
+
+/// Results up to this are folded early, and may always be written out (bytes).
+pub const SMALL_BYTES: usize = 64 << 10;
+
+/// Contractions of constants above this many multiply-adds are left to the machine.
+const MAX_WORK: f64 = 1e7;
+
+/// Folds small constants and removes operations that do nothing.
+pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
+    Ok(simplify(&fold(&graph, |_, out| out <= SMALL_BYTES)))
+}
+
+/// Computes every constant expression that does not inflate the model.
+pub fn weights(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
+    Ok(fold(&graph, |inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2))))
+}
+
+/// Whether each node's results follow from constants alone, whatever their size.
+pub fn constants(graph: &Graph) -> Vec<bool> {
+    stored(graph, |_, _| true).iter().map(Option::is_some).collect()
+}
+
+/// Bytes that each node's results would take as constants; `None` where they are not constant or not worth it. `fits` says so,
+/// given the bytes of the operands and of the result.
+fn stored(graph: &Graph, fits: fn(usize, usize) -> bool) -> Vec<Option<usize>> {
+    let mut out: Vec<Option<usize>> = vec![None; graph.id_bound()];
+    for id in graph.order() {
+        let node = graph.node(id);
+        out[id.0 as usize] = match &node.op {
+            Op::Const(c) => Some(c.0.splat_element().map_or(c.0.byte_len(), |e| e.len())),
+            _ => foldable(graph, node, &out).filter(|(inputs, bytes)| fits(*inputs, *bytes)).map(|(_, bytes)| bytes),
+        };
+    }
+    out
+}
+
+/// Bytes of the operands and of the results, where the node could be computed now.
+fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>]) -> Option<(usize, usize)> {
+    let inputs = node.operands.iter().try_fold(0usize, |n, v| n.checked_add(stored[v.node.0 as usize]?))?;
+    let pure = node.regions.is_empty() && !matches!(node.op, Op::Input | Op::ReadDims(_) | Op::NonZero(_));
+    let bytes = node.types.iter().try_fold(0usize, |n, t| n.checked_add(Dim::checked_len(&t.shape)?.checked_mul(t.dtype.bytes())?));
+    let (true, Some(bytes)) = (pure, bytes) else { return None };
+    let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+    if cost::work(&node.op, &x, &node.types) > MAX_WORK && matches!(node.op.class(), Some(Class::Contract | Class::Window | Class::Sort) | None) {
+        return None;
+    }
+    let operands: Vec<&Tensor> = node.operands.iter().filter_map(|v| graph.constant(*v)).collect();
+    let splat = keeps_splat(&node.op) && operands.len() == node.operands.len() && one_element(&operands);
+    Some((inputs, if splat { node.types[0].dtype.bytes() } else { bytes }))
+}
+
+/// Whether the operation on operands of one repeated element gives one repeated element.
+fn keeps_splat(op: &Op) -> bool {
+    matches!(op, Op::Map(_) | Op::Cast(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Expand(_) | Op::Slice(_))
+}
+
+/// Whether each operand repeats one element.
+fn one_element(x: &[&Tensor]) -> bool {
+    !x.is_empty() && x.iter().all(|t| t.splat_element().is_some() || t.elems() == 1)
+}
+
+/// Replaces the constant values that others read by constants.
+fn fold(graph: &Graph, fits: fn(usize, usize) -> bool) -> Graph {
+    let constant = stored(graph, fits);
+    let mut r = Rebuild::new(graph);
+    let order = r.order();
+    let mut cones = Cones::new(graph, &order);
+    let is_constant = |id: NodeId| constant[id.0 as usize].is_some() && !matches!(graph.node(id).op, Op::Const(_));
+    for id in &order {
+        if is_constant(*id) {
+            continue;
+        }
+        for v in &graph.node(*id).operands {
+            materialise(&mut r, &mut cones, *v, &is_constant);
+        }
+        r.keep(*id);
+    }
+    for o in &graph.outputs {
+        materialise(&mut r, &mut cones, o.value, &is_constant);
+    }
+    r.finish()
+}
+
+/// Makes a constant value exist in the new graph: as a constant, or, where the reference cannot compute it, as the operation.
+fn materialise(r: &mut Rebuild, cones: &mut Cones, v: Value, is_constant: &dyn Fn(NodeId) -> bool) {
+    if r.is_set(v.node) || !is_constant(v.node) {
+        return;
+    }
+    match cones.eval(v.node) {
+        Ok(tensors) => {
+            let old = r.old.node(v.node);
+            let values = tensors.into_iter().map(|t| r.new.add(literal(t, old))).map(|node| Value { node, port: 0 }).collect();
+            r.set(v.node, values);
+        }
+        Err(_) => {
+            // What the reference refuses is left to fail (or not) in the run.
+            let mut stack = vec![(v.node, false)];
+            while let Some((id, ready)) = stack.pop() {
+                if r.is_set(id) {
+                    continue;
+                }
+                if ready {
+                    r.keep(id);
+                } else {
+                    stack.push((id, true));
+                    stack.extend(r.old.node(id).operands.iter().map(|o| (o.node, false)));
+                }
+            }
+        }
+    }
+}
+
+/// A constant in the place of `old`.
+fn literal(t: Tensor, old: &Node) -> Node {
+    let op = Op::Const(Const(t));
+    let types = vec![match &op {
+        Op::Const(c) => c.0.ty(),
+        _ => old.types[0].clone(),
+    }];
+    let known = known::infer(&op, &[], &[], &types);
+    Node { op, operands: vec![], types, known, regions: vec![], name: old.name.clone(), loc: old.loc.clone() }
+}
+
+/// Evaluates constant expressions, each node once, and forgets a result when its last reader has it.
+struct Cones<'a> {
+    graph: &'a Graph,
+    /// Reads that are still to come.
+    readers: Vec<u32>,
+    done: HashMap<NodeId, Vec<Tensor>>,
+    /// What the reference refused.
+    failed: HashSet<NodeId>,
+}
+
+impl<'a> Cones<'a> {
+    fn new(graph: &'a Graph, order: &[NodeId]) -> Cones<'a> {
+        let mut readers = vec![0; graph.id_bound()];
+        for v in order.iter().flat_map(|id| &graph.node(*id).operands).chain(graph.outputs.iter().map(|o| &o.value)) {
+            readers[v.node.0 as usize] += 1;
+        }
+        Cones { graph, readers, done: HashMap::new(), failed: HashSet::new() }
+    }
+
+    /// The results of a constant node.
+    fn eval(&mut self, root: NodeId) -> Result<Vec<Tensor>> {
+        let mut stack = vec![(root, false)];
+        while let Some((id, ready)) = stack.pop() {
+            if self.done.contains_key(&id) {
+                continue;
+            }
+            if self.failed.contains(&id) {
+                return Err(Error::internal("an operand was refused"));
+            }
+            let node = self.graph.node(id);
+            if !ready {
+                stack.push((id, true));
+                stack.extend(node.operands.iter().map(|v| (v.node, false)));
+                continue;
+            }
+            match self.operands(node).and_then(|x| apply(&node.op, &x, &node.types)) {
+                Ok(y) => {
+                    self.done.insert(id, y);
+                }
+                Err(e) => {
+                    self.failed.insert(id);
+                    return Err(e);
+                }
+            }
+        }
+        self.take(Value { node: root, port: 0 }).ok_or_else(|| Error::internal("just computed"))
+    }
+
+    fn operands(&mut self, node: &Node) -> Result<Vec<Tensor>> {
+        let read = |v: &Value| self.take(*v).map(|mut t| t.swap_remove(v.port as usize));
+        node.operands.iter().map(read).collect::<Option<_>>().ok_or_else(|| Error::internal("an operand was not computed"))
+    }
+
+    /// Reads a node's results; the last reader takes them away.
+    fn take(&mut self, v: Value) -> Option<Vec<Tensor>> {
+        let left = &mut self.readers[v.node.0 as usize];
+        *left = left.saturating_sub(1);
+        if *left == 0 { self.done.remove(&v.node) } else { self.done.get(&v.node).cloned() }
+    }
+}
+
+/// The results of an operation on constants. Composites are expanded.
+fn apply(op: &Op, x: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>> {
+    if keeps_splat(op) && one_element(&x.iter().collect::<Vec<_>>()) {
+        return splat(op, x, &types[0]).map(|t| vec![t]);
+    }
+    if let Some(y) = constant::apply(op, x) {
+        return y.map(|t| vec![t]);
+    }
+    if let Some(p) = op.as_primitive() {
+        return p.eval(x, &Env::default());
+    }
+    let graph = builder::expansion(op, &x.iter().map(Tensor::ty).collect::<Vec<_>>())?;
+    let mut values: Vec<Vec<Tensor>> = vec![vec![]; graph.id_bound()];
+    for (id, t) in graph.inputs.iter().zip(x) {
+        values[id.0 as usize] = vec![t.clone()];
+    }
+    for id in graph.order() {
+        let node = graph.node(id);
+        if !matches!(node.op, Op::Input) {
+            let x: Vec<Tensor> = node.operands.iter().map(|v| values[v.node.0 as usize][v.port as usize].clone()).collect();
+            values[id.0 as usize] = apply(&node.op, &x, &node.types)?;
+        }
+    }
+    Ok(graph.outputs.iter().map(|o| values[o.value.node.0 as usize][o.value.port as usize].clone()).collect())
+}
+
+/// An operation that keeps splats, computed on one element.
+fn splat(op: &Op, x: &[Tensor], ty: &Type) -> Result<Tensor> {
+    let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
+    let shape = shape.ok_or_else(|| Error::internal("a constant's shape is known"))?;
+    if shape.contains(&0) {
+        return Tensor::from_bytes(ty.dtype, shape, Vec::new().into());
+    }
+    let one = |t: &Tensor| Tensor::from_bytes(t.dtype(), vec![], t.element(0).to_vec().into());
+    let y = match op {
+        Op::Map(_) | Op::Cast(_) => {
+            let x = x.iter().map(one).collect::<Result<Vec<_>>>()?;
+            op.as_primitive().ok_or_else(|| Error::internal("maps are primitive"))?.eval(&x, &Env::default())?.remove(0)
+        }
+        _ => one(&x[0])?,
+    };
+    if shape.is_empty() { Ok(y) } else { Tensor::splat(ty.dtype, shape, y.bytes()) }
+}
+
+/// Bypasses operations that do nothing, and joins reshapes.
+fn simplify(graph: &Graph) -> Graph {
+    let mut r = Rebuild::new(graph);
+    for id in r.order() {
+        let mut node = r.mapped(id);
+        // A reshape reads past what only reshapes.
+        if let Op::Reshape(_) = node.op {
+            while let Node { op: Op::Reshape(_), operands, .. } = r.new.node(node.operands[0].node) {
+                node.operands[0] = operands[0];
+            }
+        }
+        match node.operands.first() {
+            Some(x) if is_identity(&node, r.new.ty(*x)) => r.set(id, vec![*x]),
+            _ => {
+                r.put(id, node);
+            }
+        }
+    }
+    r.finish()
+}
+
+/// Whether a node gives its first operand, of type `x`, unchanged.
+fn is_identity(node: &Node, x: &Type) -> bool {
+    if node.types[0] != *x {
+        return false;
+    }
+    match &node.op {
+        Op::Reshape(_) | Op::Expand(_) | Op::Cast(_) => true,
+        Op::Transpose(t) => t.perm.iter().copied().eq(0..t.perm.len()),
+        Op::Concat(_) => node.operands.len() == 1,
+        Op::Pad(p) => p.lo.iter().chain(&p.hi).all(|d| d.is(0)),
+        Op::Slice(s) => s.starts.iter().all(|d| d.is(0)) && s.steps.iter().all(|s| *s == 1),
+        Op::Reduce(r) => r.axes.is_empty(),
+        _ => false,
+    }
+}

@@ -1,0 +1,91 @@
+//! The pipeline: the only place that knows the order of passes.
+
+use crate::pass::{Context, Observer, Options, Stage, Step};
+use crate::{cse, dce, egraph, fold};
+use nnc_ir::{Error, Graph, Report, Target};
+use std::time::Instant;
+
+macro_rules! step {
+    ($name:literal, $run:expr, $level:literal, $takes:ident => $leaves:ident, $about:literal) => {
+        Step { name: $name, about: $about, run: $run, level: $level, takes: Stage::$takes, leaves: Stage::$leaves }
+    };
+}
+
+/// Every pass over graphs, in order.
+pub const PIPELINE: &[Step] = &[
+    step!("dce", dce::run, 0, Model => Model, "drops what no output depends on"),
+    step!("fold", fold::run, 0, Model => Model, "computes small constants, drops operations that do nothing"),
+    step!("cse", cse::run, 1, Model => Model, "computes equal things once"),
+    step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
+    step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
+    step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
+    step!("weights", fold::weights, 0, Simple => Laid, "computes weights in their final form"),
+];
+
+/// Names of all passes, in order.
+pub fn pass_names() -> Vec<&'static str> {
+    PIPELINE.iter().map(|s| s.name).collect()
+}
+
+/// Runs the passes that `options.level` asks for, up to `options.stop_after`.
+///
+/// The graph must verify; so does the result, whose outputs are equal to the graph's within what `options.precision` allows.
+pub fn optimize(mut graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
+    if let Some(stop) = &options.stop_after
+        && !known_stop(stop)
+    {
+        let stages: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
+        return Err(unknown(stop, &format!("; stages are {}", stages.join(", "))));
+    }
+    let stop = options.stop_after.as_deref();
+    if stop == Some(Stage::Model.name()) {
+        return Ok(graph);
+    }
+    for (i, step) in PIPELINE.iter().enumerate() {
+        if step.level <= options.level {
+            graph = one(step, graph, target, options, observer)?;
+        }
+        let stage_ends = PIPELINE.get(i + 1).is_none_or(|next| next.leaves != step.leaves);
+        if stop == Some(step.name) || (stage_ends && stop == Some(step.leaves.name())) {
+            break;
+        }
+    }
+    Ok(graph)
+}
+
+/// Runs one pass alone.
+pub fn run_pass(name: &str, graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
+    let step = PIPELINE.iter().find(|s| s.name == name).ok_or_else(|| unknown(name, ""))?;
+    one(step, graph, target, options, observer)
+}
+
+fn one(step: &Step, mut graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
+    let start = Instant::now();
+    let mut cx = Context { target, options, observer };
+    regions(step, &mut graph, &mut cx)?;
+    graph = (step.run)(graph, &mut cx)?;
+    let took = start.elapsed();
+    observer.after(step.name, &graph, took);
+    Ok(graph)
+}
+
+/// Runs the pass on the bodies of control flow, innermost first.
+fn regions(step: &Step, graph: &mut Graph, cx: &mut Context) -> Result<(), Report> {
+    let holders: Vec<_> = graph.ids().filter(|id| !graph.node(*id).regions.is_empty()).collect();
+    for id in holders {
+        for mut body in std::mem::take(&mut graph.node_mut(id).regions) {
+            regions(step, &mut body, cx)?;
+            let body = (step.run)(body, cx)?;
+            graph.node_mut(id).regions.push(body);
+        }
+    }
+    Ok(())
+}
+
+fn known_stop(name: &str) -> bool {
+    PIPELINE.iter().any(|s| s.name == name) || Stage::ALL.iter().any(|s| s.name() == name)
+}
+
+fn unknown(name: &str, more: &str) -> Report {
+    Error::name(format!("no pass is called {name}; passes are {}{more}", pass_names().join(", "))).into()
+}
