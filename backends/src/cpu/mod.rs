@@ -7,5 +7,6 @@ pub mod declare;
 pub mod isa;
 pub mod kernels;
 pub mod portable;
+pub mod vectorize;
 pub mod vir;
 pub mod x86;
