@@ -31,18 +31,23 @@ pub fn run_all(graph: &Graph, inputs: &[Tensor], env: &Env, each: &mut dyn FnMut
 
 /// Checks `inputs` against the types that `graph` declares, and binds the symbols of these.
 pub fn bind_inputs(graph: &Graph, inputs: &[Tensor], env: &Env) -> Result<()> {
-    let title = |i: usize| match &*graph.node(graph.inputs[i]).name {
+    let port = |id: &NodeId| (&*graph.node(*id).name, &graph.node(*id).types[0]);
+    bind_types(&graph.inputs.iter().map(port).collect::<Vec<_>>(), inputs, env)
+}
+
+/// As [`bind_inputs`], for inputs given by name and type.
+pub(crate) fn bind_types(ports: &[(&str, &Type)], inputs: &[Tensor], env: &Env) -> Result<()> {
+    let title = |i: usize| match ports[i].0 {
         "" => format!("input {i}"),
         name => format!("input `{name}`"),
     };
-    if inputs.len() != graph.inputs.len() {
-        let names: Vec<String> = (0..graph.inputs.len()).map(title).collect();
+    if inputs.len() != ports.len() {
+        let names: Vec<String> = (0..ports.len()).map(title).collect();
         return Err(Error::input(format!("expected {} inputs ({}), found {}", names.len(), names.join(", "), inputs.len())));
     }
-    let types: Vec<&Type> = graph.inputs.iter().map(|id| &graph.node(*id).types[0]).collect();
-    let misfit = |i: usize, why: String| Error::input(format!("{}: expected {}, found {}: {why}", title(i), types[i], inputs[i].ty()));
+    let misfit = |i: usize, why: String| Error::input(format!("{}: expected {}, found {}: {why}", title(i), ports[i].1, inputs[i].ty()));
     let mut bound: BTreeMap<Arc<str>, (i64, usize)> = BTreeMap::new();
-    for (i, (ty, t)) in types.iter().zip(inputs).enumerate() {
+    for (i, ((_, ty), t)) in ports.iter().zip(inputs).enumerate() {
         if ty.dtype != t.dtype() {
             return Err(misfit(i, format!("the element type is {}, not {}", t.dtype(), ty.dtype)));
         }
@@ -58,7 +63,7 @@ pub fn bind_inputs(graph: &Graph, inputs: &[Tensor], env: &Env) -> Result<()> {
         }
     }
     bound.iter().try_for_each(|(symbol, (n, _))| env.bind(symbol, *n))?;
-    for (i, (ty, t)) in types.iter().zip(inputs).enumerate() {
+    for (i, ((_, ty), t)) in ports.iter().zip(inputs).enumerate() {
         for (axis, (d, n)) in ty.shape.iter().zip(t.shape()).enumerate() {
             let want = d.eval(&|s| env.get(s)).map_err(|s| misfit(i, format!("no input says what {s} is")))?;
             if want != *n as i64 {

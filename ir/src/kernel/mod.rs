@@ -228,6 +228,11 @@ pub fn size_symbol(i: usize) -> Dim {
     Dim::sym(format!("s{i}"))
 }
 
+/// Which size a symbol stands for; `None` for a symbol that stands for none.
+pub fn size_index(symbol: &str) -> Option<usize> {
+    symbol.strip_prefix('s')?.parse().ok()
+}
+
 impl Kernel {
     /// The element type of an expression.
     pub fn dtype(&self, e: ExprId) -> DType {
