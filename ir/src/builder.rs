@@ -15,6 +15,7 @@ use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A graph under construction.
@@ -23,7 +24,7 @@ pub struct Builder {
     graph: RefCell<Graph>,
     errors: RefCell<Vec<Error>>,
     loc: RefCell<Loc>,
-    fresh: Cell<u32>,
+    fresh: Rc<Cell<u32>>,
 }
 
 /// A value of a graph under construction.
@@ -41,6 +42,11 @@ impl Builder {
     /// Goes on building on a graph.
     pub fn from_graph(graph: Graph) -> Builder {
         Builder { graph: RefCell::new(graph), ..Builder::default() }
+    }
+
+    /// A builder for a region of this graph: its fresh symbols differ from those of the graph.
+    pub fn nested(&self, name: impl AsRef<str>) -> Builder {
+        Builder { graph: RefCell::new(Graph::new(name)), loc: self.loc.clone(), fresh: self.fresh.clone(), ..Builder::default() }
     }
 
     /// Everything built from now on, and every error, stands at `loc`.
@@ -335,6 +341,9 @@ impl<'g> V<'g> {
 
     /// `size` elements along one axis.
     pub fn slice_axis(self, axis: usize, start: Dim, size: Dim) -> V<'g> {
+        if self.is_poison() {
+            return self;
+        }
         let mut starts = vec![Dim::Const(0); self.ty().rank()];
         let mut sizes = self.ty().shape;
         starts[axis] = start;

@@ -163,36 +163,42 @@ impl Dim {
         }
     }
 
+    /// A number that the value is never below, sizes being at least 0. `None` where there is none to be seen.
+    pub fn least(&self) -> Option<i64> {
+        let Dim::Expr(t) = self else { return self.as_const() };
+        t.iter().try_fold(0i64, |sum, (atoms, c)| match atoms.as_slice() {
+            [] => Some(sum.saturating_add(*c)),
+            [one] if *c > 0 => Some(sum.saturating_add(one.least()?.saturating_mul(*c))),
+            several if *c > 0 && several.iter().all(|a| a.least().is_some_and(|l| l >= 0)) => Some(sum),
+            _ => None,
+        })
+    }
+
+    /// Whether the value is at least that of `other`, whatever the sizes.
+    fn never_below(&self, other: &Dim) -> bool {
+        (self - other).least().is_some_and(|l| l >= 0)
+    }
+
     pub fn maximum(&self, other: &Dim) -> Dim {
-        match (self - other).as_const() {
-            Some(d) => {
-                if d >= 0 {
-                    self.clone()
-                } else {
-                    other.clone()
-                }
-            }
-            None => {
-                let (a, b) = if self < other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Max(a.clone(), b.clone()))
-            }
+        if self.never_below(other) {
+            return self.clone();
         }
+        if other.never_below(self) {
+            return other.clone();
+        }
+        let (a, b) = if self < other { (self, other) } else { (other, self) };
+        Dim::atom(Atom::Max(a.clone(), b.clone()))
     }
 
     pub fn minimum(&self, other: &Dim) -> Dim {
-        match (self - other).as_const() {
-            Some(d) => {
-                if d <= 0 {
-                    self.clone()
-                } else {
-                    other.clone()
-                }
-            }
-            None => {
-                let (a, b) = if self < other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Min(a.clone(), b.clone()))
-            }
+        if self.never_below(other) {
+            return other.clone();
         }
+        if other.never_below(self) {
+            return self.clone();
+        }
+        let (a, b) = if self < other { (self, other) } else { (other, self) };
+        Dim::atom(Atom::Min(a.clone(), b.clone()))
     }
 
     /// The value under `env`; the missing symbol's name where one is not bound.
@@ -255,6 +261,17 @@ impl Dim {
 }
 
 impl Atom {
+    /// As [`Dim::least`].
+    fn least(&self) -> Option<i64> {
+        match self {
+            Atom::Sym(_) => Some(0),
+            Atom::FloorDiv(a, b) => (a.least()? >= 0 && b.least()? >= 0).then_some(0),
+            Atom::Mod(_, b) => (b.least()? >= 0).then_some(0),
+            Atom::Max(a, b) => a.least().max(b.least()),
+            Atom::Min(a, b) => Some(a.least()?.min(b.least()?)),
+        }
+    }
+
     fn eval(&self, env: &dyn Fn(&str) -> Option<i64>) -> Result<i64, Arc<str>> {
         let floor_div = |a: i64, b: i64| if b == 0 { 0 } else { a.wrapping_div(b) - i64::from(a.wrapping_rem(b) != 0 && (a < 0) != (b < 0)) };
         Ok(match self {
@@ -389,6 +406,16 @@ mod tests {
         assert_eq!((Dim::Const(4) * n.clone() + Dim::Const(3)).floor_div(&Dim::Const(2)), Dim::Const(2) * n.clone() + Dim::Const(1));
         assert_eq!((n.clone() + Dim::Const(1)).maximum(&n), n.clone() + Dim::Const(1));
         assert_eq!(((h + Dim::Const(5)).floor_div(&Dim::Const(2)) * n).to_string(), "N*floordiv(H + 1, 2) + 2*N");
+    }
+
+    #[test]
+    fn sizes_are_not_negative() {
+        let (n, c) = (Dim::sym("N"), Dim::Const);
+        assert_eq!(n.maximum(&c(0)), n);
+        assert_eq!(n.minimum(&c(0)), c(0));
+        assert_eq!((n.clone() * n.clone() + c(3)).maximum(&c(2)), n.clone() * n.clone() + c(3));
+        assert_eq!(n.maximum(&c(1)).minimum(&c(1)), c(1));
+        assert_eq!((n.clone() - c(1)).maximum(&c(0)).to_string(), "max(0, N - 1)");
     }
 
     #[test]
