@@ -53,6 +53,11 @@ pub trait Region<'g> {
     fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>>;
 }
 
+/// Whether a captured value enters a region as an operand. Constants and known contents are repeated inside instead.
+pub fn is_operand(v: V<'_>) -> bool {
+    v.constant().is_none() && (v.known().is_none() || v.ty().dtype == DType::Bool)
+}
+
 /// An operator applied to values: what a row of the table turns into tensor operations.
 pub struct Call<'g> {
     pub b: &'g Builder,

@@ -1,4 +1,16 @@
 //! ONNX: protobuf files to graphs. The only room that knows ONNX.
+//!
+//! A file is mapped and weighed ([`scan`]), decoded ([`proto`]), and brought into a graph ([`model`] for the whole, [`scope`] for one
+//! level of nodes); each node becomes a [`call::Call`] that a row of [`ops::TABLE`] turns into tensor operations.
 
+mod attribute;
 pub mod call;
+mod file;
+mod model;
 pub mod ops;
+pub mod proto;
+mod scan;
+mod scope;
+pub mod tensor;
+
+pub use model::{ImportOptions, Model, load, parse};

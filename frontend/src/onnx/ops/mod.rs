@@ -1,6 +1,15 @@
 //! THE TABLE of ONNX operators: rows that turn a [`Call`] into tensor operations. Tests, `nnc list-ops` and the support list loop over it.
 
-pub mod math;
+mod activation;
+mod index;
+mod math;
+mod matmul;
+mod movement;
+mod norm;
+mod reduce;
+mod shape;
+mod source;
+mod window;
 
 use crate::onnx::call::Call;
 use nnc_ir::{Error, Result, V};
@@ -38,7 +47,8 @@ const fn op(name: &'static str, since: i64, inputs: (usize, usize), build: Build
 const MANY: usize = usize::MAX;
 
 /// Rows by family. Of an operator's rows the last whose `since` is not above the model's opset counts.
-pub const TABLE: &[&[Row]] = &[math::ROWS];
+pub const TABLE: &[&[Row]] =
+    &[activation::ROWS, index::ROWS, math::ROWS, matmul::ROWS, movement::ROWS, norm::ROWS, reduce::ROWS, shape::ROWS, source::ROWS, window::ROWS];
 
 /// The newest version of ai.onnx whose operators are known.
 pub const NEWEST_OPSET: i64 = 28;

@@ -1,0 +1,277 @@
+//! From the bytes of a file to a graph: what the model as a whole says (versions, functions, inputs, outputs).
+
+use super::call::dtype_of;
+use super::file::{self, External};
+use super::ops::NEWEST_OPSET;
+use super::proto::*;
+use super::scan::{self, Kind};
+use super::scope::{Context, Scope};
+use bytes::Bytes;
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type};
+use prost::Message;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+/// What the caller fixes before the import.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Values for symbolic dimensions, by the symbol's name.
+    pub dims: Vec<(String, i64)>,
+    /// Shapes for inputs, by name. They may fix what the file leaves open, not change what it says.
+    pub shapes: Vec<(String, Vec<Dim>)>,
+    /// Contents for inputs, by name: the graph keeps the input but computes with these (sizes and axes that the file wants fed).
+    pub values: Vec<(String, Tensor)>,
+}
+
+/// An imported model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub graph: Graph,
+    pub ir_version: i64,
+    /// Name and version of the program that wrote the file.
+    pub producer: String,
+    /// Operator sets by domain (empty: ai.onnx).
+    pub opsets: BTreeMap<String, i64>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The newest file format that is understood.
+const NEWEST_IR: i64 = 13;
+
+/// Reads a model file. Tensors stay windows into the mapped file, or into external data files below its folder.
+pub fn load(path: &Path, options: &ImportOptions) -> Result<Model, Report> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+    parse(file::map(path)?, &name, Some(folder), options)
+}
+
+/// Reads a model from memory. `file` is what messages call it; external data lies below `folder`, if any.
+pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOptions) -> Result<Model, Report> {
+    let in_file = |e: Error| Error::new(e.code(), format!("{file}: {}", e.message()));
+    scan::check(&data, Kind::Model).map_err(in_file)?;
+    let proto = ModelProto::decode(data).map_err(|e| in_file(Error::syntax(format!("no ONNX protobuf: {e}"))))?;
+    let graph = proto.graph.as_deref().ok_or_else(|| in_file(Error::syntax("the file holds no graph")))?;
+    if proto.ir_version > NEWEST_IR {
+        return Err(in_file(Error::unsupported(format!("IR version {} is newer than {NEWEST_IR}, the newest known", proto.ir_version))).into());
+    }
+    let b = Builder::new(text(&graph.name));
+    let opsets = opsets(&proto.opset_import, &b);
+    let cx = Context::new(&proto, External::new(folder).map_err(in_file)?, &b);
+    let mut scope = Scope::main(&cx, &b, file, &opsets);
+    inputs(&mut scope, graph, options);
+    scope.graph(graph);
+    outputs(&scope, graph);
+    drop(scope);
+    let mut opsets = opsets;
+    // Files before IR version 3 have no imports.
+    opsets.entry(String::new()).or_insert(1);
+    Ok(Model {
+        graph: b.finish()?,
+        ir_version: proto.ir_version,
+        producer: format!("{} {}", text(&proto.producer_name), text(&proto.producer_version)).trim().to_string(),
+        opsets,
+        metadata: proto.metadata_props.iter().map(|p| (text(&p.key), text(&p.value))).collect(),
+    })
+}
+
+/// Versions by domain; `ai.onnx` is the empty domain.
+pub(super) fn opsets(imports: &[OperatorSetIdProto], b: &Builder) -> BTreeMap<String, i64> {
+    let mut out = BTreeMap::new();
+    for import in imports {
+        let domain = domain(&import.domain);
+        if domain.is_empty() && import.version > NEWEST_OPSET {
+            b.error(Error::unsupported(format!("opset {} is newer than {NEWEST_OPSET}, the newest known", import.version)));
+        }
+        if out.insert(domain.clone(), import.version).is_some_and(|v| v != import.version) {
+            b.error(Error::name(format!("two versions of operator set `{domain}` are imported")));
+        }
+    }
+    out
+}
+
+/// A domain's name, `ai.onnx` being the empty one.
+pub(super) fn domain(name: &[u8]) -> String {
+    if name == b"ai.onnx" { String::new() } else { text(name) }
+}
+
+/// Declares the graph's inputs: those that no initializer gives.
+fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options: &ImportOptions) {
+    let given: HashSet<&[u8]> = graph.initializer.iter().map(|t| &*t.name).collect();
+    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !given.contains(&*i.name)).collect();
+    let b = scope.b;
+    let declared: Vec<Option<Declared>> = inputs.iter().map(|i| declared(i).map_err(|e| b.error(e)).ok()).collect();
+    let fixed = Fixed::new(&inputs, &declared, options, b);
+    for (info, declared) in inputs.iter().zip(declared) {
+        let name = text(&info.name);
+        let value = options.values.iter().find(|(n, _)| *n == name).map(|(_, t)| t);
+        let ty = declared.map(|d| fixed.ty(&name, d, value)).transpose();
+        let v = match ty {
+            Ok(None) => b.poison(),
+            Ok(Some(ty)) => {
+                let input = b.input(&name, ty.clone());
+                match value {
+                    Some(t) if t.dtype() == ty.dtype => b.constant(t.clone()),
+                    Some(t) => {
+                        b.error(Error::input(format!("input `{name}` is {ty}, the value given for it is {}", t.ty())));
+                        b.poison()
+                    }
+                    None => input,
+                }
+            }
+            Err(e) => {
+                b.error(e);
+                b.poison()
+            }
+        };
+        scope.define(&info.name, v);
+    }
+}
+
+/// What a file says of an input. `None`: a rank, or a length, that it leaves open.
+struct Declared {
+    dtype: DType,
+    shape: Option<Vec<Option<Dim>>>,
+}
+
+fn declared(info: &ValueInfoProto) -> Result<Declared> {
+    let name = text(&info.name);
+    let kind = match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(TypeKind::Tensor(t)) => {
+            let dtype = dtype_of(t.elem_type.into()).map_err(|e| Error::new(e.code(), format!("input `{name}`: {}", e.message())))?;
+            return Ok(Declared { dtype, shape: t.shape.as_ref().map(|s| s.dim.iter().map(dim).collect()) });
+        }
+        None => return Err(Error::syntax(format!("input `{name}` has no type"))),
+        Some(TypeKind::Sequence(_)) => "sequence",
+        Some(TypeKind::Map(_)) => "map",
+        Some(TypeKind::Opaque(_)) => "opaque value",
+        Some(TypeKind::SparseTensor(_)) => "sparse tensor",
+        Some(TypeKind::Optional(_)) => "optional",
+    };
+    Err(Error::unsupported(format!("input `{name}` is a {kind}; only dense tensors are supported")))
+}
+
+/// A declared length. Negative ones, empty names and Paddle's `?` leave it open.
+fn dim(d: &Dimension) -> Option<Dim> {
+    match d.value.as_ref()? {
+        DimKind::Value(n) => (*n >= 0).then_some(Dim::Const(*n)),
+        DimKind::Param(p) => (!p.is_empty() && &**p != b"?").then(|| Dim::sym(text(p))),
+    }
+}
+
+/// What the options say of the inputs' sizes, checked against the file.
+struct Fixed {
+    symbols: BTreeMap<String, Dim>,
+    shapes: BTreeMap<String, Vec<Dim>>,
+    /// Names that symbols for open lengths must not take.
+    taken: HashSet<String>,
+}
+
+impl Fixed {
+    fn new(inputs: &[&ValueInfoProto], declared: &[Option<Declared>], options: &ImportOptions, b: &Builder) -> Fixed {
+        let mut fixed = Fixed { symbols: BTreeMap::new(), shapes: BTreeMap::new(), taken: HashSet::new() };
+        for d in declared.iter().flatten().filter_map(|d| d.shape.as_ref()).flatten().flatten() {
+            d.symbols(&mut |s| {
+                fixed.taken.insert(s.to_string());
+            });
+        }
+        let names: Vec<String> = inputs.iter().map(|i| text(&i.name)).collect();
+        let unknown = |kind: &str, name: &str, known: &[String]| {
+            Error::input(format!("the model has no {kind} `{name}`"))
+                .note(format!("it has {}", if known.is_empty() { "none".into() } else { known.join(", ") }))
+        };
+        // Open lengths can be fixed by the names that they are going to have.
+        let mut symbols: Vec<String> = fixed.taken.iter().cloned().collect();
+        for (name, d) in names.iter().zip(declared) {
+            let open = d.iter().filter_map(|d| d.shape.as_ref()).flatten().enumerate().filter(|(_, d)| d.is_none());
+            symbols.extend(open.map(|(i, _)| fixed.open_name(name, i)));
+        }
+        symbols.sort();
+        for (name, value) in &options.dims {
+            if !symbols.contains(name) {
+                b.error(unknown("symbolic dimension", name, &symbols));
+            } else if *value < 0 {
+                b.error(Error::input(format!("dimension {name} cannot be {value}")));
+            }
+            fixed.symbols.insert(name.clone(), Dim::Const(*value));
+        }
+        let values = options.values.iter().map(|(n, t)| (n, t.shape().iter().map(|d| Dim::from(*d)).collect()));
+        for (name, shape) in options.shapes.iter().map(|(n, s)| (n, s.clone())).chain(values) {
+            let Some(i) = names.iter().position(|n| n == name) else {
+                b.error(unknown("input", name, &names));
+                continue;
+            };
+            if let Some(declared) = declared[i].as_ref().and_then(|d| d.shape.as_ref()) {
+                fixed.unify(name, declared, &shape, b);
+            }
+            fixed.shapes.insert(name.clone(), shape);
+        }
+        fixed
+    }
+
+    /// Learns the values of symbols from a shape given for an input.
+    fn unify(&mut self, name: &str, declared: &[Option<Dim>], given: &[Dim], b: &Builder) {
+        if declared.len() != given.len() {
+            b.error(Error::input(format!("input `{name}` has rank {}, the shape given for it has {}", declared.len(), given.len())));
+            return;
+        }
+        for (i, (d, g)) in declared.iter().zip(given).enumerate() {
+            let Some(d) = d else { continue };
+            let known = match d.as_sym() {
+                None => Some(d.clone()),
+                Some(s) => self.symbols.insert(s.to_string(), g.clone()),
+            };
+            if known.as_ref().is_some_and(|k| k != g) {
+                b.error(Error::input(format!("axis {i} of input `{name}` is {d} = {}, it cannot be {g}", known.expect("just seen"))));
+            }
+        }
+    }
+
+    /// The symbol for an axis whose length the file leaves open.
+    fn open_name(&self, input: &str, axis: usize) -> String {
+        let mut name = format!("{input}_{axis}");
+        while self.taken.contains(&name) {
+            name.push('_');
+        }
+        name
+    }
+
+    fn ty(&self, name: &str, declared: Declared, value: Option<&Tensor>) -> Result<Type> {
+        if let Some(t) = value {
+            return Ok(t.ty().with_dtype(declared.dtype));
+        }
+        if let Some(shape) = self.shapes.get(name) {
+            return Ok(Type::new(declared.dtype, shape.clone()));
+        }
+        let Some(shape) = declared.shape else {
+            return Err(Error::unsupported(format!("the rank of input `{name}` is not known")).note(format!("give it with --shape {name}:DIMS")));
+        };
+        let open = |i: usize| Dim::sym(self.open_name(name, i));
+        let dims = shape.into_iter().enumerate().map(|(i, d)| d.unwrap_or_else(|| open(i)));
+        Ok(Type::new(declared.dtype, dims.map(|d| d.substitute(&|s| self.symbols.get(s).cloned())).collect::<Vec<_>>()))
+    }
+}
+
+/// Names the graph's outputs and holds their element types against what the file declares.
+fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) {
+    let b = scope.b;
+    b.at(nnc_ir::Loc::Unknown);
+    if graph.output.is_empty() {
+        b.error(Error::syntax("the graph has no outputs"));
+    }
+    for info in &graph.output {
+        let name = text(&info.name);
+        let Some(v) = scope.get(&info.name) else {
+            b.error(Error::name(format!("output `{name}` is computed by no node")));
+            continue;
+        };
+        if let Some(TypeKind::Tensor(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref())
+            && t.elem_type != 0
+            && t.elem_type != v.ty().dtype.abi_code()
+            && !v.is_poison()
+        {
+            let declared = dtype_of(t.elem_type.into()).map_or_else(|_| format!("type {}", t.elem_type), |d| d.to_string());
+            b.error(Error::dtype(format!("output `{name}` is declared {declared} and computed as {}", v.ty())));
+        }
+        b.output(&name, v);
+    }
+}

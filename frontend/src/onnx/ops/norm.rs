@@ -1,0 +1,152 @@
+//! Normalisation and softmax.
+
+use super::activation::flattened;
+use super::{Row, op};
+use crate::onnx::call::Call;
+use nnc_ir::attrs::Real;
+use nnc_ir::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
+use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
+
+pub const ROWS: &[Row] = &[
+    op("BatchNormalization", 1, (5, 5), batch_norm),
+    op("BatchNormalization", 14, (5, 5), batch_norm),
+    op("GroupNormalization", 18, (3, 3), group_norm),
+    op("GroupNormalization", 21, (3, 3), group_norm),
+    op("InstanceNormalization", 1, (3, 3), instance_norm),
+    op("LRN", 1, (1, 1), lrn),
+    op("LayerNormalization", 17, (2, 3), layer_norm),
+    op("LogSoftmax", 1, (1, 1), |c| flattened(c, |x, axis| x.builder().op(LogSoftmax { axis }, &[x]))),
+    op("LogSoftmax", 13, (1, 1), |c| Ok(vec![c.b.op(LogSoftmax { axis: c.axis("axis", -1)? }, &[c.x(0)?])])),
+    op("LpNormalization", 1, (1, 1), lp_norm),
+    op("MeanVarianceNormalization", 9, (1, 1), mean_variance_norm),
+    op("RMSNormalization", 23, (2, 2), rms_norm),
+    op("Softmax", 1, (1, 1), |c| flattened(c, |x, axis| x.builder().op(Softmax { axis }, &[x]))),
+    op("Softmax", 13, (1, 1), |c| Ok(vec![c.b.op(Softmax { axis: c.axis("axis", -1)? }, &[c.x(0)?])])),
+];
+
+/// A vector of one element a channel, shaped so that it broadcasts over x `[N,C,spatial..]`.
+pub fn per_channel<'g>(v: V<'g>, x: V<'g>) -> V<'g> {
+    let mut shape = v.ty().shape;
+    shape.resize(x.ty().rank().saturating_sub(1).max(1), Dim::Const(1));
+    v.reshape(shape)
+}
+
+fn batch_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    // Before opset 14 is_test and the extra outputs chose between training and inference; momentum matters in training only.
+    c.ignore(&["consumed_inputs", "is_test"]);
+    let (x, scale, bias, mean, var) = (c.x(0)?, c.x(1)?, c.x(2)?, c.x(3)?, c.x(4)?);
+    let (epsilon, momentum) = (c.float("epsilon", 1e-5)?, c.float("momentum", 0.9)?);
+    let rank = x.ty().rank();
+    if rank < 2 && !x.is_poison() {
+        return Err(Error::shape(format!("expected [N,C,..], found {}", x.ty())));
+    }
+    if !c.flag("spatial", true)? {
+        // One set of statistics an element of a sample.
+        c.outputs_below(1, "training is not supported with spatial=0")?;
+        let std = (var + var.scalar_like(epsilon)).sqrt();
+        return Ok(vec![(x - mean) / std * scale + bias]);
+    }
+    if c.opset < 14 || !c.flag("training_mode", false)? {
+        c.outputs_below(1, "statistics are results of training only")?;
+        let y = c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, mean, var]);
+        return Ok(vec![y; 5]);
+    }
+    let axes: Vec<usize> = (0..rank).filter(|a| *a != 1).collect();
+    let vector = |v: V<'g>| v.reshape(vec![x.ty().shape[1].clone()]);
+    let wide = x.cast(mean.ty().dtype);
+    let batch_mean = wide.mean_keep(&axes);
+    let centred = wide - batch_mean;
+    let (batch_mean, batch_var) = (vector(batch_mean), vector((centred * centred).mean_keep(&axes)));
+    let y = c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, batch_mean, batch_var]);
+    let running = |old: V<'g>, new: V<'g>| old * old.scalar_like(momentum) + new * new.scalar_like(1.0 - momentum);
+    Ok(vec![y, running(mean, batch_mean), running(var, batch_var)])
+}
+
+fn instance_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    c.ignore(&["consumed_inputs"]);
+    Ok(vec![c.b.op(InstanceNorm { epsilon: Real(c.float("epsilon", 1e-5)?) }, &c.all()?)])
+}
+
+/// Statistics in f32 for narrower floats; back to the type of x.
+fn widened<'g>(c: &Call<'g>, x: V<'g>) -> Result<V<'g>> {
+    Ok(x.cast(if x.ty().dtype == DType::F64 { DType::F64 } else { c.dtype("stash_type", Some(DType::F32))? }))
+}
+
+fn layer_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let (axis, epsilon) = (c.axis("axis", -1)?, c.float("epsilon", 1e-5)?);
+    let wide = widened(c, x)?;
+    let operands: Vec<V> = [Some(x), c.opt(1), c.opt(2)].into_iter().flatten().collect();
+    let y = c.b.op(LayerNorm { axis, epsilon: Real(epsilon) }, &operands);
+    if !c.wants(1) && !c.wants(2) {
+        return Ok(vec![y; 3]);
+    }
+    let axes: Vec<usize> = (axis..wide.ty().rank()).collect();
+    let mean = wide.mean_keep(&axes);
+    let centred = wide - mean;
+    let var = (centred * centred).mean_keep(&axes);
+    Ok(vec![y, mean, (var + var.scalar_like(epsilon)).sqrt().reciprocal()])
+}
+
+fn rms_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let (axis, epsilon) = (c.axis("axis", -1)?, c.float("epsilon", 1e-5)?);
+    let wide = widened(c, x)?;
+    let axes: Vec<usize> = (axis..wide.ty().rank()).collect();
+    let mean = (wide * wide).mean_keep(&axes);
+    let y = wide / (mean + mean.scalar_like(epsilon)).sqrt();
+    Ok(vec![y.cast(c.x(1)?.ty().dtype) * c.x(1)?])
+}
+
+/// Scale and bias are one a group in opset 18, one a channel from 21 on.
+fn group_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, scale, bias) = (c.x(0)?, c.x(1)?, c.x(2)?);
+    let epsilon = c.float("epsilon", 1e-5)?;
+    let groups = c.opt_int("num_groups")?.ok_or_else(|| Error::attribute("attribute `num_groups` is missing"))?;
+    let wide = widened(c, x)?;
+    let shape = x.ty().shape;
+    if shape.len() < 2 || groups < 1 || shape[1].as_const().is_some_and(|n| n % groups != 0) {
+        return Err(Error::shape(format!("{groups} groups of the channels of {}", x.ty())));
+    }
+    let grouped = wide.reshape(vec![shape[0].clone(), Dim::Const(groups), Dim::product(&shape[1..]).floor_div(&Dim::Const(groups))]);
+    let centred = grouped - grouped.mean_keep(&[2]);
+    let var = (centred * centred).mean_keep(&[2]);
+    let y = (centred / (var + var.scalar_like(epsilon)).sqrt()).cast(x.ty().dtype);
+    if c.opset < 21 {
+        let column = |v: V<'g>| v.reshape(vec![Dim::Const(groups), Dim::Const(1)]);
+        return Ok(vec![(y * column(scale) + column(bias)).reshape(shape)]);
+    }
+    let y = y.reshape(shape);
+    Ok(vec![y * per_channel(scale, y) + per_channel(bias, y)])
+}
+
+fn lrn<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let size = c.opt_int("size")?.ok_or_else(|| Error::attribute("attribute `size` is missing"))?;
+    let size =
+        usize::try_from(size).ok().filter(|s| (1..=4096).contains(s)).ok_or_else(|| Error::attribute(format!("attribute `size` is {size}")))?;
+    let (alpha, beta, bias) = (Real(c.float("alpha", 1e-4)?), Real(c.float("beta", 0.75)?), Real(c.float("bias", 1.0)?));
+    Ok(vec![c.b.op(Lrn { size, alpha, beta, bias }, &[c.x(0)?])])
+}
+
+/// Zero where the norm is zero.
+fn lp_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let axis = c.axis("axis", -1)?;
+    let norm = match c.int("p", 2)? {
+        1 => x.abs().sum_keep(&[axis]),
+        2 => (x * x).sum_keep(&[axis]).sqrt(),
+        p => return Err(Error::attribute(format!("attribute `p` is {p}; 1 and 2 are known"))),
+    };
+    let zero = c.b.constant(Tensor::scalar_of(x.ty().dtype, 0.0));
+    Ok(vec![norm.equal(zero).select(zero, x / norm)])
+}
+
+fn mean_variance_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let axes = c.ints("axes")?.unwrap_or(vec![0, 2, 3]);
+    let axes = axes.iter().map(|a| nnc_ir::types::normalize_axis(*a, x.ty().rank())).collect::<Result<Vec<_>>>()?;
+    let centred = x - x.mean_keep(&axes);
+    // The specification adds 1e-9 to the deviation, not to the variance.
+    let std = (centred * centred).mean_keep(&axes).sqrt();
+    Ok(vec![centred / (std + std.scalar_like(1e-9))])
+}

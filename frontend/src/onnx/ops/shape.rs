@@ -1,0 +1,257 @@
+//! Shapes: reading them, and the same elements under others.
+
+use super::{MANY, Row, op};
+use crate::onnx::call::Call;
+use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::ops::source::Dims;
+use nnc_ir::types::{ShapeText, broadcast, normalize_axis};
+use nnc_ir::{DType, Dim, Error, Result, V};
+
+pub const ROWS: &[Row] = &[
+    op("Concat", 1, (1, MANY), concat),
+    op("DepthToSpace", 1, (1, 1), depth_to_space),
+    op("Dropout", 1, (1, 1), |c| dropout(c, &["ratio", "is_test", "consumed_inputs"])),
+    op("Dropout", 12, (1, 3), |c| dropout(c, &["seed"])),
+    op("Expand", 8, (2, 2), expand),
+    op("Flatten", 1, (1, 1), flatten),
+    op("Identity", 1, (1, 1), |c| Ok(vec![c.x(0)?])),
+    op("Reshape", 1, (1, 1), reshape_attribute),
+    op("Reshape", 5, (2, 2), reshape),
+    op("Shape", 1, (1, 1), shape),
+    op("Size", 1, (1, 1), |c| Ok(vec![c.b.op(Dims { values: vec![c.x(0)?.ty().elems()], scalar: true }, &[])])),
+    op("SpaceToDepth", 1, (1, 1), space_to_depth),
+    op("Squeeze", 1, (1, 1), |c| squeeze(c, c.ints("axes")?)),
+    op("Squeeze", 13, (1, 2), |c| squeeze(c, axes_input(c, 1)?)),
+    op("Tile", 1, (3, 3), tile_axis),
+    op("Tile", 6, (2, 2), tile),
+    op("Transpose", 1, (1, 1), transpose),
+    op("Unsqueeze", 1, (1, 1), |c| unsqueeze(c, c.ints("axes")?)),
+    op("Unsqueeze", 13, (2, 2), |c| unsqueeze(c, axes_input(c, 1)?)),
+];
+
+/// Axes that are an optional input.
+pub fn axes_input(c: &Call, i: usize) -> Result<Option<Vec<i64>>> {
+    c.opt(i).map(|_| c.known_ints(i, "axes")).transpose()
+}
+
+fn concat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    if c.opset >= 4 && c.attr("axis").is_none() {
+        return Err(Error::attribute("attribute `axis` is missing"));
+    }
+    let axis = c.axis("axis", 1)?;
+    Ok(vec![V::concat(&c.all()?, axis)])
+}
+
+fn transpose<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let rank = x.ty().rank();
+    let perm = c.ints("perm")?.unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm: Vec<usize> = perm.iter().map(|p| normalize_axis(*p, rank)).collect::<Result<_>>()?;
+    // A wrong length is for inference to refuse, even where the numbers ascend.
+    Ok(vec![if perm.len() == rank { x.transpose(&perm) } else { c.b.op(nnc_ir::ops::movement::Transpose { perm }, &[x]) }])
+}
+
+/// Target lengths: 0 takes that of the operand at the same place (unless `allow_zero`), one -1 takes what is left.
+fn reshaped<'g>(x: V<'g>, target: Vec<Dim>, allow_zero: bool) -> Result<V<'g>> {
+    let have = x.ty().shape;
+    let mut shape = vec![];
+    let mut open = None;
+    for (i, d) in target.iter().enumerate() {
+        shape.push(match d.as_const() {
+            Some(0) if !allow_zero => match have.get(i) {
+                Some(d) => d.clone(),
+                None => return Err(Error::shape(format!("0 at place {i} copies a length that {} does not have", x.ty()))),
+            },
+            Some(-1) if open.is_none() => {
+                open = Some(i);
+                Dim::Const(1)
+            }
+            Some(n) if n < 0 => return Err(Error::shape(format!("a target shape {} ", ShapeText(&target)))),
+            _ => d.clone(),
+        });
+    }
+    if let Some(i) = open {
+        // Lengths that stand on both sides cancel, whatever they turn out to be.
+        let (mut above, mut below) = (have, shape.clone());
+        below.remove(i);
+        below.retain(|d| match above.iter().position(|a| a == d) {
+            Some(at) if !d.is(0) => {
+                above.remove(at);
+                false
+            }
+            _ => true,
+        });
+        let (above, below) = (Dim::product(&above), Dim::product(&below));
+        if let (Some(a), Some(b)) = (above.as_const(), below.as_const())
+            && (b == 0 && a != 0 || b != 0 && a % b != 0)
+        {
+            return Err(Error::shape(format!("{} does not reshape to {}", x.ty(), ShapeText(&target))));
+        }
+        shape[i] = above.floor_div(&below);
+    }
+    Ok(x.reshape(shape))
+}
+
+fn reshape_attribute<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    c.ignore(&["consumed_inputs"]);
+    let shape = c.ints("shape")?.ok_or_else(|| Error::attribute("attribute `shape` is missing"))?;
+    Ok(vec![reshaped(c.x(0)?, shape.into_iter().map(Dim::Const).collect(), false)?])
+}
+
+fn reshape<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let allow_zero = c.flag("allowzero", false)?;
+    if let Some(target) = c.dims(1)? {
+        return Ok(vec![reshaped(x, target, allow_zero)?]);
+    }
+    // A shape that only the run knows: resolve 0 and -1 with tensor arithmetic, then read it.
+    let have = x.ty();
+    let mut want = c.x(1)?.cast(DType::I64);
+    let n = want.ty().elems().as_const().unwrap_or(0).clamp(0, 64) as usize;
+    let k = |v: i64| c.b.constant(nnc_ir::Tensor::scalar(v));
+    if !allow_zero {
+        let same = c.b.dims((0..n).map(|i| have.shape.get(i).cloned().unwrap_or(Dim::Const(0))).collect());
+        want = want.equal(k(0)).select(same, want);
+    }
+    let open = want.equal(k(-1));
+    let rest = open.select(k(1), want).reduce(ReduceKind::Prod, &[0], true);
+    let total = c.b.op(Dims { values: vec![have.elems()], scalar: true }, &[]);
+    let (shape, _) = c.read(open.select(total / rest.max(k(1)), want), "the shape")?;
+    Ok(vec![x.reshape(shape)])
+}
+
+fn flatten<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let shape = x.ty().shape;
+    let axis = match c.int("axis", 1)? {
+        a if a == shape.len() as i64 => shape.len(),
+        a => normalize_axis(a, shape.len())?,
+    };
+    Ok(vec![x.reshape(vec![Dim::product(&shape[..axis]), Dim::product(&shape[axis..])])])
+}
+
+fn squeeze<'g>(c: &Call<'g>, axes: Option<Vec<i64>>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let ty = x.ty();
+    let gone: Vec<usize> = match axes {
+        Some(axes) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
+        None if !ty.is_static() => return Err(Error::unsupported(format!("without axes, which of {} are 1 must be known", ty))),
+        None => (0..ty.rank()).filter(|a| ty.shape[*a].is(1)).collect(),
+    };
+    if let Some(a) = gone.iter().find(|a| ty.shape[**a].as_const().is_some_and(|d| d != 1)) {
+        return Err(Error::shape(format!("axis {a} of {ty} is not 1")));
+    }
+    let kept = ty.shape.iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d.clone());
+    Ok(vec![x.reshape(kept.collect())])
+}
+
+fn unsqueeze<'g>(c: &Call<'g>, axes: Option<Vec<i64>>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let axes = axes.ok_or_else(|| Error::attribute("attribute `axes` is missing"))?;
+    let rank = x.ty().rank() + axes.len();
+    let mut new = axes.iter().map(|a| normalize_axis(*a, rank)).collect::<Result<Vec<_>>>()?;
+    new.sort();
+    if new.windows(2).any(|w| w[0] == w[1]) {
+        return Err(Error::attribute(format!("axes {axes:?} name one axis twice")));
+    }
+    let mut shape = x.ty().shape;
+    new.iter().for_each(|a| shape.insert(*a, Dim::Const(1)));
+    Ok(vec![x.reshape(shape)])
+}
+
+/// Stretches both ways: the result is the broadcast of the operand's shape and the given one.
+fn expand<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let want = c.dims_or_read(1, "the shape")?;
+    let have = x.ty().shape;
+    Ok(vec![x.expand(broadcast(&[&want, &have])?)])
+}
+
+fn shape<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let shape = c.x(0)?.ty().shape;
+    let n = shape.len() as i64;
+    let clamp = |a: i64| (if a < 0 { a + n } else { a }).clamp(0, n) as usize;
+    let (start, end) = (clamp(c.int("start", 0)?), clamp(c.opt_int("end")?.unwrap_or(n)));
+    Ok(vec![c.b.dims(shape.get(start..end).unwrap_or_default().to_vec())])
+}
+
+/// `repeats[i]` copies along axis i.
+pub fn tiled<'g>(x: V<'g>, repeats: &[Dim]) -> Result<V<'g>> {
+    let shape = x.ty().shape;
+    if repeats.len() != shape.len() {
+        return Err(Error::shape(format!("{} repeats for {}", repeats.len(), x.ty())));
+    }
+    let apart = shape.iter().flat_map(|d| [Dim::Const(1), d.clone()]).collect();
+    let spread = shape.iter().zip(repeats).flat_map(|(d, r)| [r.clone(), d.clone()]).collect();
+    let joined = shape.iter().zip(repeats).map(|(d, r)| d.clone() * r.clone()).collect();
+    Ok(x.reshape(apart).expand(spread).reshape(joined))
+}
+
+fn tile<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    Ok(vec![tiled(c.x(0)?, &c.dims_or_read(1, "repeats")?)?])
+}
+
+/// Opset 1: a number of tiles along one axis.
+fn tile_axis<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let (tiles, axis) = (c.dims_or_read(1, "tiles")?, c.known_ints(2, "axis")?);
+    let ([tiles], [axis]) = (&tiles[..], &axis[..]) else { return Err(Error::shape("tiles and axis are scalars")) };
+    let mut repeats = vec![Dim::Const(1); x.ty().rank()];
+    repeats[normalize_axis(*axis, x.ty().rank())?] = tiles.clone();
+    Ok(vec![tiled(x, &repeats)?])
+}
+
+/// Inference: the input as it is, and a mask of ones. Training needs random numbers and is refused.
+fn dropout<'g>(c: &Call<'g>, ignored: &[&str]) -> Result<Vec<V<'g>>> {
+    c.ignore(ignored);
+    let x = c.x(0)?;
+    if let Some(training) = c.opt(2) {
+        let off = training.constant().is_some_and(|t| t.elems() == 1 && !t.num(0).as_bool());
+        let ratio = c.constant(1).filter(|t| t.elems() == 1).map_or(if c.opt(1).is_some() { 1.0 } else { 0.5 }, |t| t.num(0).as_f64());
+        if !off && ratio != 0.0 {
+            return Err(Error::unsupported("dropout in training mode"));
+        }
+    }
+    if !c.wants(1) {
+        return Ok(vec![x; 2]);
+    }
+    // Opsets below 10 give the mask in the type of the input.
+    let one = c.b.constant(nnc_ir::Tensor::scalar(true));
+    let one = if c.opset < 10 { one.cast(x.ty().dtype) } else { one };
+    Ok(vec![x, one.expand(x.ty().shape)])
+}
+
+/// `[N,C,H,W]` and the block size.
+fn blocks<'g>(c: &Call<'g>) -> Result<(V<'g>, Vec<Dim>, Dim)> {
+    let x = c.x(0)?;
+    let size = c.opt_int("blocksize")?.filter(|b| *b > 0).ok_or_else(|| Error::attribute("attribute `blocksize` should be a positive integer"))?;
+    let shape = x.ty().shape;
+    if shape.len() != 4 {
+        return Err(Error::shape(format!("expected [N,C,H,W], found {}", x.ty())));
+    }
+    Ok((x, shape, Dim::Const(size)))
+}
+
+fn depth_to_space<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let depth_first = c.word("mode", &["DCR", "CRD"])? == "DCR";
+    let (x, s, b) = blocks(c)?;
+    let (n, h, w) = (s[0].clone(), s[2].clone(), s[3].clone());
+    let channels = s[1].floor_div(&(b.clone() * b.clone()));
+    let (split, perm) = if depth_first {
+        (vec![n.clone(), b.clone(), b.clone(), channels.clone(), h.clone(), w.clone()], [0, 3, 4, 1, 5, 2])
+    } else {
+        (vec![n.clone(), channels.clone(), b.clone(), b.clone(), h.clone(), w.clone()], [0, 1, 4, 2, 5, 3])
+    };
+    Ok(vec![x.reshape(split).transpose(&perm).reshape(vec![n, channels, h * b.clone(), w * b])])
+}
+
+fn space_to_depth<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    // mode was added with opset 26's kin of DepthToSpace; DCR is what there was before.
+    let depth_first = c.word("mode", &["DCR", "CRD"])? == "DCR";
+    let (x, s, b) = blocks(c)?;
+    let (n, channels) = (s[0].clone(), s[1].clone());
+    let (h, w) = (s[2].floor_div(&b), s[3].floor_div(&b));
+    let split = vec![n.clone(), channels.clone(), h.clone(), b.clone(), w.clone(), b.clone()];
+    let perm = if depth_first { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] };
+    Ok(vec![x.reshape(split).transpose(&perm).reshape(vec![n, channels * b.clone() * b, h, w])])
+}

@@ -1,0 +1,374 @@
+//! One level of names: the nodes of a graph, of a function's body or of a region, brought into order and built one after the other.
+
+use super::attribute;
+use super::call::{Attr, Call, Region, is_operand};
+use super::file::External;
+use super::model::{domain, opsets};
+use super::ops;
+use super::proto::*;
+use super::tensor;
+use nnc_ir::ops::source::Dims;
+use nnc_ir::{Builder, Error, Graph, Loc, Report, Result, Type, V, Value};
+use std::cell::Cell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Functions and regions inside each other.
+const MAX_DEPTH: usize = 64;
+
+/// Nodes built in all: functions that call functions multiply.
+const MAX_NODES: usize = 1 << 20;
+
+/// What all scopes of a model share.
+pub struct Context<'m> {
+    functions: HashMap<FunctionKey<'m>, (&'m FunctionProto, BTreeMap<String, i64>)>,
+    pub external: External,
+    nodes_left: Cell<usize>,
+}
+
+/// Domain, name, overload.
+type FunctionKey<'m> = (String, &'m [u8], &'m [u8]);
+
+impl<'m> Context<'m> {
+    pub fn new(model: &'m ModelProto, external: External, b: &Builder) -> Context<'m> {
+        let mut functions = HashMap::new();
+        for f in &model.functions {
+            let key = (domain(&f.domain), &*f.name, &*f.overload);
+            if functions.insert(key, (f, opsets(&f.opset_import, b))).is_some() {
+                b.error(Error::name(format!("two functions are called {}", ops::qualified(&text(&f.domain), &text(&f.name)))));
+            }
+        }
+        Context { functions, external, nodes_left: Cell::new(MAX_NODES) }
+    }
+}
+
+/// Where a scope stands in the model.
+#[derive(Clone)]
+pub struct Place<'m> {
+    /// What messages call it: `model.onnx`, or `model.onnx, function f`.
+    file: Arc<str>,
+    opsets: &'m BTreeMap<String, i64>,
+    /// Attributes of the function call that is being inlined.
+    pub attrs: Rc<HashMap<&'m [u8], &'m AttributeProto>>,
+    /// Functions that are being inlined.
+    functions: Vec<FunctionKey<'m>>,
+    depth: usize,
+}
+
+/// A level of names under construction. A name that is `None` is an optional input that is not given.
+pub struct Scope<'m, 'g> {
+    pub cx: &'m Context<'m>,
+    pub b: &'g Builder,
+    pub place: Place<'m>,
+    values: HashMap<&'m [u8], Option<V<'g>>>,
+}
+
+impl<'m: 'g, 'g> Scope<'m, 'g> {
+    pub fn main(cx: &'m Context<'m>, b: &'g Builder, file: &str, opsets: &'m BTreeMap<String, i64>) -> Scope<'m, 'g> {
+        let place = Place { file: file.into(), opsets, attrs: Rc::default(), functions: vec![], depth: 0 };
+        Scope { cx, b, place, values: HashMap::new() }
+    }
+
+    pub fn get(&self, name: &[u8]) -> Option<V<'g>> {
+        self.values.get(name).copied().flatten()
+    }
+
+    pub fn define(&mut self, name: &'m [u8], v: V<'g>) {
+        if self.values.insert(name, Some(v)).is_some() {
+            self.b.error(Error::name(format!("two values are called `{}`", text(name))));
+        }
+    }
+
+    /// Initializers, then nodes.
+    pub fn graph(&mut self, graph: &'m GraphProto) {
+        for t in &graph.initializer {
+            let v = tensor::decode(t, &self.cx.external).map(|c| self.b.constant(c).named(&text(&t.name)));
+            self.define(&t.name, self.b.or_poison(v));
+        }
+        for s in &graph.sparse_initializer {
+            let name: &'m [u8] = s.values.as_ref().map_or(b"", |v| &v.name);
+            self.b.error(Error::unsupported(format!("initializer `{}` is sparse; only dense tensors are supported", text(name))));
+            self.define(name, self.b.poison());
+        }
+        self.nodes(&graph.node);
+    }
+
+    fn nodes(&mut self, nodes: &'m [NodeProto]) {
+        let reads: Vec<Vec<&'m [u8]>> = nodes.iter().map(reads).collect();
+        let (order, left) = order(nodes, &reads);
+        for i in order {
+            self.node(i, &nodes[i]);
+        }
+        if !left.is_empty() {
+            let names: Vec<String> = left.iter().take(8).map(|i| self.loc(*i, &nodes[*i]).to_string()).collect();
+            let more = left.len() - names.len();
+            let e = names.into_iter().fold(Error::name(format!("{} nodes form a cycle or depend on one", left.len())), Error::note);
+            self.b.at(Loc::Unknown);
+            self.b.error(if more > 0 { e.note(format!("and {more} more")) } else { e });
+            for name in left.iter().flat_map(|i| &nodes[*i].output).filter(|n| !n.is_empty()) {
+                self.define(name, self.b.poison());
+            }
+        }
+    }
+
+    fn loc(&self, index: usize, node: &NodeProto) -> Loc {
+        let domain = domain(&node.domain);
+        Loc::Onnx {
+            file: self.place.file.clone(),
+            index: index as u32,
+            name: text(&node.name).into(),
+            op: ops::qualified(&domain, &text(&node.op_type)).into(),
+            opset: self.place.opsets.get(&domain).copied().unwrap_or(0),
+        }
+    }
+
+    fn node(&mut self, index: usize, node: &'m NodeProto) {
+        let loc = self.loc(index, node);
+        self.b.at(loc.clone());
+        let results = self.results(node, &loc);
+        self.b.at(loc);
+        for (i, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
+            let v = match &results {
+                Ok(y) => y.get(i).copied().unwrap_or(self.b.poison()),
+                Err(_) => self.b.poison(),
+            };
+            self.define(name, v.named(&text(name)));
+        }
+        if let Err(e) = results {
+            self.b.error(e);
+        }
+    }
+
+    /// The node's results. Poison among them is an error that is recorded already.
+    fn results(&self, node: &'m NodeProto, loc: &Loc) -> Result<Vec<V<'g>>> {
+        let left = self.cx.nodes_left.get();
+        self.cx.nodes_left.set(left.saturating_sub(1));
+        if left == 0 {
+            return if self.b.has_errors() { Ok(vec![]) } else { Err(Error::limit(format!("the model has more than {MAX_NODES} nodes"))) };
+        }
+        let mut inputs = vec![];
+        for name in &node.input {
+            inputs.push(match self.values.get(&**name) {
+                Some(v) => *v,
+                None if name.is_empty() => None,
+                None => {
+                    self.b.error(Error::name(format!("input `{}` is defined nowhere", text(name))));
+                    Some(self.b.poison())
+                }
+            });
+        }
+        let domain = domain(&node.domain);
+        if let Some((key, (f, opsets))) = self.cx.functions.get_key_value(&(domain.clone(), &*node.op_type, &*node.overload)) {
+            return self.inline(node, key, f, opsets, inputs);
+        }
+        let Some(opset) = self.place.opsets.get(&domain).copied().or((domain.is_empty() && self.place.opsets.is_empty()).then_some(1)) else {
+            let known: Vec<&str> = self.place.opsets.keys().map(String::as_str).collect();
+            return Err(Error::unsupported(format!("the model imports no operator set `{domain}`")).note(format!("it imports {known:?}")));
+        };
+        let op = text(&node.op_type);
+        ops::find(&domain, &op, opset)?;
+        let mut attrs = vec![];
+        for a in &node.attribute {
+            match attribute::value(self, a, loc) {
+                Ok(Some(value)) => attrs.push((text(&a.name), value)),
+                Ok(None) => {}
+                Err(e) => return Err(Error::new(e.code(), format!("attribute `{}`: {}", text(&a.name), e.message()))),
+            }
+        }
+        let poisoned = |v: V| v.is_poison();
+        if inputs.iter().flatten().any(|v| v.is_poison())
+            || attrs.iter().any(|(_, a)| matches!(a, Attr::Region(r) if r.captures().into_iter().any(poisoned)))
+        {
+            return Ok(vec![]);
+        }
+        let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
+        ops::build(&Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted))
+    }
+
+    /// The results of a model-local function: its body, built here.
+    fn inline(
+        &self,
+        node: &'m NodeProto,
+        key: &FunctionKey<'m>,
+        f: &'m FunctionProto,
+        opsets: &'m BTreeMap<String, i64>,
+        inputs: Vec<Option<V<'g>>>,
+    ) -> Result<Vec<V<'g>>> {
+        let name = ops::qualified(&key.0, &text(&f.name));
+        if self.place.functions.contains(key) {
+            return Err(Error::name(format!("function {name} calls itself")));
+        }
+        if self.place.depth >= MAX_DEPTH {
+            return Err(Error::limit(format!("functions are nested more than {MAX_DEPTH} deep")));
+        }
+        if inputs.len() > f.input.len() {
+            return Err(Error::arity(format!("function {name} takes {} inputs, {} are given", f.input.len(), inputs.len())));
+        }
+        let mut attrs: HashMap<&'m [u8], &'m AttributeProto> = f.attribute_proto.iter().map(|a| (&*a.name, a)).collect();
+        for a in &node.attribute {
+            if !f.attribute.contains(&a.name) && !attrs.contains_key(&*a.name) {
+                return Err(Error::attribute(format!("function {name} has no attribute `{}`", text(&a.name))));
+            }
+            match attribute::resolve(&self.place, a) {
+                Some(value) => attrs.insert(&a.name, value),
+                None => attrs.remove(&*a.name),
+            };
+        }
+        let mut functions = self.place.functions.clone();
+        functions.push(key.clone());
+        let file = format!("{}, function {name}", self.place.file).into();
+        let place = Place { file, opsets, attrs: Rc::new(attrs), functions, depth: self.place.depth + 1 };
+        let mut body = Scope { cx: self.cx, b: self.b, place, values: HashMap::new() };
+        for (i, formal) in f.input.iter().enumerate() {
+            body.values.insert(formal, inputs.get(i).copied().flatten());
+        }
+        body.nodes(&f.node);
+        let missing = |n: &[u8]| Error::name(format!("output `{}` of function {name} is computed nowhere", text(n)));
+        f.output.iter().map(|n| body.get(n).ok_or_else(|| missing(n))).collect()
+    }
+}
+
+/// The names that a node reads: its inputs, and what its regions take from outside.
+fn reads(node: &NodeProto) -> Vec<&[u8]> {
+    let mut out: Vec<&[u8]> = node.input.iter().map(|n| &**n).filter(|n| !n.is_empty()).collect();
+    for g in node.attribute.iter().filter_map(|a| a.g.as_deref()) {
+        out.extend(free_names(g));
+    }
+    out
+}
+
+/// Names that a graph reads and does not define, each once, in order of first use.
+fn free_names(graph: &GraphProto) -> Vec<&[u8]> {
+    let defined: HashSet<&[u8]> = graph
+        .input
+        .iter()
+        .map(|i| &*i.name)
+        .chain(graph.initializer.iter().map(|t| &*t.name))
+        .chain(graph.node.iter().flat_map(|n| n.output.iter().map(|o| &**o)))
+        .collect();
+    let mut seen = HashSet::new();
+    let all = graph.node.iter().flat_map(reads).chain(graph.output.iter().map(|o| &*o.name));
+    all.filter(|n| !defined.contains(n) && seen.insert(*n)).collect()
+}
+
+/// Indices of nodes such that those that compute a name come before those that read it, file order where there is a choice; and
+/// the nodes for which there is no such order.
+fn order(nodes: &[NodeProto], reads: &[Vec<&[u8]>]) -> (Vec<usize>, Vec<usize>) {
+    let mut producer: HashMap<&[u8], usize> = HashMap::new();
+    for (i, n) in nodes.iter().enumerate() {
+        for o in n.output.iter().filter(|o| !o.is_empty()) {
+            producer.entry(o).or_insert(i);
+        }
+    }
+    let mut waiting = vec![0usize; nodes.len()];
+    let mut users: Vec<Vec<usize>> = vec![vec![]; nodes.len()];
+    for (i, names) in reads.iter().enumerate() {
+        for p in names.iter().filter_map(|n| producer.get(n)) {
+            users[*p].push(i);
+            waiting[i] += 1;
+        }
+    }
+    let mut ready: BinaryHeap<Reverse<usize>> = (0..nodes.len()).filter(|i| waiting[*i] == 0).map(Reverse).collect();
+    let mut out = Vec::with_capacity(nodes.len());
+    while let Some(Reverse(i)) = ready.pop() {
+        out.push(i);
+        for u in &users[i] {
+            waiting[*u] -= 1;
+            if waiting[*u] == 0 {
+                ready.push(Reverse(*u));
+            }
+        }
+    }
+    let left = (0..nodes.len()).filter(|i| waiting[*i] > 0).collect();
+    (out, left)
+}
+
+/// A region of the file: a graph and the values around it.
+pub struct Body<'m, 'g> {
+    cx: &'m Context<'m>,
+    b: &'g Builder,
+    place: Place<'m>,
+    /// Of the call that holds the region.
+    loc: Loc,
+    graph: &'m GraphProto,
+    /// What the graph reads from outside.
+    captured: Vec<(&'m [u8], Option<V<'g>>)>,
+}
+
+impl<'m: 'g, 'g> Body<'m, 'g> {
+    pub fn new(scope: &Scope<'m, 'g>, name: &str, graph: &'m GraphProto, loc: &Loc) -> Result<Body<'m, 'g>> {
+        if scope.place.depth >= MAX_DEPTH {
+            return Err(Error::limit(format!("regions are nested more than {MAX_DEPTH} deep")));
+        }
+        let mut place = scope.place.clone();
+        place.depth += 1;
+        if let Loc::Onnx { index, name: node, .. } = loc {
+            place.file = format!("{}, {name} of node {index} `{node}`", place.file).into();
+        }
+        let captured = free_names(graph).into_iter().filter_map(|n| scope.values.get(n).map(|v| (n, *v))).collect();
+        Ok(Body { cx: scope.cx, b: scope.b, place, loc: loc.clone(), graph, captured })
+    }
+
+    /// Builds the graph on `args` in any builder; `outside` gives the captured values there.
+    fn outputs<'c>(&self, b: &'c Builder, args: Vec<V<'c>>, outside: &dyn Fn(V<'g>) -> V<'c>) -> Result<Vec<V<'c>>>
+    where
+        'm: 'c,
+    {
+        let mut scope = Scope { cx: self.cx, b, place: self.place.clone(), values: HashMap::new() };
+        for (name, v) in &self.captured {
+            scope.values.insert(name, v.map(outside));
+        }
+        let formals: Vec<&'m [u8]> = self.graph.input.iter().map(|i| &*i.name).collect();
+        if formals.len() != args.len() {
+            return Err(Error::arity(format!("the region takes {} inputs, {} are given", formals.len(), args.len())));
+        }
+        // Inner names hide outer ones.
+        for (name, v) in formals.into_iter().zip(args) {
+            scope.values.insert(name, Some(v));
+        }
+        scope.graph(self.graph);
+        let missing = |n: &[u8]| Error::name(format!("output `{}` of the region is computed nowhere", text(n)));
+        self.graph.output.iter().map(|o| scope.get(&o.name).ok_or_else(|| missing(&o.name))).collect()
+    }
+}
+
+impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
+    fn arity(&self) -> (usize, usize) {
+        (self.graph.input.len(), self.graph.output.len())
+    }
+
+    fn captures(&self) -> Vec<V<'g>> {
+        let mut seen = HashSet::new();
+        self.captured.iter().filter_map(|(_, v)| *v).filter(|v| seen.insert(v.value())).collect()
+    }
+
+    fn build(&self, args: &[Type], captures: &[V<'g>]) -> Result<Graph, Report> {
+        let b = self.b.nested(text(&self.graph.name));
+        let inputs: Vec<V> = args.iter().zip(&self.graph.input).map(|(t, i)| b.input(text(&i.name), t.clone())).collect();
+        let mut outside: HashMap<Value, V> = HashMap::new();
+        for v in captures {
+            let ty = v.ty();
+            // What is known outside is known inside.
+            let inner = match (is_operand(*v), v.constant(), v.known()) {
+                (false, Some(t), _) => b.constant(t),
+                (false, None, Some(k)) => b.op(Dims { values: k.to_vec(), scalar: ty.rank() == 0 }, &[]).cast(ty.dtype),
+                _ => b.input("", ty),
+            };
+            outside.insert(v.value(), inner);
+        }
+        let outputs = self.outputs(&b, inputs, &|v| outside[&v.value()]);
+        match outputs {
+            Ok(outputs) => outputs.into_iter().zip(&self.graph.output).for_each(|(v, o)| b.output(text(&o.name), v)),
+            Err(e) => b.error(e.at(&self.loc)),
+        }
+        b.finish()
+    }
+
+    fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>> {
+        let y = self.outputs(self.b, args.to_vec(), &|v| v);
+        self.b.at(self.loc.clone());
+        y
+    }
+}

@@ -1,0 +1,131 @@
+//! TensorProto to and from constant tensors.
+
+use super::call::dtype_of;
+use super::file::{self, External};
+use super::proto::{TensorProto, text};
+use super::scan::{self, Kind};
+use bytes::Bytes;
+use nnc_ir::tensor::{Element, checked_elems};
+use nnc_ir::{DType, Error, Result, Tensor};
+use prost::Message;
+use std::path::Path;
+
+/// The tensor, without copying raw or external data.
+pub fn decode(t: &TensorProto, external: &External) -> Result<Tensor> {
+    elements(t, external).map_err(|e| {
+        let name = if t.name.is_empty() { "a tensor".to_string() } else { format!("tensor `{}`", text(&t.name)) };
+        Error::new(e.code(), format!("{name}: {}", e.message()))
+    })
+}
+
+fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
+    let dtype = dtype_of(t.data_type.into())?;
+    if t.segment.is_some() {
+        return Err(Error::unsupported("tensors in segments are not supported"));
+    }
+    let shape: Vec<usize> =
+        t.dims.iter().map(|d| usize::try_from(*d).map_err(|_| Error::shape(format!("a length of {d}")))).collect::<Result<_>>()?;
+    let n = checked_elems(dtype, &shape)?;
+    let data = match t.data_location {
+        0 => match &t.raw_data {
+            // An empty raw_data beside typed data is how some writers say "none".
+            Some(raw) if !raw.is_empty() || n == 0 || typed_len(t, dtype) == 0 => raw.clone(),
+            _ => typed(t, dtype, n)?,
+        },
+        1 => external_bytes(t, external)?,
+        l => return Err(Error::unsupported(format!("data_location {l} is not known"))),
+    };
+    // Compiled code relies on a bool being 0 or 1; a file may hold any byte.
+    let data = if dtype == DType::Bool && data.iter().any(|b| *b > 1) { data.iter().map(|b| u8::from(*b != 0)).collect() } else { data };
+    Tensor::from_bytes(dtype, shape, data)
+}
+
+fn external_bytes(t: &TensorProto, external: &External) -> Result<Bytes> {
+    let (mut location, mut offset, mut length) = (None, 0, None);
+    for entry in &t.external_data {
+        let value = text(&entry.value);
+        let number = || value.parse::<u64>().map_err(|_| Error::syntax(format!("external data: {} is `{value}`, no number", text(&entry.key))));
+        match &*entry.key {
+            b"location" => location = Some(value),
+            b"offset" => offset = number()?,
+            b"length" => length = Some(number()?),
+            _ => {} // checksum, and hints of writers
+        }
+    }
+    let location = location.ok_or_else(|| Error::syntax("external data without a location"))?;
+    let data = external.bytes(&location, offset, length)?;
+    // Without a length the rest of the file is offered; take what the shape asks for.
+    let want = t.dims.iter().try_fold(dtype_of(t.data_type.into())?.bytes(), |n, d| n.checked_mul(usize::try_from(*d).ok()?));
+    Ok(match want {
+        Some(want) if length.is_none() && want <= data.len() => data.slice(..want),
+        _ => data,
+    })
+}
+
+/// Number of entries in the field that holds elements of this type.
+fn typed_len(t: &TensorProto, dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => t.float_data.len(),
+        DType::F64 => t.double_data.len(),
+        DType::I64 => t.int64_data.len(),
+        DType::U64 | DType::U32 => t.uint64_data.len(),
+        _ => t.int32_data.len(),
+    }
+}
+
+fn typed(t: &TensorProto, dtype: DType, n: usize) -> Result<Bytes> {
+    let have = typed_len(t, dtype);
+    if have != n {
+        return Err(Error::shape(format!("{have} elements of {dtype} are given, the shape {:?} takes {n}", t.dims)));
+    }
+    fn pack<S: Copy, T: Element>(source: &[S], f: impl Fn(S) -> T) -> Vec<u8> {
+        let mut out = Vec::with_capacity(source.len() * T::DTYPE.bytes());
+        source.iter().for_each(|x| f(*x).put(&mut out));
+        out
+    }
+    let ints = &t.int32_data;
+    Ok(match dtype {
+        DType::F32 => pack(&t.float_data, |x| x),
+        DType::F64 => pack(&t.double_data, |x| x),
+        DType::I64 => pack(&t.int64_data, |x| x),
+        DType::U64 => pack(&t.uint64_data, |x| x),
+        DType::U32 => pack(&t.uint64_data, |x| x as u32),
+        DType::I32 => pack(ints, |x| x),
+        DType::I16 => pack(ints, |x| x as i16),
+        DType::I8 => pack(ints, |x| x as i8),
+        DType::U16 => pack(ints, |x| x as u16),
+        DType::U8 => pack(ints, |x| x as u8),
+        DType::Bool => pack(ints, |x| x != 0),
+        DType::F16 => pack(ints, |x| half::f16::from_bits(x as u16)),
+        DType::BF16 => pack(ints, |x| half::bf16::from_bits(x as u16)),
+    }
+    .into())
+}
+
+/// The message that holds a tensor, with raw data.
+pub fn to_proto(name: &str, t: &Tensor) -> TensorProto {
+    TensorProto {
+        name: Bytes::copy_from_slice(name.as_bytes()),
+        dims: t.shape().iter().map(|d| *d as i64).collect(),
+        data_type: t.dtype().abi_code(),
+        raw_data: Some(t.bytes()),
+        ..TensorProto::default()
+    }
+}
+
+/// A `.pb` file's bytes: one TensorProto.
+pub fn encode(name: &str, t: &Tensor) -> Vec<u8> {
+    to_proto(name, t).encode_to_vec()
+}
+
+/// The name and tensor in a `.pb` file's bytes.
+pub fn parse(data: Bytes) -> Result<(String, Tensor)> {
+    scan::check(&data, Kind::Tensor)?;
+    let t = TensorProto::decode(data).map_err(|e| Error::syntax(format!("no TensorProto: {e}")))?;
+    Ok((text(&t.name), decode(&t, &External::default())?))
+}
+
+/// The name and tensor in a `.pb` file.
+pub fn read(path: &Path) -> Result<(String, Tensor)> {
+    parse(file::map(path)?).map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.message())))
+}
