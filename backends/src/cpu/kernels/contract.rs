@@ -10,10 +10,10 @@
 //! tiles the inner one: the chunk is sized to stay in the second-level cache while the weights of one block, which every tile
 //! uses again, stay in the first or second.
 
-use super::post::Post;
+use super::post::{Operands, Post, epilogue};
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::{Isa, Machine};
-use crate::cpu::vir::{Addr, Builder, I, ICmp, V, VBin, X};
+use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, X};
 use nnc_ir::error::{Error, Result};
 
 /// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
@@ -88,15 +88,15 @@ fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -
 }
 
 /// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
-struct Split {
-    tiles: i64,
-    high: i64,
-    low: i64,
-    larger: i64,
+pub(super) struct Split {
+    pub tiles: i64,
+    pub high: i64,
+    pub low: i64,
+    pub larger: i64,
 }
 
 /// Splits `n` rows into tiles of at most `max`. Even tiles waste less than a short last one would.
-fn even_split(n: i64, max: i64) -> Split {
+pub(super) fn even_split(n: i64, max: i64) -> Split {
     let tiles = ((n + max - 1) / max).max(1);
     let (low, extra) = (n / tiles, n % tiles);
     match extra {
@@ -563,7 +563,7 @@ impl Gen<'_> {
     }
 
     /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.
-    fn finish(&self, b: &mut Builder, places: &[Rows], mut sums: Vec<V>, part: Part, masked: bool) {
+    fn finish(&self, b: &mut Builder, places: &[Rows], sums: Vec<V>, part: Part, masked: bool) {
         let vecs = self.tile.vecs as usize;
         let masks: Vec<_> = (0..vecs as i64)
             .map(|v| {
@@ -573,34 +573,8 @@ impl Gen<'_> {
                 })
             })
             .collect();
-        let mut added = 0;
-        for (n, post) in self.c.post.iter().enumerate() {
-            match post {
-                Post::AddTensor(_) => {
-                    added += 1;
-                    for (i, s) in sums.iter_mut().enumerate() {
-                        let at = self.element(b, &places[added], added, i, part);
-                        let t = match masks[i % vecs] {
-                            Some(m) => b.load_mask(at, m),
-                            None => b.load(at),
-                        };
-                        *s = b.add(*s, t);
-                    }
-                }
-                Post::MulChannel(_) | Post::AddChannel(_) => {
-                    let Some(p) = self.vectors[n] else { continue };
-                    let op = if let Post::MulChannel(_) = post { VBin::Mul } else { VBin::Add };
-                    for v in 0..vecs {
-                        let t = b.load(Addr::from(p).idx(self.channel, 1).off((part.lane + v as i64 * self.lanes) * 4));
-                        for s in sums.iter_mut().skip(v).step_by(vecs) {
-                            *s = b.bin(op, *s, t);
-                        }
-                    }
-                }
-                Post::Act(act) if act.heavy() => sums = super::post::through_memory(b, *act, &sums),
-                Post::Act(act) => sums = act.apply(b, &sums),
-            }
-        }
+        let tile = Finish { tiles: self, places, masks: &masks, part };
+        let sums = epilogue(b, &self.c.post, sums, vecs, &tile);
         for (i, s) in sums.iter().enumerate() {
             let at = self.element(b, &places[0], 0, i, part);
             match masks[i % vecs] {
@@ -620,6 +594,30 @@ impl Gen<'_> {
             X::C(c) => at.off(c),
             X::R(r) => at.idx(r, 1),
         }
+    }
+}
+
+/// A tile in its epilogue.
+struct Finish<'t> {
+    tiles: &'t Gen<'t>,
+    places: &'t [Rows],
+    masks: &'t [Option<M>],
+    part: Part,
+}
+
+impl Operands for Finish<'_> {
+    fn tensor(&self, b: &mut Builder, n: usize, i: usize) -> V {
+        let at = self.tiles.element(b, &self.places[1 + n], 1 + n, i, self.part);
+        match self.masks[i % self.tiles.tile.vecs as usize] {
+            Some(m) => b.load_mask(at, m),
+            None => b.load(at),
+        }
+    }
+
+    fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
+        let g = self.tiles;
+        let base = g.vectors[step].unwrap_or(g.channel);
+        b.load(Addr::from(base).idx(g.channel, 1).off((self.part.lane + v as i64 * g.lanes) * 4))
     }
 }
 

@@ -397,6 +397,13 @@ impl Builder {
         self.bin(VBin::Min, a, b)
     }
 
+    /// `a` or `b`, whichever is larger (or smaller); NaN if either is.
+    pub fn extreme(&mut self, op: VBin, a: V, b: V) -> V {
+        let x = self.bin(op, a, b);
+        let nan = self.cmp(VCmp::Unord, a, a);
+        self.select(nan, a, x)
+    }
+
     pub fn neg(&mut self, a: V) -> V {
         self.bin(VBin::Xor, a, Src::C(0x8000_0000))
     }
