@@ -141,6 +141,8 @@ struct Plan {
     chunk: i64,
     /// Column steps of a task; a step is the columns of a tile, at least a block.
     group: i64,
+    /// Cache lines of the next columns' weights to fetch in each run of 16 steps.
+    ahead: i64,
 }
 
 /// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
@@ -149,7 +151,7 @@ struct Plan {
 fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Option<i64>) -> Plan {
     let resident = (m.l2_bytes / 2 / c.pixel_bytes.max(1)).max(tile.rows * 4);
     let Some(p) = pixels else {
-        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4) };
+        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4), ahead: 1 };
     };
     let batch: i64 = c.batch.iter().map(|s| if let Size::Const(n) = s { *n } else { 1 }).product();
     let wanted = if m.threads > 1 { m.threads * 4 } else { 1 };
@@ -164,7 +166,10 @@ fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Optio
     while tasks(chunks, group) < wanted && tiles / chunks >= 4 {
         chunks *= 2;
     }
-    Plan { chunk: (tiles + chunks - 1) / chunks, group }
+    let chunk = (tiles + chunks - 1) / chunks;
+    // The tiles of a chunk together fetch the next weights once; a lone tile leaves that to the processor.
+    let ahead = if chunk > 1 { (BLOCK * tile.vecs.max(2) / 2 + chunk - 1) / chunk } else { 0 };
+    Plan { chunk, group, ahead }
 }
 
 /// A place being walked: its pointer at the current tile.
@@ -194,6 +199,9 @@ struct Gen<'c> {
     /// Weights and channel offset (bytes) of the current columns.
     weights: I,
     channel: I,
+    /// Weights of the next columns, which the tiles of these ones bring near a piece at a time: `ahead` lines in each run.
+    next: I,
+    ahead: i64,
     depth_bytes: X,
     bias: Option<I>,
     /// Base pointers of the channel vectors of `post`, in order.
@@ -344,6 +352,8 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         coords: coords[1..].iter().map(|x| b.var(*x)).collect(),
         weights: b.var(weights),
         channel: b.var(skip),
+        next: b.var(weights),
+        ahead: plan.ahead,
         depth_bytes,
         bias,
         vectors,
@@ -354,6 +364,10 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         for lane in (0..step_blocks * BLOCK).step_by((tile.vecs * lanes) as usize) {
             let part = Part { lane, valid: b.isub(left, lane) };
             g.rewind(b);
+            if lane == 0 {
+                let next = b.iadd(g.weights, step_weights);
+                b.set(g.next, next);
+            }
             match &split {
                 Some(s) => {
                     let mid = b.imin(to, s.larger);
@@ -546,6 +560,10 @@ impl Gen<'_> {
         let apart = if let X::C(d) = self.depth_bytes { d } else { 0 };
         for u in 0..nest.run {
             let set = &s.sets[(u % self.tile.phases) as usize];
+            if u * self.ahead / nest.run < (u + 1) * self.ahead / nest.run {
+                b.prefetch(self.next, false);
+                b.inc(self.next, 64);
+            }
             let weights: Vec<V> = (0..vecs as i64)
                 .map(|v| {
                     let lane = v * self.lanes;

@@ -290,8 +290,8 @@ impl Builder {
         d
     }
 
-    pub fn prefetch(&mut self, a: impl Into<Addr>) {
-        self.inst(Inst::Prefetch { a: a.into() });
+    pub fn prefetch(&mut self, a: impl Into<Addr>, first: bool) {
+        self.inst(Inst::Prefetch { a: a.into(), first });
     }
 
     // Vectors.
