@@ -7,13 +7,9 @@
 
 pub mod contract;
 pub mod conv;
-pub mod depthwise;
 pub mod gemm;
 pub mod math;
-pub mod pool;
 pub mod post;
-pub mod reorder;
-pub mod rows;
 
 use super::vir::{Builder, Func, I, X};
 
