@@ -7,10 +7,14 @@ mod support;
 
 use nnc_backends::cpu::isa::{Isa, Machine};
 use nnc_backends::cpu::kernels::conv::{Conv, Image, conv};
+use nnc_backends::cpu::kernels::depthwise::{Depthwise, depthwise};
 use nnc_backends::cpu::kernels::gemm::{Gemm, Matrix, gemm};
+use nnc_backends::cpu::kernels::pool::{GlobalAverage, Pool, PoolKind, global_average, pool};
 use nnc_backends::cpu::kernels::post::{Act, Post};
+use nnc_backends::cpu::kernels::reorder::{Reorder, to_blocked, to_plain};
+use nnc_backends::cpu::kernels::rows::{RowKind, Rows, rows};
 use nnc_backends::cpu::kernels::{Kernel, Size, Tasks};
-use nnc_backends::cpu::vir::Builder;
+use nnc_backends::cpu::vir::{Addr, Builder};
 use std::time::Instant;
 use support::{Jit, noise};
 
@@ -74,6 +78,20 @@ impl Bench {
         println!("{name:44} {:9.3} ms {gf:7.1} GF/s {:5.1} %  {tasks:4} tasks", s * 1e3, gf / self.peak * 100.0);
     }
 
+    /// A kernel whose measure is the bytes that it must move.
+    fn traffic(&mut self, name: &str, kernel: &Kernel, bufs: &mut [Vec<f32>]) {
+        if !self.wants(name) {
+            return;
+        }
+        let bytes: usize = bufs.iter().map(|b| b.len() * 4).sum();
+        let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
+        let jit = Jit::new(kernel, self.isa);
+        let tasks = kernel.tasks.count(|n| args[n as usize] as i64);
+        let s = best(|| (0..tasks).for_each(|t| jit.call(&args, t)));
+        let values = bufs[0].len() as f64;
+        println!("{name:44} {:9.3} ms {:7.1} GB/s {:6.3} ns/value  {tasks:4} tasks", s * 1e3, bytes as f64 / s / 1e9, s / values * 1e9);
+    }
+
     fn total(&mut self, name: &str) {
         if self.seconds > 0.0 {
             let gf = self.flops / self.seconds / 1e9;
@@ -120,6 +138,115 @@ impl Bench {
         let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
         let kernel = conv(&desc, self.isa, &self.machine).expect("a plain convolution");
         self.time(&name, &kernel, &args, 2.0 * (ic * oc * k * k * out * out) as f64, times);
+    }
+
+    /// A square depthwise convolution.
+    fn depthwise(&mut self, c: i64, size: i64, k: i64, stride: i64, times: f64) {
+        let pad = k / 2;
+        let name = format!("depthwise {c} {k}x{k} s{stride} at {size}");
+        if !self.wants(&name) {
+            return;
+        }
+        let out = (size + 2 * pad - k) / stride + 1;
+        let input = Image::dense(0, true, c, &[size, size], &[(pad, pad); 2]);
+        let desc = Depthwise {
+            name: "k".into(),
+            batch: Size::Const(1),
+            channels: c,
+            out: [Size::Const(out); 2],
+            kernel: [k; 2],
+            stride: [stride; 2],
+            dilation: [1; 2],
+            input: Image { origin: Size::Const(0), ..input },
+            output: Image::dense(3, true, c, &[out, out], &[(0, 0); 2]),
+            weights: 1,
+            bias: Some(2),
+            post: vec![Post::Act(Act::Clip { lo: 0.0, hi: 6.0 })],
+        };
+        let (wide, padded) = (round(c, 16), size + 2 * pad);
+        let mut bufs = [
+            noise((wide * padded * padded) as usize, 1),
+            noise((wide * k * k) as usize, 2),
+            noise(wide as usize, 3),
+            vec![0.0; (wide * out * out) as usize],
+        ];
+        let args: Vec<u64> = bufs.iter_mut().map(|b| b.as_mut_ptr() as u64).collect();
+        let kernel = depthwise(&desc, self.isa, &self.machine).expect("a plain convolution");
+        self.time(&name, &kernel, &args, 2.0 * (wide * k * k * out * out) as f64, times);
+    }
+
+    fn movers(&mut self) {
+        let at = |word, halo: i64| Image::dense(word, true, 64, &[112, 112], &[(halo, halo); 2]);
+        let desc = Pool {
+            name: "k".into(),
+            kind: PoolKind::Max,
+            batch: Size::Const(1),
+            channels: 64,
+            size: [Size::Const(112); 2],
+            out: [Size::Const(56); 2],
+            kernel: [3; 2],
+            stride: [2; 2],
+            dilation: [1; 2],
+            pad_before: [1; 2],
+            pad_after: [1; 2],
+            input: at(0, 0),
+            output: Image::dense(1, true, 64, &[56, 56], &[(0, 0); 2]),
+        };
+        let (large, small) = (64 * 112 * 112, 64 * 56 * 56);
+        let kernel = pool(&desc, self.isa, &self.machine).expect("a plain pool");
+        self.traffic("max pool 64 3x3 s2 at 112", &kernel, &mut [noise(large, 1), vec![0.0; small]]);
+        let kernel = pool(&Pool { kind: PoolKind::Average, ..desc }, self.isa, &self.machine).expect("a plain pool");
+        self.traffic("average pool 64 3x3 s2 at 112", &kernel, &mut [noise(large, 1), vec![0.0; small]]);
+        let desc = GlobalAverage {
+            name: "k".into(),
+            batch: Size::Const(1),
+            channels: 2048,
+            size: [Size::Const(7); 2],
+            input: Image::dense(0, true, 2048, &[7, 7], &[(0, 0); 2]),
+            output: (1, Size::Const(2048)),
+        };
+        let kernel = global_average(&desc, self.isa).expect("a plain pool");
+        self.traffic("global average 2048 at 7", &kernel, &mut [noise(2048 * 49, 1), vec![0.0; 2048]]);
+        let mut desc = Reorder {
+            name: "k".into(),
+            batch: Size::Const(1),
+            channels: Size::Const(64),
+            spatial: vec![Size::Const(112); 2],
+            plain: Image::dense(0, false, 64, &[112, 112], &[]),
+            blocked: at(1, 0),
+        };
+        let kernel = to_blocked(&desc, self.isa).expect("a plain reorder");
+        self.traffic("plain to blocked 64 at 112", &kernel, &mut [noise(large, 1), vec![0.0; large]]);
+        (desc.plain.word, desc.blocked.word) = (1, 0);
+        let kernel = to_plain(&desc, self.isa).expect("a plain reorder");
+        self.traffic("blocked to plain 64 at 112", &kernel, &mut [noise(large, 1), vec![0.0; large]]);
+        for kind in [RowKind::Softmax, RowKind::LayerNorm { epsilon: 1e-5, scale: None, bias: None }] {
+            for len in [64, 768, 3072] {
+                let desc = Rows {
+                    name: "k".into(),
+                    kind,
+                    rows: Size::Const(16),
+                    len: Size::Const(len),
+                    input: (0, Size::Const(len)),
+                    output: (1, Size::Const(len)),
+                };
+                let name = if kind == RowKind::Softmax { "softmax" } else { "layer norm" };
+                let n = 16 * len as usize;
+                self.traffic(&format!("{name} 16 x {len}"), &rows(&desc, self.isa), &mut [noise(n, 1), vec![0.0; n]]);
+            }
+        }
+        for act in [Act::Exp, Act::Log, Act::Sigmoid, Act::Tanh, Act::Erf, Act::Gelu] {
+            let mut b = Builder::new("map", self.isa.lanes());
+            let (p, q) = (b.word(0), b.word(1));
+            let width = b.width();
+            b.for_(0, 3072 * 4, width, |b, at| {
+                let x = b.load(Addr::from(p).idx(at, 1));
+                let y = act.apply(b, &[x])[0];
+                b.store(Addr::from(q).idx(at, 1), y);
+            });
+            let kernel = Kernel { func: b.finish(), tasks: Tasks(vec![]) };
+            self.traffic(&format!("map {act:?} 3072"), &kernel, &mut [noise(3072, 1), vec![0.0; 3072]]);
+        }
     }
 
     fn gemm(&mut self, m: i64, n: i64, k: i64, times: f64) {
@@ -193,6 +320,25 @@ fn main() {
         b.conv(ic, oc, size, k, s, times);
     }
     b.total("resnet50 convolutions");
+    for (c, size, s, times) in [
+        (32, 112, 1, 1.0),
+        (96, 112, 2, 1.0),
+        (144, 56, 1, 1.0),
+        (144, 56, 2, 1.0),
+        (192, 28, 1, 2.0),
+        (192, 28, 2, 1.0),
+        (384, 14, 1, 4.0),
+        (576, 14, 1, 2.0),
+        (576, 14, 2, 1.0),
+        (960, 7, 1, 3.0),
+    ] {
+        b.depthwise(c, size, 3, s, times);
+    }
+    b.total("mobilenet_v2 depthwise");
+    b.depthwise(96, 56, 7, 1, 1.0);
+    b.depthwise(240, 28, 5, 1, 1.0);
+    b.total("larger depthwise");
+    b.movers();
     for (m, n, k) in [
         (128, 768, 768),
         (128, 3072, 768),

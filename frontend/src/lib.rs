@@ -1,4 +1,3 @@
 //! nnc-frontend: bytes to graphs.
 
-pub mod nn;
 pub mod onnx;

@@ -150,6 +150,15 @@ impl Graph {
         out
     }
 
+    /// Whether the edges mirror the operands of `id`, which all changes through the methods here keep.
+    pub fn in_step(&self, id: NodeId) -> bool {
+        let mut edges: Vec<usize> = self.nodes.edges_directed(index(id), Direction::Incoming).map(|e| e.source().index()).collect();
+        let mut operands: Vec<usize> = self.node(id).operands.iter().map(|v| v.node.0 as usize).collect();
+        edges.sort();
+        operands.sort();
+        edges == operands
+    }
+
     pub fn is_output(&self, v: Value) -> bool {
         self.outputs.iter().any(|o| o.value == v)
     }

@@ -1,7 +1,7 @@
 //! nnc-ir: what a model *is*. Knows no file format, operating system or instruction.
 //!
 //! Reading order: [`dim`] and [`types`] (what values look like), [`tensor`] (constants), [`scalar`] (functions of numbers), [`ops`]
-//! (THE TABLE of tensor operations), [`graph`] and [`builder`] (tensor programs), [`mod@eval`] (the reference interpreter), then
+//! (THE TABLE of tensor operations), [`graph`] and [`builder`] (tensor programs), [`mod@verify`] (their invariants), [`mod@eval`] (the reference interpreter), then
 //! [`kernel`] (loops over buffers: what backends compile) and [`target`] (what a machine can do).
 
 pub mod attrs;
@@ -12,13 +12,12 @@ pub mod eval;
 pub mod graph;
 pub mod kernel;
 pub mod known;
-pub mod near;
 pub mod ops;
-pub mod print;
 pub mod scalar;
 pub mod target;
 pub mod tensor;
 pub mod types;
+pub mod verify;
 
 pub use builder::{Builder, V};
 pub use dim::Dim;

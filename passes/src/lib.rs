@@ -1,17 +1,23 @@
 //! nnc-passes: Graph -> Graph -> Program.
 //!
 //! Reading order: [`pass`] (what a pass is given and may say), [`pipeline`] (the only place that knows the order), then one pass a
-//! file. Passes ask an operation's class where they can, and never what format a model came in.
+//! file. Passes ask an operation's class where they can, and never what format a model came in. [`mod@lower`] leaves the world of
+//! tensors: after it there are loops ([`nnc_ir::kernel`]).
 
 mod constant;
 pub mod cost;
 pub mod cse;
 pub mod dce;
 pub mod egraph;
+pub mod expand;
 pub mod fold;
+pub mod fuse;
+pub mod lower;
+pub mod memory;
 pub mod pass;
 pub mod pipeline;
 pub mod rebuild;
 
+pub use lower::lower;
 pub use pass::{Decision, Observer, Options, Precision, Refusal};
 pub use pipeline::{optimize, pass_names, run_pass};

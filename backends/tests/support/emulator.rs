@@ -269,7 +269,7 @@ impl Emulator {
                 self.gpr[2] = (a % u128::from(b)) as u64;
                 self.flags = None;
             }
-            N::Prefetcht0 | N::Vzeroupper => {}
+            N::Prefetcht0 | N::Prefetcht1 | N::Vzeroupper => {}
             _ => return Ok(false),
         }
         Ok(true)

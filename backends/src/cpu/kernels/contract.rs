@@ -10,10 +10,10 @@
 //! tiles the inner one: the chunk is sized to stay in the second-level cache while the weights of one block, which every tile
 //! uses again, stay in the first or second.
 
-use super::post::Post;
+use super::post::{Operands, Post, epilogue};
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::{Isa, Machine};
-use crate::cpu::vir::{Addr, Builder, I, ICmp, V, VBin, X};
+use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, X};
 use nnc_ir::error::{Error, Result};
 
 /// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
@@ -88,15 +88,15 @@ fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -
 }
 
 /// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
-struct Split {
-    tiles: i64,
-    high: i64,
-    low: i64,
-    larger: i64,
+pub(super) struct Split {
+    pub tiles: i64,
+    pub high: i64,
+    pub low: i64,
+    pub larger: i64,
 }
 
 /// Splits `n` rows into tiles of at most `max`. Even tiles waste less than a short last one would.
-fn even_split(n: i64, max: i64) -> Split {
+pub(super) fn even_split(n: i64, max: i64) -> Split {
     let tiles = ((n + max - 1) / max).max(1);
     let (low, extra) = (n / tiles, n % tiles);
     match extra {
@@ -141,6 +141,8 @@ struct Plan {
     chunk: i64,
     /// Column steps of a task; a step is the columns of a tile, at least a block.
     group: i64,
+    /// Cache lines of the next columns' weights to fetch in each run of 16 steps.
+    ahead: i64,
 }
 
 /// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
@@ -149,7 +151,7 @@ struct Plan {
 fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Option<i64>) -> Plan {
     let resident = (m.l2_bytes / 2 / c.pixel_bytes.max(1)).max(tile.rows * 4);
     let Some(p) = pixels else {
-        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4) };
+        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4), ahead: 1 };
     };
     let batch: i64 = c.batch.iter().map(|s| if let Size::Const(n) = s { *n } else { 1 }).product();
     let wanted = if m.threads > 1 { m.threads * 4 } else { 1 };
@@ -164,7 +166,10 @@ fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Optio
     while tasks(chunks, group) < wanted && tiles / chunks >= 4 {
         chunks *= 2;
     }
-    Plan { chunk: (tiles + chunks - 1) / chunks, group }
+    let chunk = (tiles + chunks - 1) / chunks;
+    // The tiles of a chunk together fetch the next weights once; a lone tile leaves that to the processor.
+    let ahead = if chunk > 1 { (BLOCK * tile.vecs.max(2) / 2 + chunk - 1) / chunk } else { 0 };
+    Plan { chunk, group, ahead }
 }
 
 /// A place being walked: its pointer at the current tile.
@@ -194,6 +199,9 @@ struct Gen<'c> {
     /// Weights and channel offset (bytes) of the current columns.
     weights: I,
     channel: I,
+    /// Weights of the next columns, which the tiles of these ones bring near a piece at a time: `ahead` lines in each run.
+    next: I,
+    ahead: i64,
     depth_bytes: X,
     bias: Option<I>,
     /// Base pointers of the channel vectors of `post`, in order.
@@ -344,6 +352,8 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         coords: coords[1..].iter().map(|x| b.var(*x)).collect(),
         weights: b.var(weights),
         channel: b.var(skip),
+        next: b.var(weights),
+        ahead: plan.ahead,
         depth_bytes,
         bias,
         vectors,
@@ -354,6 +364,10 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         for lane in (0..step_blocks * BLOCK).step_by((tile.vecs * lanes) as usize) {
             let part = Part { lane, valid: b.isub(left, lane) };
             g.rewind(b);
+            if lane == 0 {
+                let next = b.iadd(g.weights, step_weights);
+                b.set(g.next, next);
+            }
             match &split {
                 Some(s) => {
                     let mid = b.imin(to, s.larger);
@@ -546,6 +560,10 @@ impl Gen<'_> {
         let apart = if let X::C(d) = self.depth_bytes { d } else { 0 };
         for u in 0..nest.run {
             let set = &s.sets[(u % self.tile.phases) as usize];
+            if u * self.ahead / nest.run < (u + 1) * self.ahead / nest.run {
+                b.prefetch(self.next, false);
+                b.inc(self.next, 64);
+            }
             let weights: Vec<V> = (0..vecs as i64)
                 .map(|v| {
                     let lane = v * self.lanes;
@@ -563,7 +581,7 @@ impl Gen<'_> {
     }
 
     /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.
-    fn finish(&self, b: &mut Builder, places: &[Rows], mut sums: Vec<V>, part: Part, masked: bool) {
+    fn finish(&self, b: &mut Builder, places: &[Rows], sums: Vec<V>, part: Part, masked: bool) {
         let vecs = self.tile.vecs as usize;
         let masks: Vec<_> = (0..vecs as i64)
             .map(|v| {
@@ -573,34 +591,8 @@ impl Gen<'_> {
                 })
             })
             .collect();
-        let mut added = 0;
-        for (n, post) in self.c.post.iter().enumerate() {
-            match post {
-                Post::AddTensor(_) => {
-                    added += 1;
-                    for (i, s) in sums.iter_mut().enumerate() {
-                        let at = self.element(b, &places[added], added, i, part);
-                        let t = match masks[i % vecs] {
-                            Some(m) => b.load_mask(at, m),
-                            None => b.load(at),
-                        };
-                        *s = b.add(*s, t);
-                    }
-                }
-                Post::MulChannel(_) | Post::AddChannel(_) => {
-                    let Some(p) = self.vectors[n] else { continue };
-                    let op = if let Post::MulChannel(_) = post { VBin::Mul } else { VBin::Add };
-                    for v in 0..vecs {
-                        let t = b.load(Addr::from(p).idx(self.channel, 1).off((part.lane + v as i64 * self.lanes) * 4));
-                        for s in sums.iter_mut().skip(v).step_by(vecs) {
-                            *s = b.bin(op, *s, t);
-                        }
-                    }
-                }
-                Post::Act(act) if act.heavy() => sums = super::post::through_memory(b, *act, &sums),
-                Post::Act(act) => sums = act.apply(b, &sums),
-            }
-        }
+        let tile = Finish { tiles: self, places, masks: &masks, part };
+        let sums = epilogue(b, &self.c.post, sums, vecs, &tile);
         for (i, s) in sums.iter().enumerate() {
             let at = self.element(b, &places[0], 0, i, part);
             match masks[i % vecs] {
@@ -620,6 +612,30 @@ impl Gen<'_> {
             X::C(c) => at.off(c),
             X::R(r) => at.idx(r, 1),
         }
+    }
+}
+
+/// A tile in its epilogue.
+struct Finish<'t> {
+    tiles: &'t Gen<'t>,
+    places: &'t [Rows],
+    masks: &'t [Option<M>],
+    part: Part,
+}
+
+impl Operands for Finish<'_> {
+    fn tensor(&self, b: &mut Builder, n: usize, i: usize) -> V {
+        let at = self.tiles.element(b, &self.places[1 + n], 1 + n, i, self.part);
+        match self.masks[i % self.tiles.tile.vecs as usize] {
+            Some(m) => b.load_mask(at, m),
+            None => b.load(at),
+        }
+    }
+
+    fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
+        let g = self.tiles;
+        let base = g.vectors[step].unwrap_or(g.channel);
+        b.load(Addr::from(base).idx(g.channel, 1).off((self.part.lane + v as i64 * g.lanes) * 4))
     }
 }
 

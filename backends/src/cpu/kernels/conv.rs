@@ -151,8 +151,9 @@ impl Conv {
             Nest { levels, run: BLOCK, stride: 4 }
         };
         let depth = self.depth();
-        // A pixel of the output brings stride-many input pixels, where the kernel is not smaller than that.
-        let fresh: i64 = self.stride.iter().zip(&self.kernel).map(|(s, k)| *s.min(k)).product();
+        // A pixel of the output brings stride-many input pixels. Those between the taps are not read, but they take their share of
+        // the cache: every other line means every other set of it.
+        let fresh: i64 = self.stride.iter().product();
         Ok(Contract {
             name: self.name.clone(),
             batch: vec![self.batch, Size::Const(self.groups)],

@@ -7,9 +7,13 @@
 
 pub mod contract;
 pub mod conv;
+pub mod depthwise;
 pub mod gemm;
 pub mod math;
+pub mod pool;
 pub mod post;
+pub mod reorder;
+pub mod rows;
 
 use super::vir::{Builder, Func, I, X};
 

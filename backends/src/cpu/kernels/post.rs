@@ -2,7 +2,7 @@
 
 use super::contract::Place;
 use super::math;
-use crate::cpu::vir::{Addr, Builder, V, VCmp};
+use crate::cpu::vir::{Addr, Builder, V, VBin, VCmp};
 
 /// One step of an epilogue.
 #[derive(Clone, PartialEq, Debug)]
@@ -175,9 +175,45 @@ fn gate(b: &mut Builder, x: V, t: V) -> V {
     b.select(m, zero, y)
 }
 
+/// Where an epilogue finds its operands.
+pub(crate) trait Operands {
+    /// The value that tensor `n` (in the order of the steps) adds to result `i`.
+    fn tensor(&self, b: &mut Builder, n: usize, i: usize) -> V;
+    /// Channels of column `v` from the vector of step `step`.
+    fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V;
+}
+
+/// Applies all steps to a tile of results, `xs[row * cols + column]`; the results are in fresh registers.
+pub(crate) fn epilogue(b: &mut Builder, steps: &[Post], mut xs: Vec<V>, cols: usize, from: &impl Operands) -> Vec<V> {
+    let mut tensors = 0;
+    for (n, step) in steps.iter().enumerate() {
+        match step {
+            Post::AddTensor(_) => {
+                for (i, x) in xs.iter_mut().enumerate() {
+                    let t = from.tensor(b, tensors, i);
+                    *x = b.add(*x, t);
+                }
+                tensors += 1;
+            }
+            Post::MulChannel(_) | Post::AddChannel(_) => {
+                let op = if let Post::MulChannel(_) = step { VBin::Mul } else { VBin::Add };
+                for v in 0..cols {
+                    let t = from.channels(b, n, v);
+                    for x in xs.iter_mut().skip(v).step_by(cols) {
+                        *x = b.bin(op, *x, t);
+                    }
+                }
+            }
+            Post::Act(act) if act.heavy() => xs = through_memory(b, *act, &xs),
+            Post::Act(act) => xs = act.apply(b, &xs),
+        }
+    }
+    xs
+}
+
 /// Applies a heavy function one vector at a time, through the frame: a register tile has no registers left for temporaries, and
 /// a tile is short work beside such a function. The results are in fresh registers.
-pub(crate) fn through_memory(b: &mut Builder, act: Act, xs: &[V]) -> Vec<V> {
+fn through_memory(b: &mut Builder, act: Act, xs: &[V]) -> Vec<V> {
     let width = b.width();
     let bytes = width * xs.len() as i64;
     let frame = b.frame(bytes as u32);

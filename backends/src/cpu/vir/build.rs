@@ -290,8 +290,8 @@ impl Builder {
         d
     }
 
-    pub fn prefetch(&mut self, a: impl Into<Addr>) {
-        self.inst(Inst::Prefetch { a: a.into() });
+    pub fn prefetch(&mut self, a: impl Into<Addr>, first: bool) {
+        self.inst(Inst::Prefetch { a: a.into(), first });
     }
 
     // Vectors.
@@ -395,6 +395,13 @@ impl Builder {
     /// `a < b ? a : b`: a NaN in `b` survives, one in `a` is lost.
     pub fn min(&mut self, a: V, b: impl Into<Src>) -> V {
         self.bin(VBin::Min, a, b)
+    }
+
+    /// `a` or `b`, whichever is larger (or smaller); NaN if either is.
+    pub fn extreme(&mut self, op: VBin, a: V, b: V) -> V {
+        let x = self.bin(op, a, b);
+        let nan = self.cmp(VCmp::Unord, a, a);
+        self.select(nan, a, x)
     }
 
     pub fn neg(&mut self, a: V) -> V {

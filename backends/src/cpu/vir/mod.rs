@@ -362,9 +362,10 @@ pub enum Inst {
         d: I,
         off: u32,
     },
-    /// Bring a cache line near. Any address may be named.
+    /// Bring a cache line into the first-level cache, or only the second. Any address may be named.
     Prefetch {
         a: Addr,
+        first: bool,
     },
 }
 
@@ -483,7 +484,7 @@ impl Inst {
                 Reg::I(*d)
             }
             Inst::Frame { d, .. } => Reg::I(*d),
-            Inst::Prefetch { a } => return addr(a, f),
+            Inst::Prefetch { a, .. } => return addr(a, f),
         };
         f(written, true)
     }

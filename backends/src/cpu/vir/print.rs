@@ -78,7 +78,7 @@ impl fmt::Display for Inst {
             Inst::Lea { d, a } => write!(f, "{d} = lea {a}"),
             Inst::ILoad { d, a, wide } => write!(f, "{d} = int{} {a}", if *wide { 64 } else { 32 }),
             Inst::Frame { d, off } => write!(f, "{d} = frame + {off}"),
-            Inst::Prefetch { a } => write!(f, "prefetch {a}"),
+            Inst::Prefetch { a, first } => write!(f, "prefetch{} {a}", if *first { 1 } else { 2 }),
         }
     }
 }

@@ -106,7 +106,7 @@ impl Check<'_> {
             | Inst::Splat { a, .. }
             | Inst::Lea { a, .. }
             | Inst::ILoad { a, .. }
-            | Inst::Prefetch { a } => return addr(a),
+            | Inst::Prefetch { a, .. } => return addr(a),
             Inst::Fma { b, c, .. } => !matches!((b, c), (Src::C(_), Src::C(_))),
             Inst::Swap { dist: d, .. } => dist(*d),
             Inst::Tail { n, .. } => return self.int(n),

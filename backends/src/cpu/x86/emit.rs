@@ -875,9 +875,9 @@ impl Emit<'_> {
                 self.push(Instruction::with2(Code::Lea_r64_m, r, m)?);
                 self.finish_int(d, r)?;
             }
-            Inst::Prefetch { a } => {
+            Inst::Prefetch { a, first } => {
                 let m = self.addr(a)?;
-                self.push(Instruction::with1(Code::Prefetcht0_m8, m)?);
+                self.push(Instruction::with1(if first { Code::Prefetcht0_m8 } else { Code::Prefetcht1_m8 }, m)?);
             }
         }
         Ok(())

@@ -1,0 +1,357 @@
+//! Depthwise convolution, pooling, layout changes and row functions against plain loops, on every engine.
+
+mod support;
+
+use nnc_backends::cpu::isa::{Isa, Machine};
+use nnc_backends::cpu::kernels::conv::Image;
+use nnc_backends::cpu::kernels::depthwise::{Depthwise, depthwise};
+use nnc_backends::cpu::kernels::pool::{GlobalAverage, Pool, PoolKind, global_average, pool};
+use nnc_backends::cpu::kernels::post::{Act, Post};
+use nnc_backends::cpu::kernels::reorder::{Halo, PackRows, Reorder, halo, pack_rows, to_blocked, to_plain};
+use nnc_backends::cpu::kernels::rows::{RowKind, Rows, rows};
+use nnc_backends::cpu::kernels::{BLOCK, Kernel, Size};
+use support::{Engine, Word, engines, noise, run};
+
+fn go(kernel: &Kernel, isa: Isa, engine: Engine, bufs: &mut [Vec<f32>], words: &[Word]) {
+    run(kernel, isa, engine, bufs, words).unwrap_or_else(|e| panic!("{isa:?} {engine:?} {}: {e}\n{}", kernel.func.name, kernel.func));
+}
+
+fn close(got: f32, want: f64, what: &str) {
+    let same = got.is_nan() && want.is_nan() || f64::from(got) == want;
+    assert!(same || (f64::from(got) - want).abs() <= 1e-5 * (1.0 + want.abs()), "{what}: got {got}, want {want}");
+}
+
+fn words(n: usize) -> Vec<Word> {
+    (0..n).map(Word::Buf).collect()
+}
+
+fn number(s: Size) -> i64 {
+    if let Size::Const(c) = s { c } else { panic!("a constant") }
+}
+
+/// Makes sizes run-time words.
+fn dynamic<'s>(words: &mut Vec<Word>, sizes: impl IntoIterator<Item = &'s mut Size>) {
+    for s in sizes {
+        words.push(Word::Int(number(*s)));
+        *s = Size::Arg(words.len() as u32 - 1);
+    }
+}
+
+/// A blocked image in a buffer, by coordinates.
+struct Blocked {
+    image: Image,
+    channels: i64,
+    size: [i64; 2],
+}
+
+impl Blocked {
+    fn new(word: u32, channels: i64, size: [i64; 2], halo: [i64; 2]) -> Blocked {
+        let image = Image::dense(word, true, channels, &size, &halo.map(|h| (h, h)));
+        Blocked { image, channels, size }
+    }
+
+    fn len(&self, n: i64) -> usize {
+        (number(self.image.image) * n) as usize
+    }
+
+    fn at(&self, n: i64, c: i64, y: i64, x: i64) -> usize {
+        let i = &self.image;
+        let at = number(i.origin) + n * number(i.image) + c / BLOCK * number(i.plane) + y * number(i.pitches[0]) + x * BLOCK + c % BLOCK;
+        at as usize
+    }
+
+    fn inside(&self, y: i64, x: i64) -> bool {
+        (0..self.size[0]).contains(&y) && (0..self.size[1]).contains(&x)
+    }
+
+    /// Noise inside, zeros in the halo.
+    fn fill(&self, n: i64, seed: u64) -> Vec<f32> {
+        let mut v = vec![0.0; self.len(n)];
+        let values = noise(v.len(), seed);
+        self.each(n, |n, c, y, x| v[self.at(n, c, y, x)] = values[self.at(n, c, y, x)]);
+        v
+    }
+
+    fn each(&self, n: i64, mut f: impl FnMut(i64, i64, i64, i64)) {
+        for n in 0..n {
+            for c in 0..self.channels {
+                for y in 0..self.size[0] {
+                    for x in 0..self.size[1] {
+                        f(n, c, y, x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn depthwise_convolutions() {
+    for (isa, engine) in engines() {
+        for (c, size, k, s, d, dyn_) in [
+            (16, [5, 7], 3, 1, 1, false),
+            (20, [14, 14], 3, 2, 1, false),
+            (32, [9, 19], 5, 1, 1, true),
+            (16, [12, 11], 3, 1, 2, true),
+            (16, [9, 9], 7, 1, 1, false),
+            (16, [13, 13], 5, 2, 1, false),
+        ] {
+            let pad = d * (k - 1) / 2;
+            let out = size.map(|z| (z + 2 * pad - d * (k - 1) - 1) / s + 1);
+            let (input, output) = (Blocked::new(0, c, size, [pad; 2]), Blocked::new(3, c, out, [1, 0]));
+            let mut desc = Depthwise {
+                name: "depthwise".into(),
+                batch: Size::Const(2),
+                channels: c,
+                out: out.map(Size::Const),
+                kernel: [k; 2],
+                stride: [s; 2],
+                dilation: [d; 2],
+                input: Image { origin: Size::Const(0), ..input.image.clone() },
+                output: output.image.clone(),
+                weights: 1,
+                bias: Some(2),
+                post: vec![
+                    Post::AddChannel(2),
+                    Post::AddTensor(Image { word: 4, ..output.image.clone() }.output_place(1)),
+                    Post::Act(Act::Clip { lo: 0.0, hi: 1.0 }),
+                ],
+            };
+            let mut words = words(5);
+            if dyn_ {
+                dynamic(&mut words, desc.out.iter_mut().chain([&mut desc.batch, &mut desc.input.plane, &mut desc.input.pitches[0]]));
+            }
+            let weights = noise((c * k * k) as usize, 4);
+            let bias = noise((c + 15) as usize / 16 * 16, 5);
+            let residual = noise(output.len(2), 6);
+            let mut bufs = [input.fill(2, 1), desc.pack(&weights), bias.clone(), vec![7.0; output.len(2)], residual.clone()];
+            let kernel = depthwise(&desc, isa, &Machine { threads: 2, ..Machine::default() }).unwrap_or_else(|e| panic!("{e}"));
+            go(&kernel, isa, engine, &mut bufs, &words);
+            output.each(2, |n, ch, y, x| {
+                let mut sum = 2.0 * f64::from(bias[ch as usize]) + f64::from(residual[output.at(n, ch, y, x)]);
+                for t in 0..k * k {
+                    let (iy, ix) = (y * s + t / k * d - pad, x * s + t % k * d - pad);
+                    if input.inside(iy, ix) {
+                        sum += f64::from(weights[(ch * k * k + t) as usize]) * f64::from(bufs[0][input.at(n, ch, iy, ix)]);
+                    }
+                }
+                close(bufs[3][output.at(n, ch, y, x)], sum.clamp(0.0, 1.0), &format!("{isa:?} {engine:?} k{k} s{s} d{d} {size:?} at {y},{x}"));
+            });
+        }
+    }
+}
+
+#[test]
+fn pools() {
+    for (isa, engine) in engines() {
+        for (size, k, s, d, pad, after, dyn_) in [
+            ([7, 9], 3, 2, 1, [1, 1], [1, 1], false),
+            ([8, 8], 2, 2, 1, [0, 0], [0, 0], true),
+            ([6, 5], 3, 1, 1, [1, 1], [1, 1], true),
+            ([5, 6], 3, 2, 2, [2, 1], [2, 2], false),
+            ([4, 4], 5, 1, 1, [2, 2], [2, 2], false),
+            ([7, 7], 3, 2, 1, [0, 0], [1, 1], false),
+        ] {
+            for kind in [PoolKind::Max, PoolKind::Average, PoolKind::AveragePadded] {
+                let out = [0, 1].map(|i: usize| (size[i] + pad[i] + after[i] - d * (k - 1) - 1) / s + 1);
+                let (input, output) = (Blocked::new(0, 24, size, [1, 2]), Blocked::new(1, 24, out, [2, 1]));
+                let mut desc = Pool {
+                    name: "pool".into(),
+                    kind,
+                    batch: Size::Const(1),
+                    channels: 24,
+                    size: size.map(Size::Const),
+                    out: out.map(Size::Const),
+                    kernel: [k; 2],
+                    stride: [s; 2],
+                    dilation: [d; 2],
+                    pad_before: pad,
+                    pad_after: after,
+                    input: input.image.clone(),
+                    output: output.image.clone(),
+                };
+                let mut words = words(2);
+                if dyn_ {
+                    dynamic(&mut words, desc.out.iter_mut().chain(desc.size.iter_mut()).chain([&mut desc.batch, &mut desc.output.pitches[0]]));
+                }
+                let mut x = input.fill(1, 1);
+                x[input.at(0, 3, 2, 2)] = f32::NAN;
+                let mut bufs = [x, vec![7.0; output.len(1)]];
+                let kernel = pool(&desc, isa, &Machine::default()).unwrap_or_else(|e| panic!("{e}"));
+                go(&kernel, isa, engine, &mut bufs, &words);
+                output.each(1, |n, c, y, x| {
+                    let (mut max, mut sum, mut inside, mut padded) = (f64::NEG_INFINITY, 0.0, 0.0, 0.0);
+                    for t in 0..k * k {
+                        let (iy, ix) = (y * s + t / k * d - pad[0], x * s + t % k * d - pad[1]);
+                        if iy < size[0] + after[0] && ix < size[1] + after[1] {
+                            padded += 1.0;
+                        }
+                        if input.inside(iy, ix) {
+                            let v = f64::from(bufs[0][input.at(n, c, iy, ix)]);
+                            max = if v.is_nan() || max.is_nan() { f64::NAN } else { max.max(v) };
+                            sum += v;
+                            inside += 1.0;
+                        }
+                    }
+                    let want = match kind {
+                        PoolKind::Max => max,
+                        PoolKind::Average => sum / inside,
+                        PoolKind::AveragePadded => sum / padded,
+                    };
+                    close(bufs[1][output.at(n, c, y, x)], want, &format!("{isa:?} {engine:?} {kind:?} {size:?} k{k} s{s} at {y},{x}"));
+                });
+                let untouched = bufs[1].iter().filter(|v| **v == 7.0).count() as i64;
+                assert_eq!(untouched, output.len(1) as i64 - 32 * out[0] * out[1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn global_averages() {
+    for (isa, engine) in engines() {
+        let input = Blocked::new(0, 40, [7, 7], [1, 1]);
+        let desc = GlobalAverage {
+            name: "global_average".into(),
+            batch: Size::Const(2),
+            channels: 40,
+            size: [Size::Const(7); 2],
+            input: input.image.clone(),
+            output: (1, Size::Const(48)),
+        };
+        let mut bufs = [input.fill(2, 1), vec![7.0; 96]];
+        let kernel = global_average(&desc, isa).unwrap_or_else(|e| panic!("{e}"));
+        go(&kernel, isa, engine, &mut bufs, &words(2));
+        let mut sums = vec![0.0f64; 96];
+        input.each(2, |n, c, y, x| sums[(n * 48 + c) as usize] += f64::from(bufs[0][input.at(n, c, y, x)]) / 49.0);
+        for (got, want) in bufs[1].iter().zip(sums) {
+            close(*got, want, "global average");
+        }
+    }
+}
+
+#[test]
+fn layouts_there_and_back() {
+    for (isa, engine) in engines() {
+        for (c, size, edge, dyn_) in [(16, [4, 8], 0, false), (20, [3, 5], 1, false), (33, [2, 21], 2, true), (3, [40, 40], 0, false)] {
+            let blocked = Blocked::new(1, c, size, [edge; 2]);
+            let mut desc = Reorder {
+                name: "reorder".into(),
+                batch: Size::Const(2),
+                channels: Size::Const(c),
+                spatial: size.map(Size::Const).to_vec(),
+                plain: Image::dense(0, false, c, &size, &[(0, 0); 2]),
+                blocked: blocked.image.clone(),
+            };
+            let mut words = words(3);
+            if dyn_ {
+                dynamic(&mut words, desc.spatial.iter_mut().chain([&mut desc.channels, &mut desc.plain.plane, &mut desc.blocked.pitches[0]]));
+            }
+            let plain = noise((2 * c * size[0] * size[1]) as usize, 1);
+            let mut bufs = [plain.clone(), vec![7.0; blocked.len(2)], vec![7.0; plain.len()]];
+            let kernel = to_blocked(&desc, isa).unwrap_or_else(|e| panic!("{e}"));
+            go(&kernel, isa, engine, &mut bufs, &words);
+            blocked.each(2, |n, ch, y, x| {
+                let want = plain[(((n * c + ch) * size[0] + y) * size[1] + x) as usize];
+                assert_eq!(bufs[1][blocked.at(n, ch, y, x)], want, "{isa:?} {engine:?} {c} {size:?}");
+            });
+            let frame = Halo {
+                name: "halo".into(),
+                batch: Size::Const(2),
+                channels: c,
+                size: size.map(Size::Const),
+                before: [edge; 2],
+                after: [edge; 2],
+                image: blocked.image.clone(),
+            };
+            go(&halo(&frame, isa).unwrap_or_else(|e| panic!("{e}")), isa, engine, &mut bufs, &words);
+            assert!(bufs[1].iter().all(|v| *v != 7.0), "padding is written");
+            let kernel = to_plain(&Reorder { plain: Image { word: 2, ..desc.plain.clone() }, ..desc }, isa).unwrap_or_else(|e| panic!("{e}"));
+            go(&kernel, isa, engine, &mut bufs, &words);
+            assert_eq!(bufs[2], plain, "{isa:?} {engine:?} {c} {size:?}");
+        }
+    }
+}
+
+#[test]
+fn packed_rows() {
+    for (isa, engine) in engines() {
+        for (k, n) in [(5, 16), (3, 40), (7, 9)] {
+            let np = (n + 15) / 16 * 16;
+            let mut desc = PackRows {
+                name: "pack".into(),
+                batch: vec![Size::Const(2), Size::Const(1)],
+                k: Size::Const(k),
+                n: Size::Const(n),
+                input: (0, Size::Const(n), vec![Size::Const(k * n), Size::Const(0)]),
+                output: (1, vec![Size::Const(k * np), Size::Const(0)]),
+            };
+            let mut words = words(2);
+            dynamic(&mut words, [&mut desc.n]);
+            let input = noise((2 * k * n) as usize, 1);
+            let mut bufs = [input, vec![7.0; (2 * k * np) as usize]];
+            go(&pack_rows(&desc, isa).unwrap_or_else(|e| panic!("{e}")), isa, engine, &mut bufs, &words);
+            for (at, got) in bufs[1].iter().enumerate() {
+                let at = at as i64;
+                let (m, nb, i, l) = (at / (k * np), at % (k * np) / (k * BLOCK), at / BLOCK % k, at % BLOCK);
+                let j = nb * BLOCK + l;
+                let want = if j < n { bufs[0][((m * k + i) * n + j) as usize] } else { 0.0 };
+                assert_eq!(*got, want);
+            }
+        }
+    }
+}
+
+#[test]
+fn row_functions() {
+    let kinds = [
+        RowKind::Softmax,
+        RowKind::LogSoftmax,
+        RowKind::LayerNorm { epsilon: 1e-5, scale: Some(2), bias: Some(3) },
+        RowKind::LayerNorm { epsilon: 1e-3, scale: None, bias: None },
+        RowKind::RmsNorm { epsilon: 1e-6, scale: Some(2) },
+    ];
+    for (isa, engine) in engines() {
+        for (count, len, dyn_) in [(1, 1, false), (3, 7, false), (20, 33, true), (2, 64, true), (2, 16, false)] {
+            for kind in kinds {
+                let mut desc = Rows {
+                    name: "rows".into(),
+                    kind,
+                    rows: Size::Const(count),
+                    len: Size::Const(len),
+                    input: (0, Size::Const(len + 1)),
+                    output: (1, Size::Const(len)),
+                };
+                let mut words = words(4);
+                if dyn_ {
+                    dynamic(&mut words, [&mut desc.rows, &mut desc.len, &mut desc.input.1]);
+                }
+                let x: Vec<f32> = noise((count * (len + 1)) as usize, 1).iter().map(|v| v * 30.0).collect();
+                let mut bufs = [x.clone(), vec![7.0; (count * len) as usize], noise(len as usize, 2), noise(len as usize, 3)];
+                go(&rows(&desc, isa), isa, engine, &mut bufs, &words);
+                for r in 0..count {
+                    let row: Vec<f64> = (0..len).map(|i| f64::from(x[(r * (len + 1) + i) as usize])).collect();
+                    let n = len as f64;
+                    let mean = row.iter().sum::<f64>() / n;
+                    let var = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+                    let square = row.iter().map(|v| v * v).sum::<f64>() / n;
+                    let max = row.iter().fold(f64::NEG_INFINITY, |m, v| m.max(*v));
+                    let sum: f64 = row.iter().map(|v| (v - max).exp()).sum();
+                    for (i, v) in row.iter().enumerate() {
+                        let (s, c) = (f64::from(bufs[2][i]), f64::from(bufs[3][i]));
+                        let want = match kind {
+                            RowKind::Softmax => (v - max).exp() / sum,
+                            RowKind::LogSoftmax => v - max - sum.ln(),
+                            RowKind::LayerNorm { epsilon, scale, .. } => {
+                                let y = (v - mean) / (var + f64::from(epsilon)).sqrt();
+                                if scale.is_some() { y * s + c } else { y }
+                            }
+                            RowKind::RmsNorm { epsilon, .. } => v / (square + f64::from(epsilon)).sqrt() * s,
+                        };
+                        close(bufs[1][(r * len) as usize + i], want, &format!("{isa:?} {engine:?} {kind:?} {count}x{len} at {r},{i}"));
+                    }
+                }
+            }
+        }
+    }
+}

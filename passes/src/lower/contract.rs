@@ -1,0 +1,127 @@
+//! Loops of matrix multiplication, and the epilogues that contractions share.
+//!
+//! Sums are taken one output element at a time in [`wide`] precision, over the innermost loops; the outer ones walk the result in
+//! memory order, so that neighbouring elements can be computed side by side.
+
+use super::loops::Loops;
+use super::scalar::wide;
+use super::view::{View, collapse, row_major};
+use nnc_ir::error::Result;
+use nnc_ir::kernel::ExprId;
+use nnc_ir::ops::contract::{MatMul, PANEL, Post};
+use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::{Dim, ScalarFn};
+
+pub const ZERO: Dim = Dim::Const(0);
+pub const ONE: Dim = Dim::Const(1);
+
+/// Applies the epilogue to `v`; `at` holds the element of each extra operand, the first of which is operand 2.
+pub fn epilogue(k: &mut Loops, post: &[Post], mut v: ExprId, at: &[ExprId]) -> Result<ExprId> {
+    let d = k.dtype(v);
+    let mut operands = at.iter().zip(2..);
+    for p in post {
+        let operand = if p.has_operand() { operands.next() } else { None }.map(|(at, i)| {
+            let x = k.load(i, *at);
+            k.cast(d, x)
+        });
+        v = match (p, operand) {
+            (Post::Bias | Post::Add, Some(x)) => k.map(ScalarFn::Add, &[v, x]),
+            (Post::Scale, Some(x)) => k.map(ScalarFn::Mul, &[v, x]),
+            (Post::Act(a), _) => {
+                let v = k.bind(v);
+                k.activation(*a, v)?
+            }
+            (_, None) => v,
+        };
+    }
+    Ok(v)
+}
+
+/// Views of the extra operands: one element a channel, or one a result.
+pub fn extras(post: &[Post], channel: &[Dim], result: &[Dim]) -> Vec<View> {
+    let operands = post.iter().filter(|p| p.has_operand());
+    operands.map(|p| View::new(if *p == Post::Add { result.to_vec() } else { channel.to_vec() })).collect()
+}
+
+/// Scalar operations of sums over `dims`.
+pub fn work(dims: &[&Dim]) -> i64 {
+    dims.iter().fold(2, |n: i64, d| n.saturating_mul(d.as_const().unwrap_or(64).max(1)))
+}
+
+pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
+    let (xs, ws, ys) = (k.x[0].shape.clone(), k.x[1].shape.clone(), k.y[0].shape.clone());
+    let (y, acc_type, dtype) = (k.result(0), wide(k.y[0].dtype), k.y[0].dtype);
+    let packed = op.packed > 0;
+    let x_depth = xs[xs.len() - 1].clone();
+    let m = if xs.len() > 1 { xs[xs.len() - 2].clone() } else { ONE };
+    let batch_x = &xs[..xs.len().saturating_sub(2)];
+    let batch_w = if packed { &ws[..0] } else { &ws[..ws.len().saturating_sub(2)] };
+    // Columns (or panels of them), their stride in w and in y, and w's stride along the depth.
+    let panel = Dim::from(PANEL);
+    let (depth, n, columns, w_column, y_column, w_depth) = match &ws[batch_w.len()..] {
+        [panels, d, _] if packed => (d.clone(), Dim::from(op.packed), panels.clone(), d.clone() * panel.clone(), panel.clone(), panel.clone()),
+        [n, d] if op.transposed => (d.clone(), n.clone(), n.clone(), d.clone(), ONE, ONE),
+        [d, n] => (d.clone(), n.clone(), n.clone(), ONE, ONE, n.clone()),
+        d => (Dim::product(d), ONE, ONE, ZERO, ONE, ONE),
+    };
+    let depth = if x_depth.as_const().is_some() { x_depth.clone() } else { depth };
+    let batch = ys[..batch_x.len().max(batch_w.len())].to_vec();
+    // Strides along the batch axes of an operand whose matrices have `elems` elements.
+    let batch_strides = |own: &[Dim], elems: Dim| -> Vec<Dim> {
+        let skip = batch.len() - own.len();
+        let own_strides = row_major(own);
+        let stretched = |i: usize| i < skip || (own[i - skip].is(1) && !batch[i].is(1));
+        (0..batch.len()).map(|i| if stretched(i) { ZERO } else { own_strides[i - skip].clone() * elems.clone() }).collect()
+    };
+    let mut dims = [&batch[..], &[m.clone(), columns]].concat();
+    let mut y_strides = row_major(&[&batch[..], &[m.clone(), n.clone()]].concat());
+    let mut channel = vec![ZERO; dims.len()];
+    *y_strides.last_mut().expect("columns") = y_column.clone();
+    *channel.last_mut().expect("columns") = y_column;
+    let mut views = vec![
+        View::new([batch_strides(batch_x, m * x_depth.clone()), vec![x_depth, ZERO]].concat()),
+        View::new([batch_strides(batch_w, depth.clone() * n.clone()), vec![ZERO, w_column]].concat()),
+        View::new(y_strides.clone()),
+    ];
+    views.extend(extras(&op.post, &channel, &y_strides));
+    if !packed {
+        collapse(&mut dims, &mut views);
+    }
+    let mut outcome = Ok(());
+    let mut element = |k: &mut Loops, at: &[ExprId]| {
+        let acc = k.accumulator(ReduceKind::Sum, acc_type);
+        let (hi, stride) = (k.size(&depth), k.size(&w_depth));
+        k.for_each(hi, |k, i| {
+            let a = k.add(at[0], i);
+            let along = k.mul(i, stride);
+            let b = k.add(at[1], along);
+            let (a, b) = (k.load(0, a), k.load(1, b));
+            k.multiply_add(acc, a, b);
+        });
+        let sum = k.var(acc);
+        match epilogue(k, &op.post, sum, &at[3..]) {
+            Ok(v) => {
+                let v = k.cast(dtype, v);
+                k.store(y, at[2], v);
+            }
+            Err(e) => outcome = Err(e),
+        }
+    };
+    let lanes = if packed { panel } else { ONE };
+    k.parallel(&dims, &views, work(&[&depth, &lanes]), |k, vars, at| {
+        if !packed {
+            return element(k, at);
+        }
+        // The last panel may not be full.
+        let (n, lanes) = (k.size(&n), k.size(&lanes));
+        let before = k.mul(*vars.last().expect("panels"), lanes);
+        let left = k.sub(n, before);
+        let count = k.min_int(left, lanes);
+        let count = k.bind(count);
+        k.for_each(count, |k, lane| {
+            let at: Vec<ExprId> = at.iter().enumerate().map(|(i, b)| if i == 0 { *b } else { k.add(*b, lane) }).collect();
+            element(k, &at);
+        });
+    });
+    outcome
+}

@@ -1,0 +1,337 @@
+//! Lowering: a graph becomes a program of kernels on buffers.
+//!
+//! Every primitive has one arm in [`Lowering::node`]. Element-by-element operations, movement and plain reductions are lowered in
+//! groups ([`group`]), the others one kernel each. A reshape, and a slice that is one piece of its operand, are the operand's buffer.
+//!
+//! Sizes: what the inputs decide is an expression over their symbols. A buffer whose size only the run knows takes the least
+//! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, the program is refused.
+
+mod contract;
+mod control;
+mod conv;
+mod group;
+mod index;
+mod loops;
+mod movement;
+mod norm;
+mod program;
+mod reduce;
+mod scalar;
+mod sort;
+mod view;
+mod window;
+
+use crate::{expand, fuse, memory};
+use group::Group;
+use index::Scatter;
+use loops::Loops;
+use nnc_ir::error::{Error, Report, Result};
+use nnc_ir::graph::{Graph, NodeId, Value};
+use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step};
+use nnc_ir::ops::movement::PadMode;
+use nnc_ir::{Dim, Op, Target, Type};
+use program::{Emitter, Site};
+use std::collections::HashMap;
+
+pub use group::reshape_is_affine;
+pub use movement::contiguous;
+
+/// The program of a graph, its workspace planned. The report names every node that cannot be lowered.
+pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
+    let graph = expand::expand(graph, &has_kernel)?;
+    let mut l = Lowering { target, out: Emitter::new(&graph.name), site: Site::default(), errors: vec![] };
+    let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
+    let mut targets = vec![];
+    for (i, o) in graph.outputs.iter().enumerate() {
+        let ty = graph.ty(o.value);
+        let buffer = l.out.buffer(ty.dtype, ty.elems(), Place::Output(i as u32));
+        l.out.program.outputs.push(Port { name: o.name.clone(), ty: ty.clone(), buffer: buffer.buffer });
+        targets.push(buffer);
+    }
+    l.graph(&graph, &args, &targets);
+    if !l.errors.is_empty() {
+        return Err(Report(l.errors));
+    }
+    let mut program = l.out.finish();
+    memory::plan(&mut program);
+    Ok(program)
+}
+
+/// Composites that are lowered as they are, in one kernel.
+fn has_kernel(op: &Op, x: &[Type]) -> bool {
+    match op {
+        Op::Softmax(_) | Op::LogSoftmax(_) => true,
+        Op::LayerNorm(n) => x[1..].iter().all(|t| t.elems() == Dim::product(&x[0].shape[n.axis..]) && t.dtype == x[0].dtype),
+        _ => false,
+    }
+}
+
+struct Lowering<'t> {
+    #[allow(dead_code)]
+    target: &'t Target,
+    out: Emitter,
+    /// The node at hand.
+    site: Site,
+    errors: Vec<Error>,
+}
+
+/// A graph or region while it is lowered.
+struct Frame<'g> {
+    graph: &'g Graph,
+    /// Where each value lives.
+    values: Vec<Vec<Option<BufferRef>>>,
+    /// Where some values are to be computed: the buffers of outputs.
+    claims: HashMap<Value, BufferRef>,
+}
+
+impl Frame<'_> {
+    fn set(&mut self, id: NodeId, port: usize, at: BufferRef) {
+        self.values[id.0 as usize][port] = Some(at);
+    }
+
+    fn get(&self, v: Value) -> Option<&BufferRef> {
+        self.values[v.node.0 as usize][v.port as usize].as_ref()
+    }
+}
+
+impl Lowering<'_> {
+    fn input(&mut self, graph: &Graph, i: usize, id: NodeId) -> BufferRef {
+        let node = graph.node(id);
+        let ty = &node.types[0];
+        for d in &ty.shape {
+            d.symbols(&mut |s| self.out.define_input(s));
+        }
+        let buffer = self.out.buffer(ty.dtype, ty.elems(), Place::Input(i as u32));
+        self.out.program.inputs.push(Port { name: node.name.clone(), ty: ty.clone(), buffer: buffer.buffer });
+        buffer
+    }
+
+    /// Lowers a graph whose inputs are at `args` and whose results go to `targets`.
+    fn graph(&mut self, graph: &Graph, args: &[BufferRef], targets: &[BufferRef]) {
+        let inlined = fuse::plan(graph);
+        let mut values: Vec<Vec<Option<BufferRef>>> = vec![vec![]; graph.id_bound()];
+        for id in graph.ids() {
+            values[id.0 as usize] = vec![None; graph.node(id).types.len()];
+        }
+        let mut frame = Frame { graph, values, claims: claims(graph, targets) };
+        for (id, at) in graph.inputs.iter().zip(args) {
+            frame.set(*id, 0, at.clone());
+        }
+        let live = crate::dce::live(graph);
+        for id in graph.order() {
+            if live[id.0 as usize] && !inlined[id.0 as usize] {
+                let node = graph.node(id);
+                self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
+                if let Err(e) = self.node(&mut frame, id, &inlined) {
+                    self.fail(e);
+                }
+            }
+        }
+        for (o, target) in graph.outputs.iter().zip(targets) {
+            self.site = Site { name: o.name.clone(), loc: graph.node(o.value.node).loc.clone() };
+            match self.operand(&frame, o.value) {
+                Ok(at) if at == *target => {}
+                Ok(at) => {
+                    let site = self.site.clone();
+                    if let Err(e) = self.out.copy(&site, graph.ty(o.value), at, target.clone()) {
+                        self.fail(e);
+                    }
+                }
+                Err(e) => self.fail(e),
+            }
+        }
+    }
+
+    /// Records an error at the node at hand, but not what follows from another.
+    fn fail(&mut self, e: Error) {
+        if e != missing() {
+            self.errors.push(e.at(&self.site.loc));
+        }
+    }
+
+    /// Where an operand is; constants are put among the weights when something asks for them.
+    fn operand(&mut self, frame: &Frame, v: Value) -> Result<BufferRef> {
+        match (frame.get(v), frame.graph.constant(v)) {
+            (Some(at), _) => Ok(at.clone()),
+            (None, Some(t)) => self.out.weight(t),
+            (None, None) => Err(missing()),
+        }
+    }
+
+    /// Where result `port` is to be computed: the buffer of the output that it is, or workspace.
+    fn result(&mut self, frame: &mut Frame, id: NodeId, port: usize) -> Result<BufferRef> {
+        let v = Value { node: id, port: port as u32 };
+        let at = match frame.claims.get(&v) {
+            Some(at) => at.clone(),
+            None => self.out.work(frame.graph.ty(v))?,
+        };
+        frame.set(id, port, at.clone());
+        Ok(at)
+    }
+
+    /// One kernel that computes all results of the node.
+    fn kernel(&mut self, frame: &mut Frame, id: NodeId, access: Access, f: impl FnOnce(&mut Loops) -> Result<()>) -> Result<()> {
+        let node = frame.graph.node(id);
+        let x: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
+        let mut buffers = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
+        let mut k = Loops::of(&node.op, &x, &node.types, access);
+        f(&mut k)?;
+        for port in 0..node.types.len() {
+            buffers.push(self.result(frame, id, port)?);
+        }
+        let site = self.site.clone();
+        self.out.launch(&site, k, buffers)
+    }
+
+    /// The node and what is inlined into it as one kernel.
+    fn group(&mut self, frame: &mut Frame, id: NodeId, inlined: &[bool]) -> Result<()> {
+        let graph = frame.graph;
+        let root = Value { node: id, port: 0 };
+        let inside = |n: NodeId| n == id || inlined[n.0 as usize];
+        let (k, operands) = Group::new(graph, root, &inside)?.lower(graph.node(id).op.name(), graph.ty(root));
+        let mut buffers = operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
+        buffers.push(self.result(frame, id, 0)?);
+        let site = self.site.clone();
+        self.out.launch(&site, k, buffers)
+    }
+
+    fn node(&mut self, frame: &mut Frame, id: NodeId, inlined: &[bool]) -> Result<()> {
+        let node = frame.graph.node(id);
+        self.out.flops(flops(&node.op, &node.operands.iter().map(|v| frame.graph.ty(*v)).collect::<Vec<_>>(), &node.types));
+        use Access::{ReadWrite, Write};
+        match &node.op {
+            Op::Input | Op::Const(_) => Ok(()),
+            Op::Map(_) | Op::Cast(_) | Op::Iota(_) | Op::Transpose(_) | Op::Expand(_) | Op::Reduce(_) => self.group(frame, id, inlined),
+            Op::Slice(s) => match contiguous(s, &frame.graph.ty(node.operands[0]).shape) {
+                Some(offset) => self.alias(frame, id, offset),
+                None => self.group(frame, id, inlined),
+            },
+            Op::Reshape(_) => self.alias(frame, id, Dim::Const(0)),
+            Op::Dims(d) => self.kernel(frame, id, Write, |k| {
+                for (i, d) in d.values.iter().enumerate() {
+                    let (at, v) = (k.int(i as i64), k.size(d));
+                    k.store(0, at, v);
+                }
+                Ok(())
+            }),
+            Op::ReadDims(d) => self.read_dims(frame, id, &d.symbols),
+            Op::ArgReduce(op) => self.kernel(frame, id, Write, |k| {
+                reduce::arg_reduce(k, op);
+                Ok(())
+            }),
+            Op::Cumulate(op) => self.kernel(frame, id, Write, |k| {
+                reduce::cumulate(k, op);
+                Ok(())
+            }),
+            Op::MatMul(op) => self.kernel(frame, id, Write, |k| contract::matmul(k, op)),
+            Op::Conv(op) => self.kernel(frame, id, Write, |k| conv::conv(k, op)),
+            Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
+            Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
+            Op::Concat(op) => self.concat(frame, id, op.axis),
+            Op::Pad(op) if op.mode == PadMode::Constant => self.pad_constant(frame, id, op),
+            Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
+            Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
+            Op::Unpack(_) => self.kernel(frame, id, Write, movement::unpack),
+            Op::Gather(op) => self.kernel(frame, id, Write, |k| index::gather(k, op.axis)),
+            Op::GatherElements(op) => self.kernel(frame, id, Write, |k| index::gather_elements(k, op.axis)),
+            Op::GatherNd(op) => self.kernel(frame, id, Write, |k| index::gather_nd(k, op.batch_dims)),
+            Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
+            Op::ScatterNd(op) => self.scatter(frame, id, Scatter::Nd(op.reduction)),
+            Op::NonZero(op) => self.non_zero(frame, id, op),
+            Op::TopK(op) => self.kernel(frame, id, ReadWrite, |k| sort::top_k(k, op)),
+            Op::If(_) => self.if_(frame, id),
+            Op::Loop(op) => self.loop_(frame, id, op),
+            Op::Scan(op) => self.scan(frame, id, op),
+            Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
+            Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
+            Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
+            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) => {
+                Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
+            }
+        }
+    }
+
+    /// Binds symbols to the operand's elements, which must not be negative.
+    fn read_dims(&mut self, frame: &mut Frame, id: NodeId, symbols: &[Dim]) -> Result<()> {
+        let node = frame.graph.node(id);
+        let ty = frame.graph.ty(node.operands[0]).clone();
+        let from = self.operand(frame, node.operands[0])?;
+        let known = frame.graph.known(node.operands[0]).map(<[Dim]>::to_vec);
+        let mut k = Loops::new("check_sizes", std::slice::from_ref(&ty), &[], Access::Write);
+        let zero = k.int(0);
+        let n = k.size(&ty.elems());
+        k.for_each(n, |k, i| {
+            let v = k.load(0, i);
+            let negative = k.map(nnc_ir::ScalarFn::Less, &[v, zero]);
+            k.when(negative, |k| k.fail(nnc_ir::kernel::Fault::Size));
+        });
+        let site = self.site.clone();
+        self.out.launch(&site, k, vec![from.clone()])?;
+        for (i, d) in symbols.iter().enumerate() {
+            if let Some(symbol) = d.as_sym() {
+                self.out.step(Step::Bind { symbol: symbol.clone(), from: program::shifted(&from, Dim::from(i)) });
+                let limit = known.as_ref().and_then(|k| self.out.limit(k.get(i)?));
+                self.out.define(symbol, limit);
+            }
+        }
+        frame.set(id, 0, from);
+        Ok(())
+    }
+}
+
+/// What an operation says whose operand failed: the cause is reported already.
+fn missing() -> Error {
+    Error::internal("an operand has no buffer")
+}
+
+/// Values that are computed where an output wants them: the output itself or what it reshapes, once each, and only where a kernel
+/// of this graph computes it.
+fn claims(graph: &Graph, targets: &[BufferRef]) -> HashMap<Value, BufferRef> {
+    let mut out = HashMap::new();
+    for (o, target) in graph.outputs.iter().zip(targets) {
+        let mut v = o.value;
+        while let Op::Reshape(_) = graph.node(v.node).op {
+            v = graph.node(v.node).operands[0];
+        }
+        let node = graph.node(v.node);
+        let computed = match &node.op {
+            Op::Input | Op::Const(_) | Op::ReadDims(_) => false,
+            Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
+            // Collected rows are as many as the trip count allows; the output takes those that were made.
+            Op::Loop(l) => (v.port as usize) < l.carried,
+            _ => true,
+        };
+        if computed {
+            out.entry(v).or_insert_with(|| target.clone());
+        }
+    }
+    out
+}
+
+/// Floating-point operations of a node; a multiply-add is two.
+fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
+    let elems = |t: &Type| t.elems();
+    let times = |d: Dim, n: usize| d * Dim::from(n);
+    match op {
+        Op::Map(_) => elems(&y[0]),
+        Op::Reduce(_) | Op::Cumulate(_) | Op::ArgReduce(_) => elems(x[0]),
+        Op::MatMul(m) => {
+            let depth = x[0].shape.last().cloned().unwrap_or(Dim::Const(1));
+            elems(&y[0]) * (times(depth, 2) + Dim::from(m.post.len()))
+        }
+        Op::Conv(c) => {
+            let spatial = c.window(x[1]).map_or(0, |w| w.kernel.len());
+            let taps = match c.layout {
+                nnc_ir::ops::contract::Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
+                nnc_ir::ops::contract::Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
+                _ => Dim::product(&x[1].shape[1..2 + spatial]),
+            };
+            elems(&y[0]) * (times(taps, 2) + Dim::from(c.post.len()))
+        }
+        Op::ConvTranspose(_) => times(elems(x[0]) * Dim::product(&x[1].shape[1..]), 2),
+        Op::Pool(p) => p.kernel.iter().fold(elems(&y[0]), |d, k| d * Dim::Const(*k)),
+        Op::Softmax(_) | Op::LogSoftmax(_) => times(elems(&y[0]), 5),
+        Op::LayerNorm(_) => times(elems(&y[0]), 8),
+        _ => Dim::Const(0),
+    }
+}
