@@ -64,7 +64,7 @@ impl Num {
         match (dtype, self) {
             (DType::F32, n) => (n.as_f64() as f32).put(out),
             (DType::F64, n) => n.as_f64().put(out),
-            (DType::F16, n) => f16::from_f64(n.as_f64()).put(out),
+            (DType::F16, n) => round_f16(n.as_f64()).put(out),
             (DType::BF16, n) => round_bf16(n.as_f64()).put(out),
             (DType::I8, n) => (n.as_i64() as i8).put(out),
             (DType::I16, n) => (n.as_i64() as i16).put(out),
@@ -132,7 +132,7 @@ impl Num {
                 Num::U(x) => x as f32,
                 n => n.as_f64() as f32,
             } as f64),
-            DType::F16 => Num::F(f16::from_f64(self.as_f64()).into()),
+            DType::F16 => Num::F(round_f16(self.as_f64()).into()),
             DType::BF16 => Num::F(round_bf16(self.as_f64()).into()),
             DType::Bool => Num::B(self.as_bool()),
             DType::I64 => Num::I(self.as_i64()),
@@ -147,15 +147,25 @@ impl Num {
     }
 }
 
-/// Nearest bf16, ties to even, straight from f64: by way of f32 would round twice.
+/// Nearest bf16, ties to even.
 fn round_bf16(x: f64) -> bf16 {
+    bf16::from_f32(odd_f32(x))
+}
+
+/// Nearest f16, ties to even. (`f16::from_f64` drops low bits first.)
+fn round_f16(x: f64) -> f16 {
+    f16::from_f32(odd_f32(x))
+}
+
+/// An f32 that rounds on to a narrower type as `x` itself would: an inexact one is replaced by the odd one of its two neighbours,
+/// which no later rounding mistakes for a tie.
+fn odd_f32(x: f64) -> f32 {
     let f = x as f32;
     if f as f64 == x || !f.is_finite() {
-        return bf16::from_f32(f);
+        return f;
     }
-    // Make the f32 sticky: an inexact f32 is replaced by the odd one of its two neighbours, which no later rounding mistakes for a tie.
     let toward_zero = if (f as f64).abs() > x.abs() { f32::from_bits(f.to_bits() - 1) } else { f };
-    bf16::from_f32(f32::from_bits(toward_zero.to_bits() | 1))
+    f32::from_bits(toward_zero.to_bits() | 1)
 }
 
 /// Which operand types a function takes.
@@ -473,9 +483,16 @@ impl ScalarFn {
             Sinh => a.sinh(),
             Cosh => a.cosh(),
             Tanh => a.tanh(),
-            Asinh => a.asinh(),
-            Acosh => a.acosh(),
-            Atanh => a.atanh(),
+            // libm: the standard library's formulas cancel near 0 and 1.
+            Asinh => libm::asinh(a),
+            Acosh => {
+                if a < 1.0 {
+                    f64::NAN
+                } else {
+                    libm::acosh(a)
+                }
+            }
+            Atanh => libm::atanh(a),
             Erf => libm::erf(a),
             Sigmoid => 1.0 / (1.0 + (-a).exp()),
             Floor => a.floor(),
@@ -544,12 +561,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bf16_rounds_once() {
+    fn narrow_floats_round_once() {
         // 1 + 2^-8 + 2^-40: above the tie between 1 and 1+2^-7, but f32 rounds it onto the tie.
         let x = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
         assert_eq!(round_bf16(x).to_f64(), 1.0 + 2f64.powi(-7));
         assert_eq!(round_bf16(-x).to_f64(), -1.0 - 2f64.powi(-7));
         assert_eq!(round_bf16(1.0 + 2f64.powi(-8)).to_f64(), 1.0);
+        let x = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
+        assert_eq!(round_f16(x).to_f64(), 1.0 + 2f64.powi(-10));
+        assert_eq!(round_f16(1.0 + 2f64.powi(-11)).to_f64(), 1.0);
     }
 
     #[test]
