@@ -1,3 +1,4 @@
 //! Kernels in, native code out.
 
+pub mod abi;
 pub mod cpu;

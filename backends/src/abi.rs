@@ -1,0 +1,121 @@
+//! The C ABI of compiled models, version 1: what `nnc_*` functions take, as Rust sees it.
+//!
+//! Layouts are those of the structs in the C header that is written beside a library ([`crate::cpu::header`]), on 64-bit targets.
+
+use std::ffi::{c_char, c_void};
+
+/// What `nnc_abi_version` returns.
+pub const VERSION: i32 = 1;
+
+/// Alignment in bytes of the workspace and of everything in it, and of weights.
+pub const ALIGN: usize = 64;
+
+/// Codes that do not depend on the model; those of its inputs follow from [`ERROR_FIRST_OWN`] on, and `nnc_error` has a text for each.
+pub const OK: i32 = 0;
+/// The processor lacks an instruction set that the library was compiled for.
+pub const ERROR_CPU: i32 = 1;
+/// `workspace` is NULL or not aligned to [`ALIGN`].
+pub const ERROR_WORKSPACE: i32 = 2;
+/// `host->size` is not that of a host of this version.
+pub const ERROR_HOST: i32 = 3;
+/// The weights are external and `host->weights` is NULL or too short.
+pub const ERROR_WEIGHTS: i32 = 4;
+/// An output has no data and the host allocates none.
+pub const ERROR_ALLOC: i32 = 5;
+/// An output's `shape` has no room for its dimensions (`rank` is the capacity).
+pub const ERROR_RANK: i32 = 6;
+/// Sizes that follow from the inputs' shapes do not fit 64 bits.
+pub const ERROR_OVERFLOW: i32 = 7;
+/// An index tensor points outside its tensor.
+pub const ERROR_INDEX: i32 = 8;
+/// A size computed from data is negative or does not fit.
+pub const ERROR_SIZE: i32 = 9;
+/// An argument that must point somewhere is NULL.
+pub const ERROR_NULL: i32 = 10;
+/// The first code that is the model's own.
+pub const ERROR_FIRST_OWN: i32 = 11;
+
+/// Texts of the codes below [`ERROR_FIRST_OWN`].
+pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
+    "success",
+    "the processor lacks an instruction set that this library was compiled for",
+    "the workspace is NULL or not 64-byte aligned",
+    "nnc_host.size is not sizeof(nnc_host) of ABI version 1 or later",
+    "the weights are external: nnc_host.weights must point to them",
+    "an output has no data pointer and nnc_host.alloc gave none",
+    "an output's rank (the capacity of its shape) is too small, or its shape is NULL",
+    "sizes that follow from the inputs' shapes do not fit 64 bits",
+    "an index points outside its tensor",
+    "a size computed from data is negative or does not fit",
+    "inputs, outputs or workspace_bytes is NULL",
+];
+
+/// A tensor argument: 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor {
+    /// Input: NULL = not given. Output: the caller's memory, or NULL = allocate through [`Host::alloc`].
+    pub data: *mut c_void,
+    /// The caller's storage. Output: written by plan where the inputs decide it (else -1), and by run.
+    pub shape: *mut i64,
+    /// Output: in, the capacity of `shape`; out, the rank.
+    pub rank: i32,
+    /// A number of ONNX TensorProto.DataType ([`nnc_ir::DType::abi_code`]). Output: written.
+    pub dtype: i32,
+}
+
+/// `parallel_for(ctx, n, body, arg)` calls `body(arg, i)` once for each i in 0..n, in any order, on any thread.
+pub type ParallelFor = unsafe extern "C" fn(ctx: *mut c_void, n: i64, body: Body, arg: *mut c_void);
+/// One iteration.
+pub type Body = unsafe extern "C" fn(arg: *mut c_void, i: i64);
+/// Memory for an output; NULL where there is none.
+pub type Alloc = unsafe extern "C" fn(ctx: *mut c_void, bytes: usize, align: usize) -> *mut c_void;
+
+/// What the caller lends to a run: 56 bytes. NULL in its place stands for one thread, no allocation, embedded weights.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// `size_of::<Host>()`: later versions append fields.
+    pub size: usize,
+    pub ctx: *mut c_void,
+    pub threads: i32,
+    pub parallel_for: Option<ParallelFor>,
+    pub alloc: Option<Alloc>,
+    /// External weights: the file, mapped by the caller, 64-byte aligned.
+    pub weights: *const c_void,
+    pub weights_bytes: usize,
+}
+
+impl Default for Host {
+    /// One thread, no allocation, embedded weights.
+    fn default() -> Host {
+        Host {
+            size: size_of::<Host>(),
+            ctx: std::ptr::null_mut(),
+            threads: 1,
+            parallel_for: None,
+            alloc: None,
+            weights: std::ptr::null(),
+            weights_bytes: 0,
+        }
+    }
+}
+
+pub type AbiVersion = unsafe extern "C" fn() -> i32;
+pub type Describe = unsafe extern "C" fn() -> *const c_char;
+pub type Plan = unsafe extern "C" fn(inputs: *const Tensor, outputs: *mut Tensor, workspace_bytes: *mut usize) -> i32;
+pub type Run = unsafe extern "C" fn(inputs: *const Tensor, outputs: *mut Tensor, workspace: *mut c_void, host: *const Host) -> i32;
+pub type ErrorText = unsafe extern "C" fn(code: i32) -> *const c_char;
+
+/// The functions of a compiled model, wherever its code lies. Valid as long as that code is.
+#[derive(Clone, Copy, Debug)]
+pub struct Functions {
+    pub abi_version: AbiVersion,
+    pub describe: Describe,
+    pub plan: Plan,
+    pub run: Run,
+    pub error: ErrorText,
+}
+
+/// Their names without the prefix, in the order of [`Functions`].
+pub const NAMES: [&str; 5] = ["abi_version", "describe", "plan", "run", "error"];

@@ -1,0 +1,79 @@
+//! From a program to functions in a Cranelift module: one generator for code in memory and for object files.
+
+use super::clif::{Emitter, I64};
+use super::driver::commands::{Form, Tables, encode};
+use super::driver::interp::Machine;
+use super::target::{Use, cranelift_isa};
+use super::{Options, abi, loops};
+use cranelift_module::{FuncId, Linkage, Module};
+use nnc_ir::kernel::{Kernel, Program};
+use nnc_ir::ops::Op;
+use nnc_ir::{Dim, Result, Target};
+use serde_json::json;
+
+/// What came out, beside what lies in the module.
+pub struct Generated {
+    /// In the order of [`crate::abi::NAMES`].
+    pub functions: [FuncId; 5],
+    pub weight_bytes: u64,
+    pub description: String,
+    /// Cranelift text of all functions, where it was asked for.
+    pub text: Option<String>,
+}
+
+/// Compiles `p` into `m`. `text` asks for the functions' Cranelift text.
+pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usage: Use, text: bool) -> Result<Generated> {
+    let mut e = Emitter::new(m, cranelift_isa(t, usage, false)?, text);
+    let (mut functions, mut forms) = (vec![], vec![]);
+    for (i, k) in p.kernels.iter().enumerate() {
+        let id = e.declare(&symbol(i, k), Linkage::Local, &[I64, I64], &[])?;
+        loops::define(&mut e, id, k)?;
+        forms.push(Form { function: i as u32, tasks: k.tasks.clone(), work: work(k), scratch: Dim::Const(0) });
+        functions.push(id);
+    }
+    let tables = encode(p, &forms)?;
+    let description = describe(p, t, &tables);
+    let machine = Machine::define(&mut e, &tables, &functions)?;
+    let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description };
+    let functions = abi::define(&mut e, &exports)?;
+    Ok(Generated { functions, weight_bytes: tables.weight_bytes, description, text: e.text })
+}
+
+/// A symbol for profilers and debuggers: the kernel's name where it is one that assemblers take.
+fn symbol(i: usize, k: &Kernel) -> String {
+    let name: String = k.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).take(80).collect();
+    format!("k{i}.{name}")
+}
+
+/// Rough number of scalar operations in a launch.
+fn work(k: &Kernel) -> Dim {
+    let touched = k.params.iter().fold(Dim::Const(0), |sum, p| sum + p.elems.clone());
+    let contracted = k.origin.as_ref().and_then(|o| {
+        let (x, w, y) = (o.x.first()?, o.x.get(1)?, o.y.first()?);
+        match o.op {
+            Op::MatMul(_) => Some(y.elems() * x.shape.last()?.clone()),
+            Op::Conv(_) | Op::ConvTranspose(_) => Some(y.elems() * w.elems().floor_div(w.shape.first()?)),
+            _ => None,
+        }
+    });
+    contracted.unwrap_or(touched)
+}
+
+fn describe(p: &Program, t: &Target, tables: &Tables) -> String {
+    let number = |d: &Dim| d.as_const().map_or_else(|| json!(d.to_string()), |c| json!(c));
+    let ports = |ports: &[nnc_ir::kernel::Port]| -> Vec<serde_json::Value> {
+        let shape = |t: &nnc_ir::Type| t.shape.iter().map(number).collect::<Vec<_>>();
+        ports.iter().map(|p| json!({"name": &*p.name, "dtype": p.ty.dtype.name(), "shape": shape(&p.ty)})).collect()
+    };
+    json!({
+        "name": &*p.name,
+        "inputs": ports(&p.inputs),
+        "outputs": ports(&p.outputs),
+        "target": t.name,
+        "compiler": concat!("nnc ", env!("CARGO_PKG_VERSION")),
+        "workspace_bytes": number(&(tables.body.clone() + Dim::Const(tables.head().bytes))),
+        "weight_bytes": tables.weight_bytes,
+        "flops": number(&p.flops),
+    })
+    .to_string()
+}
