@@ -9,6 +9,7 @@ pub mod builder;
 pub mod dim;
 pub mod error;
 pub mod eval;
+pub mod examples;
 pub mod graph;
 pub mod kernel;
 pub mod known;

@@ -1,0 +1,77 @@
+//! Composites.
+
+use super::{Example, Values, case};
+use crate::ops::composite::activation::{Act, Activation};
+use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
+use crate::scalar::ScalarFn;
+
+pub(super) fn examples() -> Vec<Example> {
+    [activations(), normalisations()].concat()
+}
+
+fn activations() -> Vec<Example> {
+    let (a, b) = (0.3.into(), 0.6.into());
+    let acts = [
+        ("fn", Act::Fn(ScalarFn::Tanh)),
+        ("clip", Act::Clip { lo: (-1.0).into(), hi: 2.0.into() }),
+        ("leaky_relu", Act::LeakyRelu { alpha: a }),
+        ("elu", Act::Elu { alpha: a }),
+        ("selu", Act::Selu { alpha: 1.6732.into(), gamma: 1.0507.into() }),
+        ("celu", Act::Celu { alpha: a }),
+        ("hard_sigmoid", Act::HardSigmoid { alpha: a, beta: b }),
+        ("hard_swish", Act::HardSwish {}),
+        ("silu", Act::Swish { alpha: 1.0.into() }),
+        ("swish", Act::Swish { alpha: a }),
+        ("gelu", Act::Gelu {}),
+        ("gelu_tanh", Act::GeluTanh {}),
+        ("softplus", Act::Softplus {}),
+        ("softsign", Act::Softsign {}),
+        ("mish", Act::Mish {}),
+        ("thresholded_relu", Act::ThresholdedRelu { alpha: a }),
+    ];
+    let mut out: Vec<Example> = acts
+        .into_iter()
+        .flat_map(|(name, act)| {
+            let on = |d: &str, x: &str| case(&format!("{name}.{d}"), Activation { act }, &[x]);
+            [on("f32", "f32[3,19]"), on("f64", "f64[7]"), on("f16", "f16[7]"), on("symbolic", "f32[N,5]")]
+        })
+        .collect();
+    let whole = Activation { act: Act::Clip { lo: 0.0.into(), hi: 6.0.into() } };
+    out.extend([case("clip.i8", whole.clone(), &["i8[9]"]), case("clip.edges", whole, &["f32[40]"]).values(0, Values::Edges)]);
+    out
+}
+
+fn normalisations() -> Vec<Example> {
+    let eps = || 1e-5.into();
+    let batch = |name: &str, x: &str, c: &str| case(name, BatchNorm { epsilon: eps() }, &[x, c, c, c, c]).values(4, Values::Range(1, 5));
+    let layer = |axis| LayerNorm { axis, epsilon: eps() };
+    let lrn = |size| Lrn { size, alpha: 0.1.into(), beta: 0.75.into(), bias: 1.0.into() };
+    vec![
+        case("f32", Softmax { axis: 1 }, &["f32[3,10]"]),
+        case("inner", Softmax { axis: 1 }, &["f32[2,5,3]"]),
+        case("first", Softmax { axis: 0 }, &["f32[5,4]"]),
+        case("long", Softmax { axis: 1 }, &["f32[2,100]"]),
+        case("symbolic", Softmax { axis: 1 }, &["f32[N,L]"]),
+        case("f64", Softmax { axis: 0 }, &["f64[9]"]),
+        case("f16", Softmax { axis: 1 }, &["f16[2,9]"]),
+        case("large", Softmax { axis: 1 }, &["f32[2,9]"]).values(0, Values::Range(-500, 500)),
+        case("f32", LogSoftmax { axis: 1 }, &["f32[3,10]"]),
+        case("symbolic", LogSoftmax { axis: 0 }, &["f32[N,L]"]),
+        case("large", LogSoftmax { axis: 1 }, &["f32[2,9]"]).values(0, Values::Range(-500, 500)),
+        batch("flat", "f32[3,5]", "f32[5]"),
+        batch("image", "f32[2,3,4,5]", "f32[3]"),
+        batch("symbolic", "f32[N,3,H,W]", "f32[3]"),
+        batch("f64", "f64[2,3,4]", "f64[3]"),
+        case("f32", layer(1), &["f32[3,16]", "f32[16]", "f32[16]"]),
+        case("no_bias", layer(1), &["f32[3,10]", "f32[10]"]),
+        case("two_axes", layer(1), &["f32[2,3,4]", "f32[3,4]", "f32[3,4]"]),
+        case("symbolic", layer(2), &["f32[N,L,8]", "f32[8]", "f32[8]"]),
+        case("f16", layer(1), &["f16[3,16]", "f16[16]", "f16[16]"]),
+        case("image", InstanceNorm { epsilon: eps() }, &["f32[2,3,4,5]", "f32[3]", "f32[3]"]),
+        case("symbolic", InstanceNorm { epsilon: eps() }, &["f32[N,3,H,W]", "f32[3]", "f32[3]"]),
+        case("odd", lrn(3), &["f32[2,5,3,3]"]),
+        case("even", lrn(4), &["f32[1,6,4]"]),
+        case("wide", lrn(9), &["f32[1,4,2,2]"]),
+        case("symbolic", lrn(5), &["f32[N,6,H,W]"]),
+    ]
+}

@@ -1,0 +1,76 @@
+//! Suites over the table of examples: what needs no lowering and no backend.
+
+use nnc_ir::builder::expansion;
+use nnc_ir::eval::{Env, run};
+use nnc_ir::examples::{Example, examples};
+use nnc_ir::verify::verify;
+use nnc_ir::{Op, Tensor};
+use std::collections::BTreeSet;
+
+#[test]
+fn every_operation_has_examples_with_names_of_their_own() {
+    let all = examples();
+    let seen: BTreeSet<&str> = all.iter().map(|e| e.op.name()).collect();
+    let missing: Vec<&str> = Op::names().into_iter().filter(|n| !seen.contains(n)).collect();
+    assert!(missing.is_empty(), "operations without an example in ir/src/examples: {missing:?}");
+    let names: BTreeSet<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    assert_eq!(names.len(), all.len());
+}
+
+/// One list of everything that `check` finds wrong, each with its example.
+fn for_all(check: impl Fn(&Example) -> Result<(), String>) {
+    let wrong: Vec<String> = examples().iter().filter_map(|e| check(e).err().map(|m| format!("{}: {m}", e.name))).collect();
+    assert!(wrong.is_empty(), "{} examples:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_verifier_accepts_them() {
+    for_all(|e| verify(&e.graph().map_err(|r| r.to_string())?).map_err(|r| r.to_string()));
+}
+
+#[test]
+fn inference_agrees_with_evaluation() {
+    // Evaluation holds every result against the inferred type.
+    for_all(|e| {
+        let g = e.graph().map_err(|r| r.to_string())?;
+        for seed in 0..3 {
+            let x = e.tensors(seed).map_err(|e| e.to_string())?;
+            let y = run(&g, &x, &Env::default()).map_err(|e| e.to_string())?;
+            if y.len() != g.outputs.len() {
+                return Err(format!("{} outputs", y.len()));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn expansions_are_sound() {
+    for_all(|e| match e.op.as_composite() {
+        None => Ok(()),
+        Some(_) => verify(&expansion(&e.op, &e.inputs).map_err(|e| e.to_string())?).map_err(|r| r.to_string()),
+    });
+}
+
+#[test]
+fn attributes_survive_text() {
+    for_all(|e| {
+        if matches!(e.op, Op::Const(_)) {
+            return Ok(());
+        }
+        let attrs = e.op.attrs();
+        let get = |name: &str| attrs.iter().find(|(n, _)| *n == name).map(|(_, a)| a.clone());
+        match Op::parse(e.op.name(), &get) {
+            Some(Ok(op)) if op == e.op => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+#[test]
+fn values_depend_on_the_seed_only() {
+    let e = &examples()[0];
+    let x = |seed| -> Vec<Tensor> { e.tensors(seed).unwrap() };
+    assert_eq!(x(7), x(7));
+    assert_ne!(x(7), x(8));
+}
