@@ -1,8 +1,12 @@
 //! One call of an ONNX operator, free of any file format: the `.nn` elaborator and the protobuf importer both make these.
 
+use nnc_ir::eval::Env;
+use nnc_ir::ops::map::Cast;
+use nnc_ir::ops::{Class, Op, Primitive};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V, Value};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The value of an attribute.
@@ -37,6 +41,13 @@ impl Attr<'_> {
     }
 }
 
+/// What a declared input of a body stands for.
+pub enum Arg {
+    /// A value of this type, different each time.
+    Type(Type),
+    Const(Tensor),
+}
+
 /// A body of control flow that is not built yet: its types follow from the arguments.
 pub trait Region<'g> {
     /// Number of declared inputs and outputs.
@@ -45,9 +56,9 @@ pub trait Region<'g> {
     /// The outer values that the body reads, each once, in order of first use.
     fn captures(&self) -> Vec<V<'g>>;
 
-    /// The body as a graph of its own. Its inputs are `args`, then one for each of `captures`, which hold at least those of
-    /// [`Region::captures`].
-    fn build(&self, args: &[Type], captures: &[V<'g>]) -> Result<Graph, Report>;
+    /// The body as a graph of its own. Its inputs are the `args` that are types, then one for each of `captures` that
+    /// [`is_operand`]; these hold at least those of [`Region::captures`].
+    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<Graph, Report>;
 
     /// The body's outputs, built in place of the call: for a condition that is known.
     fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>>;
@@ -247,7 +258,8 @@ impl<'g> Call<'g> {
         if !v.ty().dtype.is_int() {
             return Err(Error::dtype(format!("input {i} should hold integers, found {}", v.ty())));
         }
-        Ok(v.known().map(|k| k.to_vec()))
+        let folded = || self.fold(v).and_then(|t| t.to_ints()).map(|k| k.into_iter().map(Dim::Const).collect());
+        Ok(v.known().map(|k| k.to_vec()).or_else(folded))
     }
 
     /// Contents of an integer input, which must be known before the run.
@@ -284,10 +296,65 @@ impl<'g> Call<'g> {
         Ok((symbols, bound))
     }
 
+    /// Results for a call whose problems are recorded already.
+    pub fn poisoned(&self) -> Vec<V<'g>> {
+        vec![self.b.poison(); self.outputs.len()]
+    }
+
+    /// A body as a graph; `None` where it has errors, which are recorded.
+    pub fn body(&self, region: &Rc<dyn Region<'g> + 'g>, args: &[Arg], captures: &[V<'g>]) -> Option<Graph> {
+        region.build(args, captures).map_err(|report| report.0.into_iter().for_each(|e| self.b.error(e))).ok()
+    }
+
+    /// The value of `v` where it follows from constants and known sizes by a few operations on small tensors.
+    pub fn fold(&self, v: V<'g>) -> Option<Tensor> {
+        fold(self.b, v.value())
+    }
+
     /// The constant behind input `i`.
     pub fn constant(&self, i: usize) -> Option<Tensor> {
         self.opt(i).and_then(V::constant)
     }
+}
+
+/// Nodes and elements that [`Call::fold`] looks at.
+const MAX_FOLD: (usize, usize) = (256, 4096);
+
+fn fold(b: &Builder, goal: Value) -> Option<Tensor> {
+    b.with_graph(|g| {
+        let mut done: HashMap<Value, Tensor> = HashMap::new();
+        let mut stack = vec![goal];
+        for _ in 0..MAX_FOLD.0 {
+            let Some(v) = stack.last().copied() else { break };
+            if v == Value::POISON || done.contains_key(&v) {
+                stack.pop();
+                continue;
+            }
+            let (node, ty) = (g.node(v.node), g.ty(v));
+            let shape: Vec<usize> = ty.const_shape()?.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
+            if Dim::checked_len(&ty.shape)? > MAX_FOLD.1 {
+                return None;
+            }
+            let known = g.known(v).and_then(|k| k.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>());
+            if let Some(known) = known {
+                let values = Tensor::new(&[known.len()], &known).reshaped(shape).ok()?;
+                done.insert(v, Cast { to: ty.dtype }.eval(&[values], &Env::default()).ok()?.remove(0));
+                continue;
+            }
+            let op = node.op.as_primitive().filter(|p| p.class() != Class::Control)?;
+            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_)) {
+                return None;
+            }
+            let missing: Vec<Value> = node.operands.iter().filter(|o| !done.contains_key(o)).copied().collect();
+            if missing.is_empty() {
+                let x: Vec<Tensor> = node.operands.iter().map(|o| done[o].clone()).collect();
+                let y = op.eval(&x, &Env::default()).ok()?;
+                y.into_iter().enumerate().for_each(|(port, t)| drop(done.insert(Value { node: v.node, port: port as u32 }, t)));
+            }
+            stack.extend(missing);
+        }
+        done.remove(&goal)
+    })
 }
 
 /// The element type with an ONNX number.

@@ -13,4 +13,4 @@ mod scan;
 mod scope;
 pub mod tensor;
 
-pub use model::{ImportOptions, Model, load, parse};
+pub use model::{ImportOptions, Model, input_names, load, parse};

@@ -74,6 +74,20 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     })
 }
 
+/// Names of the inputs that a run is given, in order: those of the graph that are no initializers.
+pub fn input_names(path: &Path) -> Result<Vec<String>> {
+    let data = file::map(path)?;
+    scan::check(&data, Kind::Model)?;
+    let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
+    Ok(proto.graph.iter().flat_map(|g| required(g)).map(|i| text(&i.name)).collect())
+}
+
+/// The graph's inputs that no initializer gives.
+fn required(graph: &GraphProto) -> Vec<&ValueInfoProto> {
+    let given: HashSet<&[u8]> = graph.initializer.iter().map(|t| &*t.name).collect();
+    graph.input.iter().filter(|i| !given.contains(&*i.name)).collect()
+}
+
 /// Versions by domain; `ai.onnx` is the empty domain.
 pub(super) fn opsets(imports: &[OperatorSetIdProto], b: &Builder) -> BTreeMap<String, i64> {
     let mut out = BTreeMap::new();
@@ -96,8 +110,7 @@ pub(super) fn domain(name: &[u8]) -> String {
 
 /// Declares the graph's inputs: those that no initializer gives.
 fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options: &ImportOptions) {
-    let given: HashSet<&[u8]> = graph.initializer.iter().map(|t| &*t.name).collect();
-    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|i| !given.contains(&*i.name)).collect();
+    let inputs = required(graph);
     let b = scope.b;
     let declared: Vec<Option<Declared>> = inputs.iter().map(|i| declared(i).map_err(|e| b.error(e)).ok()).collect();
     let fixed = Fixed::new(&inputs, &declared, options, b);

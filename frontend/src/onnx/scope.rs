@@ -1,14 +1,14 @@
 //! One level of names: the nodes of a graph, of a function's body or of a region, brought into order and built one after the other.
 
 use super::attribute;
-use super::call::{Attr, Call, Region, is_operand};
+use super::call::{Arg, Attr, Call, Region, is_operand};
 use super::file::External;
 use super::model::{domain, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;
 use nnc_ir::ops::source::Dims;
-use nnc_ir::{Builder, Error, Graph, Loc, Report, Result, Type, V, Value};
+use nnc_ir::{Builder, Error, Graph, Loc, Report, Result, V, Value};
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -344,9 +344,13 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
         self.captured.iter().filter_map(|(_, v)| *v).filter(|v| seen.insert(v.value())).collect()
     }
 
-    fn build(&self, args: &[Type], captures: &[V<'g>]) -> Result<Graph, Report> {
+    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<Graph, Report> {
         let b = self.b.nested(text(&self.graph.name));
-        let inputs: Vec<V> = args.iter().zip(&self.graph.input).map(|(t, i)| b.input(text(&i.name), t.clone())).collect();
+        let input = |(arg, info): (&Arg, &ValueInfoProto)| match arg {
+            Arg::Type(ty) => b.input(text(&info.name), ty.clone()),
+            Arg::Const(t) => b.constant(t.clone()),
+        };
+        let inputs: Vec<V> = args.iter().zip(&self.graph.input).map(input).collect();
         let mut outside: HashMap<Value, V> = HashMap::new();
         for v in captures {
             let ty = v.ty();

@@ -1,12 +1,15 @@
 //! THE TABLE of ONNX operators: rows that turn a [`Call`] into tensor operations. Tests, `nnc list-ops` and the support list loop over it.
 
 mod activation;
+mod control;
 mod index;
 mod math;
 mod matmul;
 mod movement;
 mod norm;
+mod recurrent;
 mod reduce;
+mod resize;
 mod shape;
 mod source;
 mod window;
@@ -47,8 +50,21 @@ const fn op(name: &'static str, since: i64, inputs: (usize, usize), build: Build
 const MANY: usize = usize::MAX;
 
 /// Rows by family. Of an operator's rows the last whose `since` is not above the model's opset counts.
-pub const TABLE: &[&[Row]] =
-    &[activation::ROWS, index::ROWS, math::ROWS, matmul::ROWS, movement::ROWS, norm::ROWS, reduce::ROWS, shape::ROWS, source::ROWS, window::ROWS];
+pub const TABLE: &[&[Row]] = &[
+    activation::ROWS,
+    control::ROWS,
+    index::ROWS,
+    math::ROWS,
+    matmul::ROWS,
+    movement::ROWS,
+    norm::ROWS,
+    recurrent::ROWS,
+    reduce::ROWS,
+    resize::ROWS,
+    shape::ROWS,
+    source::ROWS,
+    window::ROWS,
+];
 
 /// The newest version of ai.onnx whose operators are known.
 pub const NEWEST_OPSET: i64 = 28;

@@ -1,0 +1,236 @@
+//! If, Loop, Scan: bodies become regions, what they read from outside becomes operands.
+
+use super::{MANY, Row, op};
+use crate::onnx::call::{Arg, Call, Region, is_operand};
+use nnc_ir::ops::control::{If, Loop, Scan};
+use nnc_ir::ops::movement::Slice;
+use nnc_ir::ops::source::{Dims, ReadDims};
+use nnc_ir::ops::{Class, Op};
+use nnc_ir::types::normalize_axis;
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Result, Tensor, Type, V};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+pub const ROWS: &[Row] = &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 9, (1, MANY), scan)];
+
+/// What several bodies read from outside, each value once.
+fn captures<'g>(bodies: &[&Rc<dyn Region<'g> + 'g>]) -> Vec<V<'g>> {
+    let mut seen = HashSet::new();
+    bodies.iter().flat_map(|b| b.captures()).filter(|v| seen.insert(v.value())).collect()
+}
+
+fn operands<'g>(captures: &[V<'g>]) -> impl Iterator<Item = V<'g>> {
+    captures.iter().copied().filter(|v| is_operand(*v))
+}
+
+fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let condition = c.x(0)?;
+    let (yes, no) = (c.region("then_branch")?, c.region("else_branch")?);
+    if let Some(t) = c.fold(condition).filter(|t| t.elems() == 1) {
+        return if t.num(0).as_bool() { &yes } else { &no }.inline(&[]);
+    }
+    let outside = captures(&[&yes, &no]);
+    let (Some(mut yes), Some(mut no)) = (c.body(&yes, &[], &outside), c.body(&no, &[], &outside)) else { return Ok(c.poisoned()) };
+    if yes.outputs.len() != no.outputs.len() {
+        return Err(Error::arity(format!("the branches have {} and {} outputs", yes.outputs.len(), no.outputs.len())));
+    }
+    for k in 0..yes.outputs.len() {
+        let (a, b) = (yes.ty(yes.outputs[k].value).clone(), no.ty(no.outputs[k].value).clone());
+        if a.dtype != b.dtype || a.rank() != b.rank() {
+            return Err(Error::unsupported(format!("output {k} is {a} or {b}; type and rank must be one")));
+        }
+        let local = |g: &Graph, d: &Dim| mentions(d, &bound(g));
+        let shape: Vec<Dim> = a
+            .shape
+            .iter()
+            .zip(&b.shape)
+            .map(|(x, y)| if x == y && !local(&yes, x) && !local(&no, y) { x.clone() } else { c.b.fresh_symbol("if") })
+            .collect();
+        yes = relabelled(yes, k, &shape)?;
+        no = relabelled(no, k, &shape)?;
+    }
+    let x: Vec<V<'g>> = std::iter::once(condition.reshape(vec![])).chain(operands(&outside)).collect();
+    Ok(c.b.op_all(If {}, &x, vec![yes, no]))
+}
+
+/// Symbols that a graph binds itself.
+fn bound(g: &Graph) -> HashSet<String> {
+    let mut out = HashSet::new();
+    for id in g.order() {
+        let node = g.node(id);
+        let mut add = |d: &Dim| d.symbols(&mut |s| out.extend([s.to_string()]));
+        match &node.op {
+            Op::ReadDims(r) => r.symbols.iter().for_each(add),
+            Op::NonZero(n) => add(&n.count),
+            op if op.class() == Some(Class::Control) => node.types.iter().flat_map(|t| &t.shape).for_each(add),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn mentions(d: &Dim, symbols: &HashSet<String>) -> bool {
+    let mut found = false;
+    d.symbols(&mut |s| found |= symbols.contains(&**s));
+    found
+}
+
+/// The region with output `k` under another shape of the same rank, whose new symbols are bound to the lengths there are.
+fn relabelled(region: Graph, k: usize, shape: &[Dim]) -> Result<Graph> {
+    let output = region.outputs[k].clone();
+    let have = region.ty(output.value).shape.clone();
+    if have == shape {
+        return Ok(region);
+    }
+    let b = Builder::from_graph(region);
+    let (lengths, symbols): (Vec<Dim>, Vec<Dim>) = have.iter().zip(shape).filter(|(a, b)| a != b).map(|(a, b)| (a.clone(), b.clone())).unzip();
+    let lengths = b.op(Dims { values: lengths, scalar: false }, &[]);
+    b.op(ReadDims { symbols }, &[lengths]);
+    let y = b.v(output.value).reshape(shape.to_vec()).value();
+    let mut region = b.finish().map_err(|mut r| r.0.remove(0))?;
+    region.outputs[k].value = y;
+    Ok(region)
+}
+
+/// The region with output `k` as a scalar.
+fn scalar_output(region: Graph, k: usize) -> Result<Graph> {
+    let b = Builder::from_graph(region);
+    let v = b.with_graph(|g| g.outputs[k].value);
+    let y = b.v(v).reshape(vec![]).value();
+    let mut region = b.finish().map_err(|mut r| r.0.remove(0))?;
+    region.outputs[k].value = y;
+    Ok(region)
+}
+
+fn repeat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let body = c.region("body")?;
+    let carried: Vec<V<'g>> = (2..c.inputs.len()).map(|i| c.x(i)).collect::<Result<_>>()?;
+    let (declared, results) = body.arity();
+    if declared != 2 + carried.len() || results < 1 + carried.len() {
+        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {} are carried", carried.len())));
+    }
+    let scalar = |v: V<'g>| v.reshape(vec![]);
+    let trips = c.opt(0).map(scalar);
+    let go = c.opt(1).map(scalar);
+    let outside = captures(&[&body]);
+    let mut types: Vec<Type> = carried.iter().map(|v| v.ty()).collect();
+    // Lengths that an iteration changes become symbols of the body, and the body is built again, until none is left.
+    let (region, changed) = loop {
+        let mut args = vec![Arg::Type(Type::new(DType::I64, vec![])), Arg::Const(Tensor::scalar(true))];
+        args.extend(types.iter().cloned().map(Arg::Type));
+        let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+        let mut stable = true;
+        for (k, ty) in types.iter_mut().enumerate() {
+            let y = region.ty(region.outputs[1 + k].value);
+            if y.dtype != ty.dtype || y.rank() != ty.rank() {
+                return Err(Error::unsupported(format!("carried value {k} is {ty} before and {y} after an iteration; type and rank must stay")));
+            }
+            let given = carried[k].ty();
+            for axis in 0..ty.rank() {
+                // A symbol that was made here stands for any length already.
+                if y.shape[axis] != ty.shape[axis] && ty.shape[axis] == given.shape[axis] {
+                    ty.shape[axis] = c.b.fresh_symbol("carried");
+                    stable = false;
+                }
+            }
+        }
+        if stable {
+            let changed: HashSet<String> = types.iter().zip(&carried).flat_map(|(t, v)| varying(&v.ty(), t)).collect();
+            break (region, changed);
+        }
+    };
+    let mut region = scalar_output(region, 0)?;
+    let mut local = bound(&region);
+    local.extend(changed);
+    for k in 1..results {
+        let ty = region.ty(region.outputs[k].value).clone();
+        // A carried length stays as it was given, or is known after the loop only.
+        let keep = |axis: usize, d: &Dim| match types.get(k - 1) {
+            Some(t) => *d == t.shape[axis] && !mentions(d, &local),
+            None => !mentions(d, &local),
+        };
+        let shape: Vec<Dim> = ty.shape.iter().enumerate().map(|(i, d)| if keep(i, d) { d.clone() } else { c.b.fresh_symbol("loop") }).collect();
+        region = relabelled(region, k, &shape)?;
+    }
+    // Without a way to stop early the number of iterations is the trip count.
+    let forever = region.constant(region.outputs[0].value).is_some_and(|t| t.elems() == 1 && t.num(0).as_bool());
+    let always = go.is_none_or(|v| c.fold(v).is_some_and(|t| t.num(0).as_bool()));
+    let count = trips.and_then(V::known).and_then(|k| k.first().cloned()).filter(|_| forever && always);
+    let count = count.map_or_else(|| c.b.fresh_symbol("trips"), |d| d.maximum(&Dim::Const(0)));
+    let first = [
+        trips.map_or_else(|| c.b.constant(Tensor::scalar(i64::MAX)), |v| v.cast(DType::I64)),
+        go.unwrap_or_else(|| c.b.constant(Tensor::scalar(true))),
+    ];
+    let x: Vec<V<'g>> = first.into_iter().chain(carried.iter().copied()).chain(operands(&outside)).collect();
+    Ok(c.b.op_all(Loop { carried: carried.len(), trips: count }, &x, vec![region]))
+}
+
+/// Symbols that stand in `now` where `before` had something else.
+fn varying(before: &Type, now: &Type) -> HashSet<String> {
+    let mut out = HashSet::new();
+    for (_, d) in before.shape.iter().zip(&now.shape).filter(|(a, b)| a != b) {
+        d.symbols(&mut |s| out.extend([s.to_string()]));
+    }
+    out
+}
+
+fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let body = c.region("body")?;
+    let scanned = c.opt_int("num_scan_inputs")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=c.inputs.len()).contains(n));
+    let scanned = scanned.ok_or_else(|| Error::attribute("attribute `num_scan_inputs` should be at least 1 and at most the number of inputs"))?;
+    let states = c.inputs.len() - scanned;
+    let (declared, results) = body.arity();
+    if declared != c.inputs.len() || results < states {
+        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {states} states and {scanned} inputs are scanned")));
+    }
+    let collected = results - states;
+    let list = |name: &str, n: usize| -> Result<Vec<i64>> {
+        let v = c.ints(name)?.unwrap_or(vec![0; n]);
+        if v.len() == n { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {n} integers, found {v:?}"))) }
+    };
+    let (in_axes, in_backward) = (list("scan_input_axes", scanned)?, list("scan_input_directions", scanned)?);
+    let (out_axes, out_backward) = (list("scan_output_axes", collected)?, list("scan_output_directions", collected)?);
+    let mut x = c.all()?;
+    for (i, v) in x[states..].iter_mut().enumerate() {
+        let axis = normalize_axis(in_axes[i], v.ty().rank())?;
+        let turned = moved(*v, axis, 0);
+        *v = if in_backward[i] == 1 { flipped(turned) } else { turned };
+    }
+    let outside = captures(&[&body]);
+    let element = |v: &V<'g>| v.ty().with_shape(v.ty().shape.get(1..).unwrap_or_default().to_vec());
+    let args: Vec<Arg> = x[..states].iter().map(|v| v.ty()).chain(x[states..].iter().map(element)).map(Arg::Type).collect();
+    let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    for (k, state) in x[..states].iter().enumerate() {
+        let (before, after) = (state.ty(), region.ty(region.outputs[k].value));
+        if before != *after {
+            return Err(Error::shape(format!("state {k} is {before} before and {after} after a step")));
+        }
+    }
+    x.extend(operands(&outside));
+    let y = c.b.op_all(Scan { states, scanned, reverse: false }, &x, vec![region]);
+    let out = |k: usize, v: V<'g>| -> Result<V<'g>> {
+        if k < states || v.is_poison() {
+            return Ok(v);
+        }
+        let v = if out_backward[k - states] == 1 { flipped(v) } else { v };
+        Ok(moved(v, 0, normalize_axis(out_axes[k - states], v.ty().rank())?))
+    };
+    y.into_iter().take(results).enumerate().map(|(k, v)| out(k, v)).collect()
+}
+
+/// Axis `from` becomes axis `to`, the others keep their order.
+fn moved(v: V, from: usize, to: usize) -> V {
+    let mut perm: Vec<usize> = (0..v.ty().rank()).collect();
+    let axis = perm.remove(from);
+    perm.insert(to, axis);
+    v.transpose(&perm)
+}
+
+/// Axis 0 backwards.
+fn flipped(v: V) -> V {
+    let ty = v.ty();
+    let mut out = Slice { starts: vec![Dim::Const(0); ty.rank()], sizes: ty.shape.clone(), steps: vec![1; ty.rank()] };
+    out.starts[0] = ty.shape[0].clone() - Dim::Const(1);
+    out.steps[0] = -1;
+    v.builder().op(out, &[v])
+}
