@@ -10,6 +10,7 @@ mod clif;
 mod cpuid;
 pub mod declare;
 mod driver;
+pub mod elf;
 mod generate;
 pub mod isa;
 mod jit;
