@@ -1,3 +1,4 @@
 //! nnc-frontend: bytes to graphs.
 
+pub mod nn;
 pub mod onnx;

@@ -1,0 +1,160 @@
+//! The syntax tree of `.nn` text. Depth is bounded by the parser, so that walking it by recursion is safe.
+
+use super::lex::Pos;
+use nnc_ir::DType;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct Name {
+    pub pos: Pos,
+    pub text: Arc<str>,
+    /// Stood in backticks: `_0` is then a name like any other.
+    pub quoted: bool,
+}
+
+#[derive(Default, Debug)]
+pub struct File {
+    pub globals: Vec<(Name, Expr)>,
+    pub modules: Vec<Module>,
+}
+
+#[derive(Debug)]
+pub struct Module {
+    pub name: Name,
+    /// Hyper-parameters; `None` where there is no list of them.
+    pub hyper: Option<Vec<Hyper>>,
+    pub body: Body,
+}
+
+#[derive(Debug)]
+pub struct Hyper {
+    pub name: Name,
+    pub default: Option<Expr>,
+}
+
+/// What a module and a region have in common.
+#[derive(Debug)]
+pub struct Body {
+    pub pos: Pos,
+    pub inputs: Vec<Input>,
+    pub results: Option<Vec<ResultDecl>>,
+    pub block: Vec<Stmt>,
+}
+
+#[derive(Debug)]
+pub struct Input {
+    pub name: Name,
+    pub ty: Option<TypeExpr>,
+}
+
+#[derive(Debug)]
+pub struct ResultDecl {
+    pub name: Option<Name>,
+    pub ty: TypeExpr,
+}
+
+#[derive(Debug)]
+pub struct TypeExpr {
+    pub pos: Pos,
+    pub dtype: DType,
+    pub dims: Vec<Expr>,
+}
+
+#[derive(Debug)]
+pub enum Stmt {
+    Assign { targets: Vec<Target>, value: Expr },
+    Return { pos: Pos, values: Vec<Expr> },
+    If { arms: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
+    For { var: Name, lo: Expr, hi: Expr, body: Vec<Stmt> },
+}
+
+#[derive(Debug)]
+pub struct Target {
+    pub name: Name,
+    pub ty: Option<TypeExpr>,
+}
+
+#[derive(Debug)]
+pub struct Expr {
+    pub pos: Pos,
+    pub kind: ExprKind,
+}
+
+#[derive(Debug)]
+pub enum ExprKind {
+    /// As it stands in the text.
+    Num(String),
+    Str(Arc<str>),
+    Bool(bool),
+    None,
+    Inf,
+    Nan,
+    Name(Name),
+    List(Vec<Expr>),
+    Unary(Unary, Box<Expr>),
+    /// Operators of one precedence, from left to right.
+    Chain(Box<Expr>, Vec<(Binary, Pos, Expr)>),
+    Call(Box<Call>),
+    Index(Box<Expr>, Box<Expr>),
+    Field(Box<Expr>, Name),
+    Param(Box<Param>),
+    Literal(Box<Literal>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unary {
+    Neg,
+    Not,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Mod,
+    Pow,
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    And,
+    Or,
+}
+
+#[derive(Debug)]
+pub struct Call {
+    pub callee: Expr,
+    pub args: Vec<Expr>,
+    pub named: Vec<(Name, Expr)>,
+    pub regions: Vec<Body>,
+}
+
+/// `param [shape] ~ init`, `state [shape] ~ init`.
+#[derive(Debug)]
+pub struct Param {
+    /// Trained (`param`), or only kept (`state`).
+    pub trained: bool,
+    pub ty: TypeExpr,
+    pub init: Expr,
+}
+
+/// A constant tensor: its type, then its elements.
+#[derive(Debug)]
+pub struct Literal {
+    pub ty: TypeExpr,
+    pub data: Elements,
+}
+
+#[derive(Debug)]
+pub enum Elements {
+    /// All elements are this one.
+    Splat(String),
+    /// In row-major order, each as it stands in the text.
+    List(Vec<String>),
+    /// Printed as a hash: the text does not hold them.
+    Elided(String),
+}

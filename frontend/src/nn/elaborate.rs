@@ -1,0 +1,1026 @@
+//! The syntax tree to a graph: modules, statements, expressions. Operators are in [`super::call`].
+
+use super::Limits;
+use super::ast::{self, Expr, ExprKind, Stmt};
+use super::call::Operators;
+use super::lex::Pos;
+use super::value::{self, Instance, Val, check_dim};
+use nnc_ir::error::{Error, Loc, Report};
+use nnc_ir::near::nearest;
+use nnc_ir::print::{TypeText, is_number};
+use nnc_ir::{Builder, Dim, Graph, Result, ScalarFn, Tensor, Type, V, Value};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How deep calls and expressions may nest while they are elaborated: what a thread's stack holds.
+const MAX_NESTING: u32 = 400;
+
+/// Errors after which elaboration stops.
+const MAX_ERRORS: usize = 50;
+
+/// Why a value is missing.
+pub enum Stop {
+    Error(Error),
+    /// It depends on something whose error is reported already.
+    Poison,
+}
+
+impl From<Error> for Stop {
+    fn from(e: Error) -> Stop {
+        Stop::Error(e)
+    }
+}
+
+pub type Eval<T> = Result<T, Stop>;
+
+/// A parameter of a model: a constant of its graph that training may change.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Instances on the way to it, then its name: `layer1.conv2.w`.
+    pub path: String,
+    pub value: Value,
+    /// `param` rather than `state`.
+    pub trained: bool,
+}
+
+/// What all graphs of a file share: the main graph and its regions.
+pub struct Shared<'a> {
+    pub file: &'a ast::File,
+    name: &'a Arc<str>,
+    modules: HashMap<&'a str, usize>,
+    pub operators: Operators,
+    limits: Limits,
+    pub seed: u64,
+    /// What the file's own definitions are; no tensors.
+    globals: HashMap<Arc<str>, Global>,
+    steps: Cell<u64>,
+    bytes: Cell<u64>,
+    nesting: Cell<u32>,
+}
+
+/// A global, free of any graph's lifetime.
+#[derive(Clone)]
+enum Global {
+    Int(Dim),
+    Float(f64),
+    Bool(bool),
+    Str(Arc<str>),
+    DType(nnc_ir::DType),
+    None,
+    Init(super::init::Init),
+    List(Vec<Global>),
+}
+
+impl Global {
+    fn of(v: &Val) -> Result<Global> {
+        Ok(match v {
+            Val::Int(d) => Global::Int(d.clone()),
+            Val::Float(x) => Global::Float(*x),
+            Val::Bool(b) => Global::Bool(*b),
+            Val::Str(s) => Global::Str(s.clone()),
+            Val::DType(d) => Global::DType(*d),
+            Val::None => Global::None,
+            Val::Init(i) => Global::Init(*i),
+            Val::List(l) => Global::List(l.iter().map(Global::of).collect::<Result<_>>()?),
+            v => return Err(Error::attribute(format!("outside modules stand numbers, strings and initialisers, not {}", v.kind()))),
+        })
+    }
+
+    fn val<'g>(&self) -> Val<'g> {
+        match self {
+            Global::Int(d) => Val::Int(d.clone()),
+            Global::Float(x) => Val::Float(*x),
+            Global::Bool(b) => Val::Bool(*b),
+            Global::Str(s) => Val::Str(s.clone()),
+            Global::DType(d) => Val::DType(*d),
+            Global::None => Val::None,
+            Global::Init(i) => Val::Init(*i),
+            Global::List(l) => Val::List(l.iter().map(Global::val).collect()),
+        }
+    }
+}
+
+/// One graph under construction.
+pub struct Elab<'a, 'g> {
+    pub shared: &'g Shared<'a>,
+    pub b: &'g Builder,
+    parameters: RefCell<HashMap<String, (V<'g>, super::init::Init)>>,
+    order: RefCell<Vec<Parameter>>,
+    errors: RefCell<Errors>,
+}
+
+#[derive(Default)]
+struct Errors {
+    list: Vec<Error>,
+    seen: HashSet<(Loc, String)>,
+}
+
+/// One call of a module.
+pub struct Frame<'g> {
+    vars: HashMap<Arc<str>, Val<'g>>,
+    /// Names of dimensions: of inputs, and those that operations bind.
+    pub symbols: HashSet<Arc<str>>,
+    /// Where parameters live: the instance's path, then that of loop iterations.
+    path: String,
+    /// How often each name was used under `path`.
+    used: HashMap<String, u32>,
+    /// Module, and the place that called it; for notes.
+    called: Option<(Arc<str>, Pos)>,
+}
+
+impl<'g> Frame<'g> {
+    fn new(path: String) -> Frame<'g> {
+        Frame { vars: HashMap::new(), symbols: HashSet::new(), path, used: HashMap::new(), called: None }
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Val<'g>> {
+        self.vars.get(name)
+    }
+
+    fn join(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// A path that nothing under this one has yet: `Conv`, `Conv_2`...
+    fn unique(&mut self, name: &str) -> String {
+        let n = self.used.entry(name.to_string()).or_insert(0);
+        *n += 1;
+        let name = if *n == 1 { name.to_string() } else { format!("{name}_{n}") };
+        self.join(&name)
+    }
+}
+
+/// Elaborates a file: its entry is the module `main`, or else the last without hyper-parameters.
+pub fn elaborate(file: &ast::File, name: &Arc<str>, limits: Limits) -> Result<(Graph, Vec<Parameter>), Report> {
+    let mut shared = Shared {
+        file,
+        name,
+        modules: HashMap::new(),
+        operators: Operators::new(),
+        limits,
+        seed: 0,
+        globals: HashMap::new(),
+        steps: Cell::new(0),
+        bytes: Cell::new(0),
+        nesting: Cell::new(0),
+    };
+    let mut errors = vec![];
+    for (i, m) in file.modules.iter().enumerate() {
+        if shared.modules.insert(&m.name.text, i).is_some() {
+            errors.push(Error::name(format!("a module called `{}` exists already", m.name.text)).at(&shared.loc(m.name.pos)));
+        }
+    }
+    for (name, e) in &file.globals {
+        match global(&shared, e).and_then(|g| shared.define(&name.text, g).map_err(Stop::from)) {
+            Ok(()) => {}
+            Err(Stop::Error(e)) => errors.push(e.at(&shared.loc(name.pos))),
+            Err(Stop::Poison) => {}
+        }
+    }
+    let entry = file.modules.iter().position(|m| &*m.name.text == "main").or_else(|| file.modules.iter().rposition(|m| m.hyper.is_none()));
+    let Some(entry) = entry.filter(|_| errors.is_empty()) else {
+        if errors.is_empty() {
+            let e = Error::name("there is no module to compile: one that is called `main`, or that has no hyper-parameters");
+            errors.push(e.at(&shared.loc(Pos { line: 1, col: 1 })));
+        }
+        return Err(Report(errors));
+    };
+    let module = &file.modules[entry];
+    let b = Builder::new(&module.name.text);
+    let elab = Elab::new(&shared, &b);
+    elab.graph(&module.body, Frame::new(String::new()), "an entry");
+    if let Some(h) = module.hyper.iter().flatten().find(|h| h.default.is_none()) {
+        elab.report(h.name.pos, Error::name(format!("the entry `{}` cannot have the hyper-parameter `{}`", module.name.text, h.name.text)), None);
+    }
+    let Elab { order, errors, .. } = elab;
+    let errors = errors.into_inner().list;
+    let graph = b.finish();
+    match graph {
+        Ok(graph) if errors.is_empty() => Ok((graph, order.into_inner())),
+        Ok(_) => Err(Report(errors)),
+        Err(Report(more)) => Err(Report(errors.into_iter().chain(more).collect())),
+    }
+}
+
+/// The value of a definition outside modules.
+fn global(shared: &Shared, e: &Expr) -> Eval<Global> {
+    let b = Builder::new("");
+    let elab = Elab::new(shared, &b);
+    let v = elab.eval(e, &mut Frame::new(String::new()))?;
+    Ok(Global::of(&v).map_err(|err| err.at(&shared.loc(e.pos)))?)
+}
+
+impl Shared<'_> {
+    pub fn loc(&self, pos: Pos) -> Loc {
+        Loc::Text { file: self.name.clone(), line: pos.line, col: pos.col }
+    }
+
+    /// Adds a definition; `seed` and `opset` mean something to the elaborator itself.
+    fn define(&mut self, name: &Arc<str>, g: Global) -> Result<()> {
+        let int = |g: &Global| match g {
+            Global::Int(d) => d.as_const(),
+            _ => None,
+        };
+        match &**name {
+            "seed" => self.seed = int(&g).ok_or_else(|| Error::attribute("`seed` is an integer"))? as u64,
+            "opset" => self.operators.opset = int(&g).filter(|o| *o > 0).ok_or_else(|| Error::attribute("`opset` is an integer of at least 1"))?,
+            _ => {}
+        }
+        if self.globals.insert(name.clone(), g).is_some() {
+            return Err(Error::name(format!("`{name}` is defined twice")));
+        }
+        Ok(())
+    }
+
+    /// Whether the file defines `name` outside modules.
+    pub fn defines(&self, name: &str) -> bool {
+        self.globals.contains_key(name)
+    }
+
+    /// Counts work, so that a short text cannot ask for unbounded much.
+    pub fn step(&self) -> Result<()> {
+        self.steps.set(self.steps.get() + 1);
+        if self.steps.get() > self.limits.steps {
+            return Err(Error::limit(format!("the model takes more than {} steps to build", self.limits.steps)));
+        }
+        Ok(())
+    }
+
+    fn nested<T>(&self, f: impl FnOnce() -> Eval<T>) -> Eval<T> {
+        if self.nesting.get() >= MAX_NESTING {
+            return Err(Error::limit("modules and expressions call each other too deep").into());
+        }
+        self.nesting.set(self.nesting.get() + 1);
+        let r = f();
+        self.nesting.set(self.nesting.get() - 1);
+        r
+    }
+
+    /// Takes the memory of a constant from what the file may use.
+    pub fn take(&self, ty: &Type) -> Result<Vec<usize>> {
+        let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
+        let shape = shape.ok_or_else(|| Error::shape(format!("the shape of {} must be known before the run and not negative", TypeText(ty))))?;
+        let bytes = nnc_ir::tensor::checked_elems(ty.dtype, &shape)? as u64 * ty.dtype.bytes() as u64;
+        let total = self.bytes.get().saturating_add(bytes);
+        if total > self.limits.bytes {
+            return Err(Error::limit(format!("{} would make the constants of this file larger than {} bytes", TypeText(ty), self.limits.bytes)));
+        }
+        self.bytes.set(total);
+        Ok(shape)
+    }
+}
+
+impl<'a, 'g> Elab<'a, 'g> {
+    pub fn new(shared: &'g Shared<'a>, b: &'g Builder) -> Elab<'a, 'g> {
+        Elab { shared, b, parameters: RefCell::default(), order: RefCell::default(), errors: RefCell::default() }
+    }
+
+    /// Records an error once, with the module it happened in.
+    fn report(&self, pos: Pos, e: Error, frame: Option<&Frame<'g>>) {
+        let mut e = e.at(&self.shared.loc(pos));
+        let mut errors = self.errors.borrow_mut();
+        if !errors.seen.insert((e.loc().clone(), e.message().to_string())) {
+            return;
+        }
+        if let Some((module, at)) = frame.and_then(|f| f.called.as_ref()) {
+            e = e.note(format!("in `{module}`, called at line {}, column {}", at.line, at.col));
+        }
+        errors.list.push(e);
+    }
+
+    fn failed(&self, pos: Pos, stop: Stop, frame: &Frame<'g>) {
+        if let Stop::Error(e) = stop {
+            self.report(pos, e, Some(frame));
+        }
+    }
+
+    /// Inputs, statements and outputs of a graph of its own: the entry's, or a region's. Errors are recorded.
+    fn graph(&self, body: &'a ast::Body, mut frame: Frame<'g>, what: &str) {
+        for input in &body.inputs {
+            let Some(ty) = &input.ty else {
+                self.report(input.name.pos, Error::syntax(format!("the input `{}` of {what} needs a type", input.name.text)), None);
+                frame.vars.insert(input.name.text.clone(), Val::Poison);
+                continue;
+            };
+            for name in ty.dims.iter().flat_map(|d| names(d)) {
+                if frame.get(&name.text).is_none() && !self.shared.globals.contains_key(&name.text) {
+                    frame.symbols.insert(name.text.clone());
+                }
+            }
+            let v = match self.type_of(ty, &mut frame) {
+                Ok(t) if t.shape.iter().any(|d| d.as_const().is_some_and(|d| d < 0)) => {
+                    self.report(ty.pos, Error::shape(format!("{} has a negative dimension", TypeText(&t))), None);
+                    Val::Poison
+                }
+                Ok(t) => {
+                    self.b.at(self.shared.loc(input.name.pos));
+                    let name = if is_number(&input.name.text) && !input.name.quoted { "" } else { &*input.name.text };
+                    Val::Tensor(self.b.input(name, t))
+                }
+                Err(stop) => {
+                    self.failed(ty.pos, stop, &frame);
+                    Val::Poison
+                }
+            };
+            if frame.vars.insert(input.name.text.clone(), v).is_some() {
+                self.report(input.name.pos, Error::name(format!("two inputs are called `{}`", input.name.text)), None);
+            }
+        }
+        let returned = self.block(&body.block, &mut frame);
+        let Some((pos, values, exprs)) = returned else {
+            self.report(body.pos, Error::name("nothing is returned"), None);
+            return;
+        };
+        let declared = body.results.as_deref().unwrap_or(&[]);
+        if body.results.is_some() && declared.len() != values.len() {
+            let e = Error::arity(format!("{} results are declared, {} are returned", declared.len(), values.len()));
+            self.report(pos, e, None);
+        }
+        for (i, v) in values.iter().enumerate() {
+            let expr = exprs.get(i);
+            let at = expr.map_or(pos, |e| e.pos);
+            let v = match v {
+                Val::Tensor(v) if !v.is_poison() => *v,
+                Val::Poison | Val::Tensor(_) => continue,
+                v => {
+                    self.report(at, Error::dtype(format!("a graph returns tensors, not {}", v.kind())), None);
+                    continue;
+                }
+            };
+            if let Some(d) = declared.get(i)
+                && let Err(stop) = self.type_of(&d.ty, &mut frame).and_then(|t| Ok(same_type(&t, &v.ty())?))
+            {
+                self.failed(d.ty.pos, stop, &frame);
+            }
+            let name = declared.get(i).and_then(|d| d.name.as_ref()).or(match expr.map(|e| &e.kind) {
+                Some(ExprKind::Name(n)) if !is_number(&n.text) || n.quoted => Some(n),
+                _ => None,
+            });
+            let name = match name {
+                Some(n) => n.text.to_string(),
+                None if values.len() == 1 => "output".into(),
+                None => format!("output{i}"),
+            };
+            self.b.output(name, v);
+        }
+    }
+
+    /// A region of control flow. It sees nothing from outside but symbols.
+    pub fn region(&self, body: &'a ast::Body, symbols: &HashSet<Arc<str>>) -> Eval<Graph> {
+        self.shared.nested(|| {
+            let b = Builder::new("");
+            let inner = Elab::new(self.shared, &b);
+            let mut frame = Frame::new(String::new());
+            frame.symbols = symbols.clone();
+            inner.graph(body, frame, "a region");
+            let Elab { errors, .. } = inner;
+            let errors = errors.into_inner().list;
+            let more = match b.finish() {
+                Ok(g) if errors.is_empty() => return Ok(g),
+                Ok(_) => vec![],
+                Err(Report(more)) => more,
+            };
+            for e in errors.into_iter().chain(more) {
+                self.report(body.pos, e, None);
+            }
+            Err(Stop::Poison)
+        })
+    }
+
+    /// Runs statements. What `return` gives, with its expressions where there is one for each value.
+    #[allow(clippy::type_complexity)]
+    fn block(&self, block: &'a [Stmt], frame: &mut Frame<'g>) -> Option<(Pos, Vec<Val<'g>>, &'a [Expr])> {
+        for s in block {
+            if self.errors.borrow().list.len() >= MAX_ERRORS {
+                return Some((Pos { line: 1, col: 1 }, vec![], &[]));
+            }
+            let pos = match s {
+                Stmt::Assign { targets, .. } => targets[0].name.pos,
+                Stmt::Return { pos, .. } => *pos,
+                Stmt::If { arms, .. } => arms[0].0.pos,
+                Stmt::For { var, .. } => var.pos,
+            };
+            if let Err(e) = self.shared.step() {
+                self.report(pos, e, None);
+                return Some((pos, vec![Val::Poison], &[]));
+            }
+            match s {
+                Stmt::Assign { targets, value } => self.assign(targets, value, frame),
+                Stmt::Return { pos, values } => {
+                    let results = values.iter().map(|e| {
+                        self.eval(e, frame).unwrap_or_else(|stop| {
+                            self.failed(e.pos, stop, frame);
+                            Val::Poison
+                        })
+                    });
+                    let results: Vec<Val> = results.collect();
+                    // `return f(x)` hands on all results of f.
+                    if let [Val::Tuple(t)] = &results[..] {
+                        return Some((*pos, t.clone(), &[]));
+                    }
+                    return Some((*pos, results, values));
+                }
+                Stmt::If { arms, otherwise } => match self.choose(arms, otherwise, frame) {
+                    Ok(block) => {
+                        if let Some(r) = self.block(block, frame) {
+                            return Some(r);
+                        }
+                    }
+                    Err(stop) => {
+                        self.failed(pos, stop, frame);
+                        arms.iter().for_each(|a| poison(&a.1, frame));
+                        poison(otherwise, frame);
+                    }
+                },
+                Stmt::For { var, lo, hi, body } => match self.range(lo, hi, frame) {
+                    Ok((lo, hi)) => {
+                        for i in lo..hi {
+                            if let Err(e) = self.shared.step() {
+                                self.report(var.pos, e, None);
+                                return Some((var.pos, vec![Val::Poison], &[]));
+                            }
+                            let path = frame.unique(&format!("{}{i}", var.text));
+                            let outer = (std::mem::replace(&mut frame.path, path), std::mem::take(&mut frame.used));
+                            frame.vars.insert(var.text.clone(), Val::Int(Dim::Const(i)));
+                            let r = self.block(body, frame);
+                            (frame.path, frame.used) = outer;
+                            if let Some(r) = r {
+                                return Some(r);
+                            }
+                        }
+                    }
+                    Err(stop) => {
+                        self.failed(pos, stop, frame);
+                        poison(body, frame);
+                    }
+                },
+            }
+        }
+        None
+    }
+
+    fn choose(&self, arms: &'a [(Expr, Vec<Stmt>)], otherwise: &'a [Stmt], frame: &mut Frame<'g>) -> Eval<&'a [Stmt]> {
+        for (cond, block) in arms {
+            let c = self.eval(cond, frame)?;
+            if let Val::Tensor(v) = &c {
+                let e = Error::dtype(format!("the condition is a tensor {}, known only in the run", v.ty()));
+                return Err(e.at(&self.shared.loc(cond.pos)).note("`where(c, x, y)` chooses in the run").into());
+            }
+            if c.as_bool().map_err(|e| e.at(&self.shared.loc(cond.pos)))? {
+                return Ok(block);
+            }
+        }
+        Ok(otherwise)
+    }
+
+    fn range(&self, lo: &'a Expr, hi: &'a Expr, frame: &mut Frame<'g>) -> Eval<(i64, i64)> {
+        let mut end = |e: &'a Expr| Ok::<i64, Stop>(self.eval(e, frame)?.as_int().map_err(|err| err.at(&self.shared.loc(e.pos)))?);
+        Ok((end(lo)?, end(hi)?))
+    }
+
+    fn assign(&self, targets: &'a [ast::Target], value: &'a Expr, frame: &mut Frame<'g>) {
+        let hint = if targets.len() == 1 { Some(&*targets[0].name.text) } else { None };
+        let values = self.eval_for(value, frame, hint, targets.len()).and_then(|v| match v {
+            Val::Tuple(t) if targets.len() > 1 => Ok(t),
+            v if targets.len() == 1 => Ok(vec![v]),
+            _ => Err(Error::arity(format!("{} names for one value", targets.len())).into()),
+        });
+        let values = values.and_then(|v| {
+            if v.len() == targets.len() { Ok(v) } else { Err(Error::arity(format!("{} names for {} results", targets.len(), v.len())).into()) }
+        });
+        let values = values.unwrap_or_else(|stop| {
+            self.failed(value.pos, stop, frame);
+            vec![Val::Poison; targets.len()]
+        });
+        for (t, v) in targets.iter().zip(values) {
+            if let Some(ty) = &t.ty
+                && let Err(stop) = self.annotated(ty, &v, frame)
+            {
+                self.failed(ty.pos, stop, frame);
+            }
+            if let Val::Tensor(v) = &v
+                && v.value().port == 0
+                && (t.name.quoted || !is_number(&t.name.text))
+            {
+                v.named(&frame.join(&t.name.text));
+            }
+            frame.vars.insert(t.name.text.clone(), v);
+        }
+    }
+
+    /// Holds a value against the type that the text gives it.
+    fn annotated(&self, ty: &'a ast::TypeExpr, v: &Val<'g>, frame: &mut Frame<'g>) -> Eval<()> {
+        match v {
+            Val::Poison => Ok(()),
+            Val::Tensor(v) if v.is_poison() => Ok(()),
+            Val::Tensor(v) => Ok(same_type(&self.type_of(ty, frame)?, &v.ty())?),
+            v => Err(Error::dtype(format!("only tensors have types, not {}", v.kind())).into()),
+        }
+    }
+
+    pub fn type_of(&self, ty: &'a ast::TypeExpr, frame: &mut Frame<'g>) -> Eval<Type> {
+        let mut shape = vec![];
+        for e in &ty.dims {
+            shape.push(self.dim(e, frame)?);
+        }
+        Ok(Type::new(ty.dtype, shape))
+    }
+
+    /// An integer expression. A tensor of the name of a symbol does not hide the symbol here.
+    fn dim(&self, e: &'a Expr, frame: &mut Frame<'g>) -> Eval<Dim> {
+        if let ExprKind::Name(n) = &e.kind
+            && frame.symbols.contains(&n.text)
+            && !matches!(frame.get(&n.text), Some(Val::Int(_)))
+        {
+            return Ok(Dim::sym(&n.text));
+        }
+        Ok(self.eval(e, frame)?.as_dim().map_err(|err| err.at(&self.shared.loc(e.pos)))?)
+    }
+
+    /// The value of an expression.
+    pub fn eval(&self, e: &'a Expr, frame: &mut Frame<'g>) -> Eval<Val<'g>> {
+        self.eval_for(e, frame, None, 1)
+    }
+
+    /// The value of an expression that is given the name `hint`, or that `results` names take apart.
+    fn eval_for(&self, e: &'a Expr, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
+        self.shared.nested(|| self.expr(e, frame, hint, results)).map_err(|stop| match stop {
+            Stop::Error(err) => Stop::Error(err.at(&self.shared.loc(e.pos))),
+            stop => stop,
+        })
+    }
+
+    fn expr(&self, e: &'a Expr, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
+        match &e.kind {
+            ExprKind::Num(text) => Ok(number(text)?),
+            ExprKind::Str(s) => Ok(Val::Str(s.clone())),
+            ExprKind::Bool(b) => Ok(Val::Bool(*b)),
+            ExprKind::None => Ok(Val::None),
+            ExprKind::Inf => Ok(Val::Float(f64::INFINITY)),
+            ExprKind::Nan => Ok(Val::Float(f64::NAN)),
+            ExprKind::Name(n) => self.name(n, frame),
+            ExprKind::List(items) => Ok(Val::List(items.iter().map(|e| self.eval(e, frame)).collect::<Eval<_>>()?)),
+            ExprKind::Unary(op, x) => {
+                let x = self.eval(x, frame)?;
+                let Val::Tensor(v) = x else { return Ok(value::unary(*op, &x)?) };
+                let f = if *op == ast::Unary::Neg { ScalarFn::Neg } else { ScalarFn::Not };
+                self.tensor(f, &[v], e.pos)
+            }
+            ExprKind::Chain(first, rest) => {
+                let mut acc = self.eval(first, frame)?;
+                for (op, pos, x) in rest {
+                    let x = self.eval(x, frame)?;
+                    acc = self.binary(*op, acc, x, *pos).map_err(|stop| match stop {
+                        Stop::Error(err) => Stop::Error(err.at(&self.shared.loc(*pos))),
+                        stop => stop,
+                    })?;
+                }
+                Ok(acc)
+            }
+            ExprKind::Call(call) => self.call(call, e.pos, frame, hint, results),
+            ExprKind::Index(x, i) => {
+                let x = self.eval(x, frame)?;
+                let i = self.eval(i, frame)?.as_dim()?;
+                self.index(x, i)
+            }
+            ExprKind::Field(x, field) => {
+                let x = self.eval(x, frame)?;
+                let Val::Tensor(v) = x else {
+                    return Err(Error::name(format!("only tensors have fields, not {}", x.kind())).into());
+                };
+                let ty = v.ty();
+                match &*field.text {
+                    "shape" => Ok(Val::List(ty.shape.into_iter().map(Val::Int).collect())),
+                    "rank" => Ok(Val::Int(Dim::from(ty.rank()))),
+                    "dtype" => Ok(Val::DType(ty.dtype)),
+                    f => Err(Error::name(format!("a tensor has no `{f}`: it has shape, rank and dtype")).into()),
+                }
+            }
+            ExprKind::Param(p) => self.param(p, e.pos, frame, hint),
+            ExprKind::Literal(l) => {
+                let ty = self.type_of(&l.ty, frame)?;
+                let shape = self.shared.take(&ty)?;
+                let t = literal(ty, shape, &l.data)?;
+                self.b.at(self.shared.loc(e.pos));
+                Ok(Val::Tensor(self.b.constant(t)))
+            }
+        }
+    }
+
+    fn name(&self, n: &'a ast::Name, frame: &Frame<'g>) -> Eval<Val<'g>> {
+        if let Some(v) = frame.get(&n.text) {
+            return if matches!(v, Val::Poison) { Err(Stop::Poison) } else { Ok(v.clone()) };
+        }
+        if frame.symbols.contains(&n.text) {
+            return Ok(Val::Int(Dim::sym(&n.text)));
+        }
+        if let Some(g) = self.shared.globals.get(&n.text) {
+            return Ok(g.val());
+        }
+        if let Some(d) = nnc_ir::DType::from_name(&n.text) {
+            return Ok(Val::DType(d));
+        }
+        // Initialisers without numbers, and those whose numbers have defaults.
+        if let Some(Ok(init)) = super::init::Init::new(&n.text, &[]) {
+            return Ok(Val::Init(init));
+        }
+        let e = Error::name(format!("`{}` is not defined", n.text));
+        if self.shared.modules.contains_key(&*n.text) || self.shared.operators.known(&n.text) {
+            return Err(e.note(format!("`{}(...)` is a call", n.text)).into());
+        }
+        let known = frame.vars.keys().chain(&frame.symbols).chain(self.shared.globals.keys()).map(|k| &**k);
+        Err(did_you_mean(e, &n.text, known).into())
+    }
+
+    fn binary(&self, op: ast::Binary, a: Val<'g>, b: Val<'g>, pos: Pos) -> Eval<Val<'g>> {
+        use ast::Binary::*;
+        let (x, y) = match (&a, &b) {
+            (Val::Tensor(x), Val::Tensor(y)) => (*x, *y),
+            (Val::Tensor(x), y) => (*x, self.beside(y, *x, value::symbol(op))?),
+            (x, Val::Tensor(y)) => (self.beside(x, *y, value::symbol(op))?, *y),
+            _ => return Ok(value::binary(op, &a, &b)?),
+        };
+        let f = match op {
+            Add => ScalarFn::Add,
+            Sub => ScalarFn::Sub,
+            Mul => ScalarFn::Mul,
+            Div => ScalarFn::Div,
+            Mod => ScalarFn::Mod,
+            Pow => ScalarFn::Pow,
+            Equal | NotEqual => ScalarFn::Equal,
+            Less => ScalarFn::Less,
+            LessEqual => ScalarFn::LessEqual,
+            Greater => ScalarFn::Greater,
+            GreaterEqual => ScalarFn::GreaterEqual,
+            And => ScalarFn::And,
+            Or => ScalarFn::Or,
+        };
+        let y = self.tensor(f, &[x, y], pos)?;
+        match (op, y) {
+            (NotEqual, Val::Tensor(y)) => self.tensor(ScalarFn::Not, &[y], pos),
+            (_, y) => Ok(y),
+        }
+    }
+
+    /// A number beside a tensor: a scalar constant of its element type.
+    fn beside(&self, v: &Val<'g>, tensor: V<'g>, op: &str) -> Eval<V<'g>> {
+        let dtype = tensor.ty().dtype;
+        match v {
+            Val::Int(d) if d.as_const().is_none() => {
+                Ok(self.b.op(nnc_ir::ops::source::Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype))
+            }
+            Val::Float(x) if dtype.is_int() && x.fract() != 0.0 => {
+                Err(Error::dtype(format!("{x} is no {dtype}: a number beside a tensor takes its element type")).into())
+            }
+            Val::Bool(b) => Ok(self.b.constant(Tensor::scalar(*b))),
+            v => match v.as_f64() {
+                Some(x) => Ok(tensor.scalar_like(x)),
+                None => Err(Error::dtype(format!("`{op}` takes tensors and numbers, not {}", v.kind())).into()),
+            },
+        }
+    }
+
+    fn tensor(&self, f: ScalarFn, x: &[V<'g>], pos: Pos) -> Eval<Val<'g>> {
+        self.shared.step()?;
+        self.b.at(self.shared.loc(pos));
+        self.one(self.b.try_op(nnc_ir::Op::Map(f), x, vec![])?)
+    }
+
+    /// The first result; poison stops here.
+    fn one(&self, y: Vec<V<'g>>) -> Eval<Val<'g>> {
+        self.checked(&y[..1])?;
+        Ok(Val::Tensor(y[0]))
+    }
+
+    /// Refuses poison, and shapes that have grown out of bounds.
+    pub fn checked(&self, y: &[V<'g>]) -> Eval<()> {
+        for v in y {
+            if v.is_poison() {
+                return Err(Stop::Poison);
+            }
+            for d in &v.ty().shape {
+                check_dim(d)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `list[i]`, or slice `i` of a tensor's first axis. Negative counts from the end.
+    fn index(&self, x: Val<'g>, i: Dim) -> Eval<Val<'g>> {
+        match x {
+            Val::List(l) | Val::Tuple(l) => {
+                let n = l.len() as i64;
+                let k = i.as_const().ok_or_else(|| Error::attribute(format!("the index {i} must be known before the run")))?;
+                let at = if k < 0 { k.saturating_add(n) } else { k };
+                let v = usize::try_from(at).ok().and_then(|k| l.get(k).cloned());
+                v.ok_or_else(|| Error::attribute(format!("index {k} is outside a list of {n}")).into())
+            }
+            Val::Tensor(v) => {
+                let ty = v.ty();
+                let [first, rest @ ..] = &ty.shape[..] else { return Err(Error::shape("a scalar has no elements to choose from").into()) };
+                let start = if i.as_const().is_some_and(|i| i < 0) { first.clone() + i.clone() } else { i.clone() };
+                if let (Some(s), Some(n)) = (start.as_const(), first.as_const())
+                    && !(0..n).contains(&s)
+                {
+                    return Err(Error::shape(format!("index {i} is outside the first axis of {ty}")).into());
+                }
+                let y = v.slice_axis(0, start, Dim::Const(1)).reshape(rest.to_vec());
+                self.one(vec![y])
+            }
+            v => Err(Error::dtype(format!("{} has no elements", v.kind())).into()),
+        }
+    }
+
+    fn param(&self, p: &'a ast::Param, pos: Pos, frame: &mut Frame<'g>, hint: Option<&str>) -> Eval<Val<'g>> {
+        let ty = self.type_of(&p.ty, frame)?;
+        let init = match self.eval(&p.init, frame)? {
+            Val::Init(i) => i,
+            v if v.as_f64().is_some() => super::init::Init::Constant(v.as_f64().unwrap_or(0.0)),
+            v => return Err(Error::attribute(format!("expected an initialiser, found {}", v.kind())).at(&self.shared.loc(p.init.pos)).into()),
+        };
+        let path = frame.unique(hint.unwrap_or("param"));
+        if let Some((v, old)) = self.parameters.borrow().get(&path) {
+            if v.ty() != ty || *old != init {
+                let e = Error::shape(format!("the shared parameter `{path}` is {}, here it would be {}", TypeText(&v.ty()), TypeText(&ty)));
+                return Err(e.note("an instance that is called twice shares its parameters").into());
+            }
+            return Ok(Val::Tensor(*v));
+        }
+        let shape = self.shared.take(&ty)?;
+        let t = init.tensor(ty.dtype, &shape, self.shared.seed, &path)?;
+        self.b.at(self.shared.loc(pos));
+        let v = self.b.constant(t).named(&path);
+        self.order.borrow_mut().push(Parameter { path: path.clone(), value: v.value(), trained: p.trained });
+        self.parameters.borrow_mut().insert(path, (v, init));
+        Ok(Val::Tensor(v))
+    }
+
+    fn call(&self, call: &'a ast::Call, pos: Pos, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
+        let module = match &call.callee.kind {
+            ExprKind::Name(n) => match frame.get(&n.text) {
+                Some(Val::Instance(i)) => Some(i.clone()),
+                // A tensor does not hide the operator of its name.
+                _ => match self.shared.modules.get(&*n.text) {
+                    None => return self.operator(&n.text, call, frame, results),
+                    Some(&k) if self.shared.file.modules[k].hyper.is_some() => return self.instance(k, call, frame, hint),
+                    Some(&k) => {
+                        let path = frame.unique(&n.text);
+                        Some(Rc::new(Instance { module: k, hyper: vec![], path }))
+                    }
+                },
+            },
+            _ => match self.eval(&call.callee, frame)? {
+                Val::Instance(i) => Some(i),
+                v => return Err(Error::name(format!("{} cannot be called", v.kind())).into()),
+            },
+        };
+        let Some(instance) = module else { return Err(Stop::Poison) };
+        self.apply(&instance, call, pos, frame)
+    }
+
+    /// `Conv(64, 3, stride=2)`: binds hyper-parameters.
+    fn instance(&self, k: usize, call: &'a ast::Call, frame: &mut Frame<'g>, hint: Option<&str>) -> Eval<Val<'g>> {
+        let module = &self.shared.file.modules[k];
+        let hyper = module.hyper.as_deref().unwrap_or(&[]);
+        let what = &module.name.text;
+        if call.args.len() > hyper.len() {
+            return Err(Error::arity(format!("`{what}` takes {} hyper-parameters, {} are given", hyper.len(), call.args.len())).into());
+        }
+        let mut given: Vec<Option<Val<'g>>> = vec![None; hyper.len()];
+        for (slot, e) in given.iter_mut().zip(&call.args) {
+            *slot = Some(self.eval(e, frame)?);
+        }
+        let mut name = None;
+        for (n, e) in &call.named {
+            let v = self.eval(e, frame)?;
+            match hyper.iter().position(|h| h.name.text == n.text) {
+                Some(i) if given[i].is_some() => {
+                    return Err(Error::arity(format!("`{}` is given twice", n.text)).at(&self.shared.loc(n.pos)).into());
+                }
+                Some(i) => given[i] = Some(v),
+                None if &*n.text == "name" => match v {
+                    Val::Str(s) => name = Some((s, n.pos)),
+                    v => return Err(Error::attribute(format!("a name is a string, not {}", v.kind())).into()),
+                },
+                None => {
+                    let e = Error::name(format!("`{what}` has no hyper-parameter `{}`", n.text)).at(&self.shared.loc(n.pos));
+                    return Err(did_you_mean(e, &n.text, hyper.iter().map(|h| &*h.name.text)).into());
+                }
+            }
+        }
+        // Defaults see the hyper-parameters before them.
+        let mut inner = Frame::new(String::new());
+        let mut values = vec![];
+        for (h, v) in hyper.iter().zip(given) {
+            let v = match (v, &h.default) {
+                (Some(v), _) => v,
+                (None, Some(e)) => self.eval(e, &mut inner)?,
+                (None, None) => return Err(Error::arity(format!("`{what}` needs the hyper-parameter `{}`", h.name.text)).into()),
+            };
+            inner.vars.insert(h.name.text.clone(), v.clone());
+            values.push((h.name.text.clone(), v));
+        }
+        let path = match name {
+            Some((s, pos)) if frame.used.contains_key(&*s) => {
+                return Err(Error::name(format!("two things are called {s:?} here")).at(&self.shared.loc(pos)).into());
+            }
+            Some((s, _)) => frame.unique(&s),
+            None => frame.unique(hint.unwrap_or(what)),
+        };
+        Ok(Val::Instance(Rc::new(Instance { module: k, hyper: values, path })))
+    }
+
+    /// Calls an instance on inputs.
+    fn apply(&self, instance: &Instance<'g>, call: &'a ast::Call, pos: Pos, frame: &mut Frame<'g>) -> Eval<Val<'g>> {
+        let module = &self.shared.file.modules[instance.module];
+        let (what, inputs) = (&module.name.text, &module.body.inputs);
+        let mut inner = Frame::new(instance.path.clone());
+        inner.called = Some((what.clone(), pos));
+        inner.vars.extend(instance.hyper.iter().cloned());
+        if call.args.len() + call.named.len() != inputs.len() {
+            let (want, given) = (inputs.len(), call.args.len() + call.named.len());
+            return Err(Error::arity(format!("`{what}` takes {want} inputs, {given} are given")).into());
+        }
+        for (input, e) in inputs.iter().zip(&call.args) {
+            let v = self.eval(e, frame)?;
+            inner.vars.insert(input.name.text.clone(), v);
+        }
+        for (n, e) in &call.named {
+            let v = self.eval(e, frame)?;
+            let known = inputs[call.args.len()..].iter().any(|i| i.name.text == n.text);
+            if !known {
+                let e = Error::name(format!("`{what}` has no input `{}` that is not given", n.text)).at(&self.shared.loc(n.pos));
+                return Err(did_you_mean(e, &n.text, inputs.iter().map(|i| &*i.name.text)).into());
+            }
+            inner.vars.insert(n.text.clone(), v);
+        }
+        for input in inputs {
+            if let Some(ty) = &input.ty {
+                self.matches(ty, &input.name.text, &mut inner).map_err(|stop| match stop {
+                    Stop::Error(e) => Stop::Error(e.at(&self.shared.loc(pos))),
+                    stop => stop,
+                })?;
+            }
+        }
+        let Some((pos, values, _)) = self.shared.nested(|| Ok(self.block(&module.body.block, &mut inner)))? else {
+            return Err(Error::name(format!("`{what}` returns nothing")).into());
+        };
+        if let Some(declared) = &module.body.results {
+            if declared.len() != values.len() {
+                let e = Error::arity(format!("`{what}` declares {} results and returns {}", declared.len(), values.len()));
+                return Err(e.at(&self.shared.loc(pos)).into());
+            }
+            for (d, v) in declared.iter().zip(&values) {
+                self.annotated(&d.ty, v, &mut inner).map_err(|stop| match stop {
+                    Stop::Error(e) => Stop::Error(e.at(&self.shared.loc(d.ty.pos))),
+                    stop => stop,
+                })?;
+            }
+        }
+        if values.iter().any(|v| matches!(v, Val::Poison)) {
+            return Err(Stop::Poison);
+        }
+        Ok(match <[Val; 1]>::try_from(values) {
+            Ok([v]) => v,
+            Err(values) => Val::Tuple(values),
+        })
+    }
+
+    /// Holds an argument against the input's type; names of dimensions that are not bound yet are bound by it.
+    fn matches(&self, ty: &'a ast::TypeExpr, input: &Arc<str>, inner: &mut Frame<'g>) -> Eval<()> {
+        let found = match inner.get(input) {
+            Some(Val::Tensor(v)) => v.ty(),
+            Some(v) => return Err(Error::dtype(format!("the input `{input}` is a tensor, {} is given", v.kind())).into()),
+            None => return Err(Error::arity(format!("the input `{input}` is missing")).into()),
+        };
+        if ty.dtype != found.dtype || ty.dims.len() != found.rank() {
+            let e = format!("the input `{input}` is {} of rank {}, {} is given", ty.dtype, ty.dims.len(), TypeText(&found));
+            return Err(if ty.dtype != found.dtype { Error::dtype(e) } else { Error::shape(e) }.into());
+        }
+        for (e, d) in ty.dims.iter().zip(&found.shape) {
+            if let ExprKind::Name(n) = &e.kind
+                && inner.get(&n.text).is_none()
+                && !self.shared.globals.contains_key(&n.text)
+            {
+                inner.vars.insert(n.text.clone(), Val::Int(d.clone()));
+                continue;
+            }
+            let want = self.dim(e, inner)?;
+            if want != *d && (want.as_const().is_some() && d.as_const().is_some()) {
+                return Err(Error::shape(format!("the input `{input}` has {want} where {} has {d}", TypeText(&found))).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same_type(want: &Type, found: &Type) -> Result<()> {
+    if want == found {
+        return Ok(());
+    }
+    let e = format!("declared {}, found {}", TypeText(want), TypeText(found));
+    Err(if want.dtype != found.dtype { Error::dtype(e) } else { Error::shape(e) })
+}
+
+/// Names that stand in a dimension expression.
+fn names(e: &Expr) -> Vec<&ast::Name> {
+    let mut out = vec![];
+    let mut todo = vec![e];
+    while let Some(e) = todo.pop() {
+        match &e.kind {
+            ExprKind::Name(n) => out.push(n),
+            ExprKind::Unary(_, x) => todo.push(x),
+            ExprKind::Chain(first, rest) => {
+                todo.push(first);
+                todo.extend(rest.iter().map(|(.., x)| x));
+            }
+            ExprKind::Call(c) => todo.extend(&c.args),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Every name that the statements assign is poisoned: their errors follow from one that is reported.
+fn poison(block: &[Stmt], frame: &mut Frame) {
+    let mut todo = vec![block];
+    while let Some(block) = todo.pop() {
+        for s in block {
+            match s {
+                Stmt::Assign { targets, .. } => targets.iter().for_each(|t| {
+                    frame.vars.insert(t.name.text.clone(), Val::Poison);
+                }),
+                Stmt::If { arms, otherwise } => {
+                    todo.extend(arms.iter().map(|a| &a.1[..]));
+                    todo.push(otherwise);
+                }
+                Stmt::For { body, .. } => todo.push(body),
+                Stmt::Return { .. } => {}
+            }
+        }
+    }
+}
+
+pub fn did_you_mean<'k>(e: Error, name: &str, known: impl IntoIterator<Item = &'k str>) -> Error {
+    // Sorted, so that the order of a hash table does not choose among equals.
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_unstable();
+    match nearest(name, known) {
+        Some(k) => e.note(format!("did you mean `{k}`?")),
+        None => e,
+    }
+}
+
+/// A number of the text: an integer unless it has a dot or an exponent.
+fn number<'g>(text: &str) -> Result<Val<'g>> {
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().map(|i| Val::Int(Dim::Const(i))).map_err(|_| Error::limit(format!("{text} does not fit 64 bits")));
+    }
+    text.parse().map(Val::Float).map_err(|_| Error::syntax(format!("`{text}` is no number")))
+}
+
+/// A constant tensor of the text. Each element is read as its own type, so that no decimal is rounded twice.
+fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> {
+    use nnc_ir::DType::*;
+    let list = match data {
+        ast::Elements::List(l) => &l[..],
+        ast::Elements::Splat(s) => std::slice::from_ref(s),
+        ast::Elements::Elided(h) => {
+            let e = Error::syntax(format!("the elements of this {} were not printed, #{h} only stands for them", TypeText(&ty)));
+            return Err(e.note("print with full constants to read the text back"));
+        }
+    };
+    let mut bytes: Vec<u8> = Vec::with_capacity(list.len() * ty.dtype.bytes());
+    for s in list {
+        macro_rules! put {
+            ($t:ty) => {
+                s.parse::<$t>().map(|x| nnc_ir::tensor::Element::put(x, &mut bytes)).is_ok()
+            };
+        }
+        let read = match ty.dtype {
+            F32 => put!(f32),
+            F64 => put!(f64),
+            I8 => put!(i8),
+            I16 => put!(i16),
+            I32 => put!(i32),
+            I64 => put!(i64),
+            U8 => put!(u8),
+            U16 => put!(u16),
+            U32 => put!(u32),
+            U64 => put!(u64),
+            Bool => put!(bool),
+            F16 | BF16 => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
+        };
+        if !read {
+            return Err(Error::dtype(format!("`{s}` is no {}", ty.dtype)));
+        }
+    }
+    let n: usize = shape.iter().product();
+    match data {
+        ast::Elements::Splat(_) if !shape.is_empty() => Tensor::splat(ty.dtype, shape, bytes.into()),
+        _ if list.len() != n => Err(Error::shape(format!("{} has {n} elements, {} are given", TypeText(&ty), list.len()))),
+        _ => Tensor::from_bytes(ty.dtype, shape, bytes.into()),
+    }
+}

@@ -1,0 +1,209 @@
+//! The `.nn` language from outside: what texts mean, that printed graphs read back, what errors say.
+
+use nnc_frontend::nn::{Limits, parse, parse_model};
+use nnc_ir::error::Code;
+use nnc_ir::{Graph, Report};
+
+fn graph(text: &str) -> Graph {
+    parse(text, "t.nn").unwrap_or_else(|r| panic!("{r}\n{text}"))
+}
+
+fn errors(text: &str) -> Report {
+    match parse(text, "t.nn") {
+        Ok(g) => panic!("accepted:\n{text}\n{g}"),
+        Err(r) => r,
+    }
+}
+
+/// Printing, reading and printing again gives the same text.
+fn round_trip(g: &Graph) {
+    let text = nnc_ir::print::full(g).to_string();
+    let again = parse(&text, "printed.nn").unwrap_or_else(|r| panic!("{r}\n{text}"));
+    assert_eq!(nnc_ir::print::full(&again).to_string(), text);
+    assert_eq!(again.len(), g.len());
+}
+
+#[test]
+fn a_plain_module() {
+    let g = graph("module f(x: f32[4,8], w: f32[8,16], b: f32[16]) -> (f32[4,16], f32[4,16]) {\n  y = matmul(x, w)\n  return relu(y + b), y\n}\n");
+    let text = "module f(x: f32[4,8], w: f32[8,16], b: f32[16]) -> (output0: f32[4,16], y: f32[4,16]) {
+  y: f32[4,16] = matmul(x, w)
+  _0: f32[4,16] = add(y, b)
+  _1: f32[4,16] = relu(_0)
+  return _1, y
+}
+";
+    assert_eq!(g.to_string(), text);
+    round_trip(&g);
+}
+
+#[test]
+fn symbols_sizes_and_words() {
+    let g = graph(
+        "module f(x: f32[N,2*N+1,`odd name`]) {
+           y = reshape(x, shape=[N*(2*N+1), `odd name`])
+           m = reduce(y, kind=sum, axes=[0], keepdims=true)
+           n = non_zero(m, count=k)
+           g = gather(y, cast(n, to=i64), axis=0)
+           return reshape(g, shape=[2*k, `odd name`]), activation(m, act=clip(-1, inf)) ** 2, x[0][-1]
+         }",
+    );
+    let text = g.to_string();
+    assert!(text.contains("gather(y, "), "{text}");
+    assert!(text.contains("act=clip(-1.0, inf)"), "{text}");
+    assert!(text.contains("[2,k,`odd name`]"), "{text}");
+    round_trip(&g);
+}
+
+#[test]
+fn regions() {
+    let g = graph(
+        "module f(c: bool[], n: i64[], x: f32[2]) {
+           y = if(c, x) do (x: f32[2]) { return x + 1 } do (z: f32[2]) { return z * 2 }
+           last, all = loop(n, c, y, x, carried=1, trips=t) do (i: i64[], a: f32[2], x: f32[2]) {
+             c = i < 5
+             b = a + x
+             return c, b, b
+           }
+           return last, all
+         }",
+    );
+    assert!(g.to_string().contains("-> (last: f32[2], all: f32[t,2])"), "{g}");
+    round_trip(&g);
+}
+
+#[test]
+fn literals_keep_their_bits() {
+    let g = graph(
+        "module f() {
+           a = f32[2,2] [[0.1, -1.5e-40], [inf, -inf]]
+           b = f16[3] [0.1, 65504, 6e-8]
+           c = bf16[] 3.1415926
+           d = u64[2] [18446744073709551615, 0]
+           e = bool[2] [true, false]
+           s = f64[1000,1000] 0.1
+           z = i8[0] []
+           return a, b, c, d, e, s, z
+         }",
+    );
+    round_trip(&g);
+    assert!(g.to_string().contains("s = f64[1000,1000] 0.1"));
+    let a = g.constant(g.outputs[0].value).unwrap();
+    assert_eq!(a.to_vec::<f32>().unwrap(), [0.1, -1.5e-40, f32::INFINITY, f32::NEG_INFINITY]);
+}
+
+#[test]
+fn an_elided_constant_does_not_read_back() {
+    let g = graph("module f() {\n  a = i64[17] [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]\n  return a\n}");
+    let r = errors(&g.to_string());
+    assert!(r.0[0].message().contains("were not printed"), "{r}");
+    round_trip(&g);
+}
+
+const CONV: &str = "module Conv(c, k, stride=1, pad=0, init=he, bias=zeros) (x) {
+  w = param [c, x.shape[1], k, k] ~ init
+  b = param [c] ~ bias
+  return conv(x, w, strides=[stride,stride], pads=[pad,pad,pad,pad]) + reshape(b, shape=[c,1,1])
+}
+";
+
+#[test]
+fn instances_share_and_loops_do_not() {
+    let text = format!(
+        "{CONV}seed = 7
+module net(x: f32[N,3,8,8]) {{
+  stem = Conv(4, 3, pad=1)
+  h = stem(x)
+  same = Conv(4, 3, pad=1, name=\"body\")
+  h = same(same(h))
+  for i in 0..3 {{ h = tanh(Conv(4, 3, pad=1)(h)) }}
+  if h.shape[1] == 4 && !(h.rank < 4) {{ h = relu(h) }} else {{ h = exp(h) }}
+  return h
+}}"
+    );
+    let (g, parameters) = parse_model(&text, "t.nn", Limits::default()).unwrap();
+    let paths: Vec<&str> = parameters.iter().map(|p| p.path.as_str()).collect();
+    assert_eq!(paths, ["stem.w", "stem.b", "body.w", "body.b", "i0.Conv.w", "i0.Conv.b", "i1.Conv.w", "i1.Conv.b", "i2.Conv.w", "i2.Conv.b"]);
+    assert_eq!(g.to_string().matches("conv(").count(), 6, "{g}");
+    round_trip(&g);
+    // The same text gives the same bytes; another seed others.
+    let w = |text: &str| {
+        let (g, p) = parse_model(text, "t.nn", Limits::default()).unwrap();
+        g.constant(p[0].value).unwrap().bytes()
+    };
+    assert_eq!(w(&text), w(&text));
+    assert_ne!(w(&text), w(&text.replace("seed = 7", "seed = 8")));
+}
+
+#[test]
+fn ten_thousand_layers() {
+    let text = format!(
+        "{CONV}module deep(x: f32[N,4,7,7]) {{
+  h = x
+  for i in 0..10000 {{ h = tanh(Conv(4, 3, pad=1, init=delta_orthogonal(1.02))(h)) }}
+  return h
+}}"
+    );
+    let start = std::time::Instant::now();
+    let g = graph(&text);
+    assert!(g.len() > 50_000);
+    let printed = g.to_string();
+    assert!(printed.lines().count() > 50_000);
+    println!("{:?}", start.elapsed());
+}
+
+#[test]
+fn every_independent_problem_is_in_the_report() {
+    let r = errors(
+        "module f(x: f32[4,8], w: f32[9,16]) {
+  a = matmul(x, w)
+  b = matmull(x, x)
+  c = relu(y)
+  d = a + b + c
+  e = softmax(x, axes=1)
+  return d, e
+}",
+    );
+    let codes: Vec<Code> = r.0.iter().map(|e| e.code()).collect();
+    assert_eq!(codes[..3], [Code::Shape, Code::Unsupported, Code::Name], "{r}");
+    assert_eq!(r.0.len(), 4, "{r}");
+    assert!(r.0[0].to_string().contains("matmul: contracted dims differ: 8 and 9"), "{r}");
+    assert!(r.0[0].to_string().contains("t.nn:2:"), "{r}");
+    assert!(r.0[1].to_string().contains("did you mean `matmul`?"), "{r}");
+}
+
+#[test]
+fn syntax_errors_come_together() {
+    let r = errors("module f(x: f32[4]) {\n  a = (x + \n  b = x $ 2\n  c = 3x\n  return x\n}\nmodule g(x f32[4]) { return x }\n");
+    assert!(r.0.len() >= 3, "{r}");
+    assert!(r.0.iter().all(|e| e.code() == Code::Syntax), "{r}");
+    assert!(errors("train lenet on net { }").0[0].message().contains("not supported yet"));
+}
+
+#[test]
+fn hostile_texts_meet_limits() {
+    let deep = |open: &str, close: &str| format!("module f(x: f32[1]) {{ y = {}x{}\nreturn y }}", open.repeat(5000), close.repeat(5000));
+    let cases = [
+        deep("(", ")"),
+        deep("relu(", ")"),
+        deep("-", ""),
+        deep("[", "]"),
+        "module f(x: f32[1]) { w = param [1000000, 1000000] ~ he\nreturn w }".into(),
+        "module f(x: f32[1]) { w = param [9999999999999, 9999999999999, 99999999999] ~ he\nreturn w }".into(),
+        "module f(x: f32[1]) { for i in 0..99999999999999 { y = 1 }\nreturn x }".into(),
+        "module f(x: f32[1]) { l = [1]\nfor i in 0..60 { l = l + l }\nreturn x }".into(),
+        "module f(x: f32[N,M]) { n = N + M\nfor i in 0..60 { n = n * n }\nreturn x }".into(),
+        "module f(x: f32[N,M]) { n = N\nfor i in 0..6000 { n = (n + 1) / 2 }\nreturn x }".into(),
+        "module G(n) (x) { return G(n + 1)(x) }\nmodule f(x: f32[N]) { return G(0)(x) }".into(),
+        "module f(x: f32[1]) { n = 9223372036854775807 + 1\nreturn x }".into(),
+        "module f(x: f32[1]) { n = 1 / 0\nreturn x }".into(),
+        "module f(x: f32[2,1,8,8], w: f32[1,1,3,3]) { y = conv(x, w, strides=[0,0], pads=[9223372036854775807,1,1,1])\nreturn y }".into(),
+    ];
+    for text in cases {
+        let r = errors(&text);
+        assert!(!r.0.is_empty() && r.0.iter().all(|e| e.code() != Code::Internal), "{r}");
+    }
+    // Long is not deep.
+    let long = format!("module f(x: f32[1]) {{ return x{} }}", " + x".repeat(20_000));
+    assert_eq!(graph(&long).len(), 20_001);
+}
