@@ -16,6 +16,7 @@ pub const PIPELINE: &[Step] = &[
     step!("dce", dce::run, 0, Model => Model, "drops what no output depends on"),
     step!("fold", fold::run, 0, Model => Model, "computes small constants, drops operations that do nothing"),
     step!("cse", cse::run, 1, Model => Model, "computes equal things once"),
+    step!("raise", egraph::raise, 2, Model => Model, "recognises composites that are spelled out"),
     step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
     step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),

@@ -29,7 +29,7 @@ struct Classes<'a> {
 }
 
 impl<'a> Classes<'a> {
-    fn new(egraph: &'a EGraph<ENode, Facts>, target: &Target) -> Classes<'a> {
+    fn new(egraph: &'a EGraph<ENode, Facts>, price: &dyn Fn(Id, &ENode) -> f64) -> Classes<'a> {
         let mut ids: Vec<Id> = egraph.classes().map(|c| c.id).collect();
         ids.sort();
         let index: HashMap<Id, usize> = ids.iter().enumerate().map(|(i, id)| (*id, i)).collect();
@@ -43,7 +43,7 @@ impl<'a> Classes<'a> {
                 children.iter().for_each(|c| {
                     parents[*c].insert(i);
                 });
-                (own_cost(egraph, node, *id, target), children)
+                (price(*id, node), children)
             });
             nodes.push(each.collect());
         }
@@ -52,7 +52,7 @@ impl<'a> Classes<'a> {
 }
 
 /// Cycles of one e-node.
-fn own_cost(egraph: &EGraph<ENode, Facts>, node: &ENode, class: Id, target: &Target) -> f64 {
+pub fn cycles(egraph: &EGraph<ENode, Facts>, class: Id, node: &ENode, target: &Target) -> f64 {
     let Some((op, operands)) = lang::operation(egraph, node) else { return 0.0 };
     let y = lang::value(egraph, class);
     if y.constant {
@@ -62,9 +62,9 @@ fn own_cost(egraph: &EGraph<ENode, Facts>, node: &ENode, class: Id, target: &Tar
     STEP + cost::cycles(&op, &x, std::slice::from_ref(&y.ty), target)
 }
 
-/// The cheapest choice for the values of `roots`.
-pub fn extract<'a>(egraph: &'a EGraph<ENode, Facts>, roots: &[Id], target: &Target) -> Choice<'a> {
-    let classes = Classes::new(egraph, target);
+/// The cheapest choice for the values of `roots`, given the price of each e-node (not negative).
+pub fn extract<'a>(egraph: &'a EGraph<ENode, Facts>, roots: &[Id], price: &dyn Fn(Id, &ENode) -> f64) -> Choice<'a> {
+    let classes = Classes::new(egraph, price);
     let roots: Vec<usize> = roots.iter().map(|r| classes.index[&egraph.find(*r)]).collect();
     let (by_tree, by_set) = (by_tree(&classes), by_set(&classes));
     let tree_cost = total(&classes, &by_tree, &roots).unwrap_or(f64::INFINITY);

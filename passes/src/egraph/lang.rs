@@ -133,9 +133,17 @@ pub fn is_contraction(op: &Op) -> bool {
     matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_))
 }
 
-/// Adds an operation on classes.
+/// Whether `f(x, y) = f(y, x)` for the scalar function of this name.
+pub fn is_commutative(name: &str) -> bool {
+    matches!(name, "add" | "mul" | "max" | "min" | "equal" | "and" | "or" | "xor" | "bitwise_and" | "bitwise_or" | "bitwise_xor")
+}
+
+/// Adds an operation on classes. Where the order of two operands does not matter, the constant one comes second.
 pub fn add(egraph: &mut Graph, op: &Op, operands: &[Id]) -> Id {
     let node = match op {
+        Op::Map(f) if is_commutative(f.name()) && value(egraph, operands[0]).constant && !value(egraph, operands[1]).constant => {
+            ENode::Op(f.name(), [operands[1], operands[0]].into())
+        }
         Op::Map(f) => ENode::Op(f.name(), operands.into()),
         op => {
             let number = egraph.analysis.intern(op.clone());

@@ -12,7 +12,7 @@ pub mod rules;
 use crate::pass::Context;
 use crate::rebuild::{self, Rebuild};
 use egg::{EGraph, Id, Runner, SimpleScheduler};
-use lang::{ENode, Facts};
+use lang::ENode;
 use nnc_ir::{Graph, NodeId, Op, Report, Target, Value};
 use region::{Key, Ref, Region};
 use std::collections::HashMap;
@@ -90,7 +90,15 @@ pub fn saturate(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> R
 
 /// Saturates one region and extracts; also says how many e-nodes there were.
 fn solve(key: &Key, rules: &[&rules::Compiled], target: &Target) -> (Template, usize) {
-    let mut egraph: EGraph<ENode, Facts> = EGraph::default();
+    let (egraph, nodes) = load(key);
+    let egraph = grow(egraph, rules);
+    let template = read(&egraph, key, &nodes, &|class, node| extract::cycles(&egraph, class, node, target));
+    (template, egraph.total_number_of_nodes())
+}
+
+/// A region as an e-graph, with the class of each node.
+fn load(key: &Key) -> (lang::Graph, Vec<Id>) {
+    let mut egraph: lang::Graph = EGraph::default();
     egraph.analysis.leaves = key.leaves.iter().map(region::Leaf::fact).collect();
     let leaves: Vec<Id> = (0..key.leaves.len()).map(|i| egraph.add(ENode::Leaf(i as u32))).collect();
     let mut nodes: Vec<Id> = Vec::with_capacity(key.nodes.len());
@@ -98,31 +106,34 @@ fn solve(key: &Key, rules: &[&rules::Compiled], target: &Target) -> (Template, u
         let x: Vec<Id> = operands.iter().map(|r| r.pick(&leaves, &nodes)).collect();
         nodes.push(lang::add(&mut egraph, op, &x));
     }
-    for ((_, operands), id) in key.nodes.iter().zip(&nodes) {
-        let _ = id;
-        for x in operands {
-            count_use(&mut egraph, x.pick(&leaves, &nodes), 1);
-        }
+    for x in key.nodes.iter().flat_map(|(_, operands)| operands) {
+        count_use(&mut egraph, x.pick(&leaves, &nodes), 1);
     }
     for (node, outside) in &key.outputs {
         count_use(&mut egraph, nodes[*node], *outside);
     }
     egraph.rebuild();
-    let runner = Runner::default()
+    (egraph, nodes)
+}
+
+/// Applies rules until nothing is new.
+fn grow(egraph: lang::Graph, rules: &[&rules::Compiled]) -> lang::Graph {
+    Runner::default()
         .with_egraph(egraph)
         .with_scheduler(SimpleScheduler)
         .with_iter_limit(MAX_ITERATIONS)
         .with_node_limit(MAX_ENODES)
         // Results must not depend on the clock.
         .with_time_limit(Duration::from_secs(u32::MAX.into()))
-        .run(rules.iter().copied());
-    let egraph = runner.egraph;
+        .run(rules.iter().copied())
+        .egraph
+}
+
+/// The cheapest program for a region's outputs.
+fn read(egraph: &lang::Graph, key: &Key, nodes: &[Id], price: &dyn Fn(Id, &ENode) -> f64) -> Template {
     let roots: Vec<Id> = key.outputs.iter().map(|(node, _)| nodes[*node]).collect();
-    let choice = extract::extract(&egraph, &roots, target);
-    let mut named: HashMap<Id, usize> = HashMap::new();
-    for (i, id) in nodes.iter().enumerate() {
-        named.insert(egraph.find(*id), i);
-    }
+    let choice = extract::extract(egraph, &roots, price);
+    let named: HashMap<Id, usize> = nodes.iter().enumerate().map(|(i, id)| (egraph.find(*id), i)).collect();
     let mut steps: Vec<Step> = vec![];
     let mut at: HashMap<Id, usize> = HashMap::new();
     let place = |id: Id, at: &HashMap<Id, usize>| match at.get(&egraph.find(id)) {
@@ -135,7 +146,7 @@ fn solve(key: &Key, rules: &[&rules::Compiled], target: &Target) -> (Template, u
         steps.push(Step { op, operands, node: named.get(&class).copied() });
     }
     let outputs = roots.iter().map(|id| place(*id, &at)).collect();
-    (Template { steps, outputs }, egraph.total_number_of_nodes())
+    Template { steps, outputs }
 }
 
 fn count_use(egraph: &mut lang::Graph, id: Id, n: u32) {
@@ -178,4 +189,71 @@ fn add_graph(egraph: &mut lang::Graph, graph: &Graph, inputs: &[Id]) -> Vec<Id> 
         }
     }
     graph.outputs.iter().map(|o| map[&o.value.node]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnc_ir::eval::{self, Env};
+    use nnc_ir::{Builder, Tensor};
+    use rules::{RAISE, Rule, SIMPLIFY};
+
+    /// Small, different numbers of both signs.
+    fn fill(ty: &nnc_ir::Type, seed: usize) -> Tensor {
+        let shape: Vec<usize> = ty.shape.iter().map(|d| d.as_const().unwrap() as usize).collect();
+        let n: usize = shape.iter().product();
+        let parts: Vec<Tensor> = (0..n).map(|i| Tensor::scalar_of(ty.dtype, ((i * 7 + seed * 5) % 23) as f64 / 5.0 - 2.1)).collect();
+        let bytes: Vec<u8> = parts.iter().flat_map(|t| t.bytes().to_vec()).collect();
+        Tensor::from_bytes(ty.dtype, shape, bytes.into()).unwrap()
+    }
+
+    fn values(graph: &Graph) -> Vec<f64> {
+        let inputs: Vec<Tensor> = graph.inputs.iter().enumerate().map(|(i, id)| fill(&graph.node(*id).types[0], i)).collect();
+        eval::run(graph, &inputs, &Env::default()).unwrap_or_else(|e| panic!("{e}"))[0].to_f64s()
+    }
+
+    /// The witness with the rule applied at its root: the e-node that stood there may not be chosen again.
+    fn rewritten(rule: &'static Rule, graph: &Graph) -> Graph {
+        let compiled: Vec<_> = rule.compile(0).into_iter().map(|(_, r)| r).collect();
+        let constant = crate::fold::constants(graph);
+        let mut r = Rebuild::new(graph);
+        let mut ids = vec![];
+        for id in r.order() {
+            if matches!(graph.node(id).op, Op::Const(_)) {
+                r.keep(id);
+            } else {
+                ids.push(id);
+            }
+        }
+        let region = Region::new(graph, &ids, &constant);
+        let (egraph, nodes) = load(&region.key);
+        let root = nodes[nodes.len() - 1];
+        let before = egraph[root].nodes.clone();
+        let egraph = grow(egraph, &compiled.iter().collect::<Vec<_>>());
+        let is_old = |class: Id, node: &ENode| {
+            let canonical = |n: &ENode| egg::Language::map_children(n.clone(), |id| egraph.find(id));
+            egraph.find(class) == egraph.find(root) && before.iter().any(|b| canonical(b) == canonical(node))
+        };
+        let old = |class: Id, node: &ENode| if is_old(class, node) { f64::INFINITY } else { 0.01 };
+        assert!(egraph[root].nodes.iter().any(|n| !is_old(root, n)), "rule {} does not fire on its witness", rule.name);
+        let template = read(&egraph, &region.key, &nodes, &old);
+        replay(&mut r, &ids, &region, &template).unwrap();
+        r.finish()
+    }
+
+    #[test]
+    fn rules_keep_the_values_of_their_witnesses() {
+        let mut names = std::collections::BTreeSet::new();
+        for rule in RAISE[1..].iter().chain(SIMPLIFY).flat_map(|t| t.iter()) {
+            assert!(names.insert(rule.name), "two rules are called {}", rule.name);
+            let b = Builder::new(rule.name);
+            b.output("y", (rule.witness)(&b));
+            let graph = b.finish().unwrap_or_else(|e| panic!("{}: {e}", rule.name));
+            let (want, got) = (values(&graph), values(&rewritten(rule, &graph)));
+            assert_eq!(want.len(), got.len(), "{}", rule.name);
+            for (w, g) in want.iter().zip(&got) {
+                assert!(w == g || (w.is_nan() && g.is_nan()) || (w - g).abs() <= 1e-5 * w.abs().max(1.0), "{}: {w} became {g}", rule.name);
+            }
+        }
+    }
 }

@@ -1,2 +1,241 @@
-use super::Rule;
-pub const RULES: &[Rule] = &[];
+//! Arithmetic on elements.
+
+use super::contract::{ramp, x};
+use super::{Rounding, Rule};
+use nnc_ir::ops::composite::activation::{Act, Activation};
+use nnc_ir::ops::map::Cast;
+use nnc_ir::ops::reduce::{Reduce, ReduceKind};
+use nnc_ir::{DType, Op, ScalarFn, V};
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "neutral-element",
+        find: &["(mul ?x ?c)", "(add ?x ?c)"],
+        make: |m| {
+            let neutral = if m.root() == "mul" { 1.0 } else { 0.0 };
+            (m.number(m.v("?c")) == Some(neutral)).then(|| m.v("?x"))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) * x(b, &[2, 3]).scalar_like(1.0),
+    },
+    Rule {
+        name: "neutral-right-element",
+        find: &["(div ?x ?c)", "(sub ?x ?c)", "(pow ?x ?c)"],
+        make: |m| {
+            let neutral = if m.root() == "sub" { 0.0 } else { 1.0 };
+            (m.number(m.v("?c")) == Some(neutral)).then(|| m.v("?x"))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) / x(b, &[2, 3]).scalar_like(1.0),
+    },
+    Rule {
+        name: "twice-is-nothing",
+        find: &["(neg (neg ?x))", "(not (not ?x))", "(bitwise_not (bitwise_not ?x))"],
+        make: |m| Some(m.v("?x")),
+        rounding: Rounding::Same,
+        witness: |b| -(-x(b, &[2, 3])),
+    },
+    Rule {
+        name: "twice-is-once",
+        find: &["(relu (relu ?x))", "(abs (abs ?x))", "(floor (floor ?x))", "(ceil (ceil ?x))", "(round (round ?x))", "(trunc (trunc ?x))"],
+        make: |m| Some(m.v("?x").map(ScalarFn::from_name(m.root())?)),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).relu().relu(),
+    },
+    Rule {
+        name: "of-itself",
+        find: &["(max ?x ?x)", "(min ?x ?x)", "(and ?x ?x)", "(or ?x ?x)", "(where ?c ?x ?x)"],
+        make: |m| Some(m.v("?x")),
+        rounding: Rounding::Same,
+        witness: |b| {
+            let x = x(b, &[2, 3]);
+            x.max(x)
+        },
+    },
+    Rule {
+        name: "abs-of-neg",
+        find: &["(abs (neg ?x))"],
+        make: |m| Some(m.v("?x").abs()),
+        rounding: Rounding::Same,
+        witness: |b| (-x(b, &[2, 3])).abs(),
+    },
+    Rule {
+        name: "add-neg",
+        find: &["(add ?x (neg ?y))"],
+        make: |m| Some(m.v("?x") - m.v("?y")),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) + -x(b, &[2, 3]),
+    },
+    Rule {
+        name: "sub-constant",
+        find: &["(sub ?x ?c)"],
+        make: |m| m.constant(m.v("?c")).then(|| m.v("?x") + -m.v("?c")),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) - ramp(b, &[3], 0.5),
+    },
+    Rule {
+        name: "square",
+        find: &["(pow ?x ?c)"],
+        make: |m| (m.number(m.v("?c")) == Some(2.0)).then(|| m.v("?x") * m.v("?x")),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).pow(x(b, &[2, 3]).scalar_like(2.0)),
+    },
+    Rule {
+        name: "pow-reciprocal",
+        find: &["(pow ?x ?c)"],
+        make: |m| (m.number(m.v("?c")) == Some(-1.0) && m.v("?x").ty().dtype.is_float()).then(|| m.v("?x").reciprocal()),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).pow(x(b, &[2, 3]).scalar_like(-1.0)),
+    },
+    Rule {
+        name: "one-divided",
+        find: &["(div ?c ?x)"],
+        make: |m| (m.number(m.v("?c")) == Some(1.0) && m.v("?x").ty().dtype.is_float()).then(|| m.v("?x").reciprocal()),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).scalar_like(1.0) / x(b, &[2, 3]),
+    },
+    Rule {
+        name: "divide-by-power-of-two",
+        find: &["(div ?x ?c)"],
+        make: |m| {
+            let (c, n) = (m.v("?c"), m.number(m.v("?c"))?);
+            // The reciprocal of a power of two is exact in any float type, unless it leaves the normal range.
+            let exact = n.to_bits().trailing_zeros() >= 52 && (2f64.powi(-14)..=2f64.powi(14)).contains(&n.abs());
+            (exact && c.ty().dtype.is_float() && m.constant(c)).then(|| m.v("?x") * c.reciprocal())
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) / x(b, &[2, 3]).scalar_like(8.0),
+    },
+    Rule {
+        name: "divide-by-constant",
+        find: &["(div ?x ?c)"],
+        make: |m| {
+            let c = m.v("?c");
+            (m.constant(c) && c.ty().dtype.is_float()).then(|| m.v("?x") * c.reciprocal())
+        },
+        rounding: Rounding::Other,
+        witness: |b| x(b, &[2, 3]) / ramp(b, &[3], 0.75),
+    },
+    Rule {
+        name: "times-reciprocal",
+        find: &["(mul ?x (reciprocal ?y))"],
+        make: |m| (!m.constant(m.v("?y"))).then(|| m.v("?x") / m.v("?y")),
+        rounding: Rounding::Other,
+        witness: |b| x(b, &[2, 3]) * x(b, &[2, 3]).reciprocal(),
+    },
+    Rule {
+        name: "constants-together",
+        find: &["(mul (mul ?x ?c) ?d)", "(add (add ?x ?c) ?d)"],
+        make: |m| {
+            let (x, c, d) = (m.v("?x"), m.v("?c"), m.v("?d"));
+            if !m.constant(c) || !m.constant(d) || m.constant(x) || !fits(c, d) || !m.sole(m.root(), &["?x", "?c"]) {
+                return None;
+            }
+            Some(if m.root() == "mul" { x * (c * d) } else { x + (c + d) })
+        },
+        rounding: Rounding::Other,
+        witness: |b| (x(b, &[2, 3]) * ramp(b, &[3], 0.5)) * x(b, &[]).scalar_like(3.0),
+    },
+    Rule {
+        name: "scale-past-shift",
+        find: &["(mul (add ?x ?c) ?d)"],
+        make: |m| {
+            let (x, c, d) = (m.v("?x"), m.v("?c"), m.v("?d"));
+            let fold = m.constant(c) && m.constant(d) && !m.constant(x) && fits(c, d) && m.sole("add", &["?x", "?c"]);
+            (fold && x.ty().dtype.is_float()).then(|| x * d + c * d)
+        },
+        rounding: Rounding::Other,
+        witness: |b| (x(b, &[2, 3]) + ramp(b, &[3], 0.5)) * x(b, &[]).scalar_like(3.0),
+    },
+    Rule {
+        name: "cast-of-cast",
+        find: &["(cast ?a (cast ?b ?x))"],
+        make: |m| {
+            let (Op::Cast(outer), Op::Cast(inner)) = (m.op("?a"), m.op("?b")) else { return None };
+            let x = m.v("?x");
+            holds_all_of(inner.to, x.ty().dtype).then(|| x.cast(outer.to))
+        },
+        rounding: Rounding::Same,
+        witness: |b| b.op(Cast { to: DType::F64 }, &[b.op(Cast { to: DType::I32 }, &[b.input("x", nnc_ir::Type::of(DType::I8, &[2, 3]))])]),
+    },
+    Rule {
+        name: "extremum-of-extremum",
+        find: &["(reduce ?a (reduce ?b ?x))"],
+        make: |m| {
+            let (Op::Reduce(outer), Op::Reduce(inner)) = (m.op("?a"), m.op("?b")) else { return None };
+            let kinds = outer.kind == inner.kind && matches!(outer.kind, ReduceKind::Max | ReduceKind::Min);
+            if !kinds || !m.sole("reduce", &["?b", "?x"]) {
+                return None;
+            }
+            let x = m.v("?x");
+            if inner.keepdims != outer.keepdims {
+                return None;
+            }
+            let outer_axes: Vec<usize> = if inner.keepdims {
+                outer.axes.clone()
+            } else {
+                let left: Vec<usize> = (0..x.ty().rank()).filter(|a| !inner.axes.contains(a)).collect();
+                outer.axes.iter().map(|a| left[*a]).collect()
+            };
+            Some(x.reduce(outer.kind, &[inner.axes.clone(), outer_axes].concat(), inner.keepdims))
+        },
+        rounding: Rounding::Same,
+        witness: |b| {
+            let max = |axes: Vec<usize>| Reduce { kind: ReduceKind::Max, axes, keepdims: false };
+            b.op(max(vec![0]), &[b.op(max(vec![1]), &[x(b, &[2, 3, 4])])])
+        },
+    },
+    Rule {
+        name: "max-with-zero",
+        find: &["(max ?x ?c)"],
+        make: |m| (m.number(m.v("?c")) == Some(0.0)).then(|| m.v("?x").relu()),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).max(x(b, &[]).scalar_like(0.0)),
+    },
+    Rule {
+        name: "clip",
+        find: &["(min (max ?x ?l) ?h)"],
+        make: |m| {
+            let (lo, hi) = (m.number(m.v("?l"))?, m.number(m.v("?h"))?);
+            let x = m.v("?x");
+            let ok = lo <= hi && x.ty().dtype.is_float() && m.sole("max", &["?x", "?l"]);
+            ok.then(|| m.b.op(Activation { act: Act::Clip { lo: lo.into(), hi: hi.into() } }, &[x]))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).max(x(b, &[]).scalar_like(-0.5)).min(x(b, &[]).scalar_like(0.5)),
+    },
+    Rule {
+        name: "clip-of-relu",
+        find: &["(min (relu ?x) ?h)"],
+        make: |m| {
+            let hi = m.number(m.v("?h")).filter(|h| *h >= 0.0)?;
+            let x = m.v("?x");
+            let ok = x.ty().dtype.is_float() && m.sole("relu", &["?x"]);
+            ok.then(|| m.b.op(Activation { act: Act::Clip { lo: 0.0.into(), hi: hi.into() } }, &[x]))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).relu().min(x(b, &[]).scalar_like(0.5)),
+    },
+];
+
+/// Whether a joined constant is no larger than the larger of the two.
+fn fits(c: V, d: V) -> bool {
+    let (c, d) = (c.ty(), d.ty());
+    c.elems().is(1) || d.elems().is(1) || c.shape == d.shape
+}
+
+/// Whether every number of type `narrow` is one of type `wide`.
+fn holds_all_of(wide: DType, narrow: DType) -> bool {
+    use DType::*;
+    if wide == narrow || narrow == Bool {
+        return true;
+    }
+    let bits = |d: DType| d.bytes() * 8;
+    match (wide, narrow) {
+        (F64, F32 | F16 | BF16) | (F32, F16 | BF16) => true,
+        (F64, n) if n.is_int() => bits(n) <= 32,
+        (F32, n) if n.is_int() => bits(n) <= 16,
+        (w, n) if w.is_signed_int() => n.is_int() && bits(n) + usize::from(n.is_unsigned_int()) <= bits(w),
+        (w, n) => w.is_unsigned_int() && n.is_unsigned_int() && bits(n) <= bits(w),
+    }
+}

@@ -46,11 +46,11 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "bias-into-epilogue",
-        find: &["(add (contract ?a ?x ?w ?p) ?c)"],
+        find: &["(add (contract ?a ?x ?w ?p) ?r)"],
         make: |m| {
             let mut y = m.contraction()?;
-            let bias = y.per_channel(m.v("?c"))?;
-            if y.post().last() == Some(&Post::Bias) && m.constant(m.v("?c")) && y.extra.last().is_some_and(|e| m.constant(*e)) {
+            let bias = y.per_channel(m.v("?r"))?;
+            if y.post().last() == Some(&Post::Bias) && m.constant(m.v("?r")) && y.extra.last().is_some_and(|e| m.constant(*e)) {
                 let last = y.extra.pop()?;
                 y.extra.push(last + bias);
                 return Some(y.build());

@@ -11,7 +11,7 @@ mod raise;
 
 use super::lang::{self, ENode, Fact, Facts};
 use crate::pass::Precision;
-use egg::{Id, Pattern, PatternAst, Rewrite, Subst, Symbol, Var};
+use egg::{Id, Language, Pattern, PatternAst, Rewrite, Subst, Symbol, Var};
 use nnc_ir::ops::contract::Post;
 use nnc_ir::{Builder, Op, ScalarFn, V};
 use std::cell::RefCell;
@@ -29,8 +29,8 @@ pub enum Rounding {
 /// A rewrite rule.
 pub struct Rule {
     pub name: &'static str,
-    /// Patterns, any of which may match. `unary`, `binary` and `contract` in an operation's place stand for each of their kind, and
-    /// commutative operations match both ways round.
+    /// Patterns, any of which may match. `unary`, `binary` and `contract` in an operation's place stand for each of their kind.
+    /// Commutative operations match both ways round, unless the second operand is a `?c..`: constants come second ([`lang::add`]).
     pub find: &'static [&'static str],
     /// The other side; `None` where it does not apply.
     pub make: for<'g> fn(&Match<'_, 'g>) -> Option<V<'g>>,
@@ -43,7 +43,7 @@ pub struct Rule {
 pub type Compiled = Rewrite<ENode, Facts>;
 
 /// Rules that recognise composites which a model spells out.
-pub const RAISE: &[&[Rule]] = &[raise::RULES];
+pub const RAISE: &[&[Rule]] = &[algebra::RULES, raise::RULES];
 
 /// Rules that simplify and fuse.
 pub const SIMPLIFY: &[&[Rule]] = &[algebra::RULES, movement::RULES, contract::RULES];
@@ -63,9 +63,13 @@ impl Rule {
         for pattern in self.find {
             for (head, text) in heads(pattern) {
                 let ast: PatternAst<ENode> = text.parse().unwrap_or_else(|e| panic!("rule {}: {text}: {e}", self.name));
+                let root = match ast.last() {
+                    Some(egg::ENodeOrVar::ENode(ENode::Op(name, _))) => *name,
+                    _ => "",
+                };
                 for ast in commuted(&ast) {
                     let pattern = Pattern::new(ast);
-                    let apply = Apply { rule: self, index, head, vars: pattern.vars() };
+                    let apply = Apply { rule: self, index, head, root, vars: pattern.vars() };
                     out.push((self.rounding, Rewrite::new(self.name, pattern, apply).expect("the right side has no variables")));
                 }
             }
@@ -95,11 +99,11 @@ fn heads(pattern: &str) -> Vec<(&'static str, String)> {
 
 /// A pattern with the operands of its commutative operations both ways round.
 fn commuted(ast: &PatternAst<ENode>) -> Vec<PatternAst<ENode>> {
+    use egg::ENodeOrVar::{ENode as Node, Var};
+    let is_constant = |id: Id| matches!(&ast[id], Var(v) if v.to_string().starts_with("?c"));
     let swaps: Vec<usize> = (0..ast.len())
         .filter(|i| match &ast[Id::from(*i)] {
-            egg::ENodeOrVar::ENode(ENode::Op(name, c)) => {
-                matches!(*name, "add" | "mul" | "max" | "min" | "equal" | "and" | "or") && ast[c[0]] != ast[c[1]]
-            }
+            Node(ENode::Op(name, c)) => lang::is_commutative(name) && !is_constant(c[1]) && !same(ast, c[0], c[1]),
             _ => false,
         })
         .collect();
@@ -108,7 +112,7 @@ fn commuted(ast: &PatternAst<ENode>) -> Vec<PatternAst<ENode>> {
             let mut nodes: Vec<_> = ast.iter().cloned().collect();
             for (bit, at) in swaps.iter().enumerate() {
                 if set >> bit & 1 == 1
-                    && let egg::ENodeOrVar::ENode(ENode::Op(_, c)) = &mut nodes[*at]
+                    && let Node(ENode::Op(_, c)) = &mut nodes[*at]
                 {
                     c.swap(0, 1);
                 }
@@ -118,11 +122,23 @@ fn commuted(ast: &PatternAst<ENode>) -> Vec<PatternAst<ENode>> {
         .collect()
 }
 
+/// Whether two parts of a pattern are the same. (Patterns are a few levels deep.)
+fn same(ast: &PatternAst<ENode>, a: Id, b: Id) -> bool {
+    match (&ast[a], &ast[b]) {
+        (egg::ENodeOrVar::Var(a), egg::ENodeOrVar::Var(b)) => a == b,
+        (egg::ENodeOrVar::ENode(a), egg::ENodeOrVar::ENode(b)) => {
+            a.matches(b) && a.children().iter().zip(b.children()).all(|(a, b)| same(ast, *a, *b))
+        }
+        _ => false,
+    }
+}
+
 /// A pattern's variables bound to classes, and a builder in which the other side is written.
 pub struct Match<'m, 'g> {
     egraph: &'m lang::Graph,
     subst: &'m Subst,
     head: &'static str,
+    root: &'static str,
     pub b: &'g Builder,
     /// Classes that stand as inputs of the builder's graph, in order.
     inputs: RefCell<Vec<(Id, V<'g>)>>,
@@ -175,6 +191,11 @@ impl<'g> Match<'_, 'g> {
     /// The function that `unary` or `binary` was read as.
     pub fn function(&self) -> ScalarFn {
         ScalarFn::from_name(self.head).expect("the pattern has unary or binary in it")
+    }
+
+    /// The name of the operation at the pattern's root.
+    pub fn root(&self) -> &'static str {
+        self.root
     }
 
     /// Whether the value follows from constants alone.
@@ -258,6 +279,7 @@ struct Apply {
     rule: &'static Rule,
     index: usize,
     head: &'static str,
+    root: &'static str,
     vars: Vec<Var>,
 }
 
@@ -269,7 +291,7 @@ impl egg::Applier<ENode, Facts> for Apply {
             return vec![];
         }
         let b = Builder::new("");
-        let m = Match { egraph, subst, head: self.head, b: &b, inputs: RefCell::default() };
+        let m = Match { egraph, subst, head: self.head, root: self.root, b: &b, inputs: RefCell::default() };
         let Some(y) = (self.rule.make)(&m).filter(|y| !y.is_poison()) else { return vec![] };
         // Both sides must have one type: a rule whose other side broadcasts otherwise does not apply.
         if y.ty() != lang::value(egraph, class).ty {

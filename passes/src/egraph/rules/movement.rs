@@ -1,2 +1,171 @@
-use super::Rule;
-pub const RULES: &[Rule] = &[];
+//! Movement of elements: moves join, vanish, or make way for arithmetic.
+
+use super::contract::x;
+use super::{Rounding, Rule};
+use nnc_ir::ops::movement::{Pad, PadMode, Slice};
+use nnc_ir::scalar::Out;
+use nnc_ir::{Dim, Op, V};
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "transpose-compose",
+        find: &["(transpose ?p (transpose ?q ?x))"],
+        make: |m| {
+            let (Op::Transpose(p), Op::Transpose(q)) = (m.op("?p"), m.op("?q")) else { return None };
+            let perm: Vec<usize> = p.perm.iter().map(|i| q.perm[*i]).collect();
+            Some(m.v("?x").transpose(&perm))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3, 4]).transpose(&[0, 2, 1]).transpose(&[1, 2, 0]),
+    },
+    Rule {
+        name: "transpose-of-units",
+        find: &["(transpose ?p ?x)"],
+        make: |m| {
+            let Op::Transpose(t) = m.op("?p") else { return None };
+            let x = m.v("?x");
+            let shape = x.ty().shape;
+            // Only axes of length 1 change places: the elements stay in order.
+            let moved: Vec<usize> = t.perm.iter().copied().filter(|i| !shape[*i].is(1)).collect();
+            moved.is_sorted().then(|| x.reshape(t.perm.iter().map(|i| shape[*i].clone()).collect()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 1, 3]).transpose(&[1, 0, 2]),
+    },
+    Rule {
+        name: "reshape-compose",
+        find: &["(reshape ?p (reshape ?q ?x))"],
+        make: |m| {
+            let Op::Reshape(p) = m.op("?p") else { return None };
+            Some(m.v("?x").reshape(p.shape.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 6]).reshape(dims(&[12])).reshape(dims(&[3, 4])),
+    },
+    Rule {
+        name: "expand-compose",
+        find: &["(expand ?p (expand ?q ?x))"],
+        make: |m| {
+            let Op::Expand(p) = m.op("?p") else { return None };
+            Some(m.v("?x").expand(p.shape.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[1, 3]).expand(dims(&[2, 3])).expand(dims(&[4, 2, 3])),
+    },
+    Rule {
+        name: "expand-in-arithmetic",
+        find: &["(binary ?x (expand ?p ?y))"],
+        make: |m| Some(m.b.op(Op::Map(m.function()), &[m.v("?x"), m.v("?y")])),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]) * x(b, &[1, 3]).expand(dims(&[2, 3])),
+    },
+    Rule {
+        name: "expand-in-arithmetic-left",
+        find: &["(binary (expand ?p ?y) ?x)"],
+        make: |m| Some(m.b.op(Op::Map(m.function()), &[m.v("?y"), m.v("?x")])),
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[1, 3]).expand(dims(&[2, 3])) - x(b, &[2, 3]),
+    },
+    Rule {
+        name: "slice-compose",
+        find: &["(slice ?p (slice ?q ?x))"],
+        make: |m| {
+            let (Op::Slice(p), Op::Slice(q)) = (m.op("?p"), m.op("?q")) else { return None };
+            if q.steps.iter().any(|s| *s != 1) {
+                return None;
+            }
+            let starts = p.starts.iter().zip(&q.starts).map(|(a, b)| a.clone() + b.clone()).collect();
+            Some(m.b.op(Slice { starts, ..p.clone() }, &[m.v("?x")]))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[6, 5]).slice(dims(&[1, 0]), dims(&[4, 5])).slice(dims(&[2, 1]), dims(&[2, 3])),
+    },
+    Rule {
+        name: "pad-compose",
+        find: &["(pad ?p (pad ?q ?x))"],
+        make: |m| {
+            let (Op::Pad(p), Op::Pad(q)) = (m.op("?p"), m.op("?q")) else { return None };
+            let grows = |p: &Pad| p.mode == PadMode::Constant && p.lo.iter().chain(&p.hi).all(|d| d.as_const().is_some_and(|d| d >= 0));
+            let sum = |a: &[Dim], b: &[Dim]| a.iter().zip(b).map(|(a, b)| a.clone() + b.clone()).collect();
+            (grows(p) && grows(q)).then(|| m.v("?x").pad_zero(sum(&p.lo, &q.lo), sum(&p.hi, &q.hi)))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).pad_zero(dims(&[1, 0]), dims(&[0, 2])).pad_zero(dims(&[0, 1]), dims(&[1, 0])),
+    },
+    Rule {
+        name: "function-before-reshape",
+        find: &["(unary (reshape ?p ?x))"],
+        make: |m| {
+            let Op::Reshape(p) = m.op("?p") else { return None };
+            let x = m.v("?x");
+            (m.function().out() == Out::Same && m.sole("reshape", &["?p", "?x"])).then(|| x.map(m.function()).reshape(p.shape.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 6]).reshape(dims(&[3, 4])).relu(),
+    },
+    Rule {
+        name: "function-before-transpose",
+        find: &["(unary (transpose ?p ?x))"],
+        make: |m| {
+            let Op::Transpose(p) = m.op("?p") else { return None };
+            let x = m.v("?x");
+            (m.function().out() == Out::Same && m.sole("transpose", &["?p", "?x"])).then(|| x.map(m.function()).transpose(&p.perm))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 6]).transpose(&[1, 0]).relu(),
+    },
+    Rule {
+        name: "arithmetic-before-transpose",
+        find: &["(binary (transpose ?p ?x) (transpose ?p ?y))"],
+        make: |m| {
+            let Op::Transpose(p) = m.op("?p") else { return None };
+            let (x, y) = (m.v("?x"), m.v("?y"));
+            (x.ty().shape == y.ty().shape).then(|| m.b.op(Op::Map(m.function()), &[x, y]).transpose(&p.perm))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 6]).transpose(&[1, 0]) + x(b, &[2, 6]).transpose(&[1, 0]),
+    },
+    Rule {
+        name: "constant-before-transpose",
+        find: &["(add (transpose ?p ?x) ?c)", "(mul (transpose ?p ?x) ?c)"],
+        make: |m| {
+            let Op::Transpose(p) = m.op("?p") else { return None };
+            let (x, c) = (m.v("?x"), m.v("?c"));
+            if !m.constant(c) || m.constant(x) || !m.sole("transpose", &["?p", "?x"]) {
+                return None;
+            }
+            let c = aligned(c, p.perm.len())?.transpose(&p.inverse().perm);
+            let y = if m.root() == "add" { x + c } else { x * c };
+            Some(y.transpose(&p.perm))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 4, 3]).transpose(&[0, 2, 1]) + super::contract::ramp(b, &[4], 0.5),
+    },
+    Rule {
+        name: "transpose-keeps-mean-axes",
+        find: &["(reduce ?r (transpose ?p ?x))"],
+        make: |m| {
+            let (Op::Reduce(r), Op::Transpose(p)) = (m.op("?r"), m.op("?p")) else { return None };
+            let axes: Vec<usize> = r.axes.iter().map(|a| p.perm[*a]).collect();
+            let y = m.v("?x").reduce(r.kind, &axes, true);
+            // The kept axes stand where the operand has them; reading them in the other order may still be a transpose.
+            let y = y.transpose(&p.perm);
+            let shape: Vec<Dim> =
+                y.ty().shape.iter().enumerate().filter(|(i, _)| r.keepdims || !r.axes.contains(i)).map(|(_, d)| d.clone()).collect();
+            Some(y.reshape(shape))
+        },
+        rounding: Rounding::Other,
+        witness: |b| x(b, &[2, 3, 4, 5]).transpose(&[0, 2, 3, 1]).sum_keep(&[1, 2]),
+    },
+];
+
+/// `c` with leading axes of length 1, up to `rank`.
+fn aligned<'g>(c: V<'g>, rank: usize) -> Option<V<'g>> {
+    let shape = c.ty().shape;
+    let missing = rank.checked_sub(shape.len())?;
+    Some(c.reshape([vec![Dim::Const(1); missing], shape].concat()))
+}
+
+fn dims(d: &[i64]) -> Vec<Dim> {
+    d.iter().map(|d| Dim::Const(*d)).collect()
+}
