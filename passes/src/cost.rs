@@ -5,7 +5,7 @@
 
 use nnc_ir::ops::Class;
 use nnc_ir::ops::contract::Layout;
-use nnc_ir::{Dim, Op, Target, Type};
+use nnc_ir::{Dim, Op, ScalarFn, Target, Type};
 
 /// What a symbol is taken for.
 pub const NOMINAL: i64 = 16;
@@ -44,13 +44,24 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
         }
         Op::ConvTranspose(_) => elems(x[0]) * elems(x[1]) / x[1].shape.first().map_or(1.0, dim).max(1.0),
         Op::Pool(p) => out * p.kernel.iter().product::<i64>() as f64,
-        Op::Map(_) | Op::Cast(_) => out,
+        Op::Map(f) => out * steps(*f),
+        Op::Cast(_) => out,
         _ => match op.class() {
             Some(Class::Move | Class::Source) => 0.0,
             Some(Class::Reduce) => x.iter().map(|t| elems(t)).sum(),
             // Sorting, scattering, composites: several steps an element.
             _ => 8.0 * (out + x.iter().map(|t| elems(t)).sum::<f64>()),
         },
+    }
+}
+
+/// Vector instructions of a scalar function, about.
+fn steps(f: ScalarFn) -> f64 {
+    use ScalarFn::*;
+    match f {
+        Div | Reciprocal | Sqrt | Mod | Fmod => 6.0,
+        Exp | Log | Sin | Cos | Tan | Asin | Acos | Atan | Sinh | Cosh | Tanh | Asinh | Acosh | Atanh | Erf | Sigmoid | Pow | Atan2 => 16.0,
+        _ => 1.0,
     }
 }
 
@@ -75,7 +86,7 @@ pub fn cycles(op: &Op, x: &[&Type], y: &[Type], target: &Target) -> f64 {
     if move_bytes == 0.0 {
         return 0.0;
     }
-    LAUNCH + (work(op, x, y) / speed).max(move_bytes / target.l2_bytes_per_cycle)
+    LAUNCH + work(op, x, y) / speed + move_bytes / target.l2_bytes_per_cycle
 }
 
 /// Share of the peak that a contraction reaches when its operands are not in the blocked or packed form.

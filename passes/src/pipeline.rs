@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{cse, dce, egraph, fold};
+use crate::{cse, dce, egraph, fold, layout};
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
 
@@ -20,7 +20,9 @@ pub const PIPELINE: &[Step] = &[
     step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
     step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
-    step!("weights", fold::weights, 0, Simple => Laid, "computes weights in their final form"),
+    step!("layout", layout::run, 1, Simple => Laid, "blocks of channels for convolutions, panels for matmuls"),
+    step!("cse-laid", cse::run, 1, Laid => Laid, "converts and pads equal things once"),
+    step!("weights", fold::weights, 0, Laid => Laid, "computes weights in their final form"),
 ];
 
 /// Names of all passes, in order.

@@ -70,7 +70,9 @@ impl Rule {
                 for ast in commuted(&ast) {
                     let pattern = Pattern::new(ast);
                     let apply = Apply { rule: self, index, head, root, vars: pattern.vars() };
-                    out.push((self.rounding, Rewrite::new(self.name, pattern, apply).expect("the right side has no variables")));
+                    // egg wants distinct names.
+                    let name = format!("{}.{}", self.name, out.len());
+                    out.push((self.rounding, Rewrite::new(name, pattern, apply).expect("the right side has no variables")));
                 }
             }
         }

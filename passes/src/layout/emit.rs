@@ -1,0 +1,261 @@
+//! Rewrites the graph in the chosen layouts: conversions, blocked operations, packed weights.
+
+use super::Plan;
+use super::flexible::Role;
+use crate::rebuild::{self, Rebuild};
+use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
+use nnc_ir::ops::movement::{Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
+use nnc_ir::ops::window::Pool;
+use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
+
+/// The graph with `blocked` of the plan's candidates in blocks, and the weights of matmuls in panels.
+pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], halo: bool) -> Result<Graph, Report> {
+    let mut e = Emit { r: Rebuild::new(graph), in_blocks: vec![None; graph.id_bound()], block: plan.block, halo, loc: Loc::Unknown };
+    for id in e.r.order() {
+        e.loc = graph.node(id).loc.clone();
+        let candidate = plan.index[id.0 as usize].filter(|i| blocked[*i]);
+        let place = |err: nnc_ir::Error| err.at(&graph.node(id).loc);
+        match candidate {
+            Some(i) => {
+                let node = &plan.nodes[i];
+                let y = match &node.role {
+                    Role::Conv(Ok(layout)) => e.conv(id, *layout),
+                    _ => e.flexible(id, &node.follows),
+                };
+                e.in_blocks[id.0 as usize] = Some(y.map_err(place)?);
+            }
+            None => {
+                for v in &graph.node(id).operands {
+                    e.plain(*v).map_err(place)?;
+                }
+                if !e.matmul(id, constant).map_err(place)? {
+                    e.r.keep(id);
+                }
+            }
+        }
+    }
+    for o in &graph.outputs {
+        e.plain(o.value)?;
+    }
+    Ok(e.r.finish())
+}
+
+/// Whether a value takes the same bytes in both layouts: whole blocks of channels, and nothing after them.
+pub fn same_bytes(t: &Type, block: usize) -> bool {
+    t.rank() >= 2 && t.shape[1].as_const().is_some_and(|c| c % block as i64 == 0) && t.shape[2..].iter().all(|d| d.is(1))
+}
+
+struct Emit<'a> {
+    r: Rebuild<'a>,
+    /// Each old node's value in blocks, where it exists.
+    in_blocks: Vec<Option<Value>>,
+    block: usize,
+    halo: bool,
+    loc: Loc,
+}
+
+impl Emit<'_> {
+    fn op(&mut self, op: impl Into<Op>, operands: &[Value]) -> Result<Value> {
+        rebuild::infer(&mut self.r.new, op.into(), operands.to_vec(), "".into(), self.loc.clone())
+    }
+
+    /// The operation in an old node's place, with its name.
+    fn named(&mut self, id: NodeId, op: impl Into<Op>, operands: Vec<Value>) -> Result<Value> {
+        let old = self.r.old.node(id);
+        rebuild::infer(&mut self.r.new, op.into(), operands, old.name.clone(), old.loc.clone())
+    }
+
+    fn ty(&self, v: Value) -> &Type {
+        self.r.new.ty(v)
+    }
+
+    /// An old value in the model's layout.
+    fn plain(&mut self, v: Value) -> Result<Value> {
+        if let (false, Some(x)) = (self.r.is_set(v.node), self.in_blocks[v.node.0 as usize]) {
+            let ty = self.r.old.ty(v).clone();
+            let y = if same_bytes(&ty, self.block) {
+                self.op(Reshape { shape: ty.shape }, &[x])?
+            } else {
+                let channels = ty.shape[1].as_const().unwrap_or(0) as usize;
+                self.op(Unpack { channels }, &[x])?
+            };
+            self.r.set(v.node, vec![y]);
+        }
+        Ok(self.r.get(v))
+    }
+
+    /// An old value in blocks.
+    fn blocks(&mut self, v: Value) -> Result<Value> {
+        if let (0, Some(x)) = (v.port, self.in_blocks[v.node.0 as usize]) {
+            return Ok(x);
+        }
+        let (x, ty) = (self.r.get(v), self.r.old.ty(v).clone());
+        let y = self.pack(x, &ty)?;
+        if v.port == 0 {
+            self.in_blocks[v.node.0 as usize] = Some(y);
+        }
+        Ok(y)
+    }
+
+    fn pack(&mut self, x: Value, ty: &Type) -> Result<Value> {
+        let block = self.block;
+        if !same_bytes(ty, block) {
+            return self.op(Pack { block }, &[x]);
+        }
+        let mut shape = ty.shape.clone();
+        shape[1] = shape[1].floor_div(&Dim::from(block));
+        shape.push(Dim::from(block));
+        self.op(Reshape { shape }, &[x])
+    }
+
+    /// `x` with zeros after axis `axis` up to a multiple of `to`.
+    fn filled(&mut self, x: Value, axis: usize, to: usize) -> Result<Value> {
+        let shape = self.ty(x).shape.clone();
+        let missing = shape[axis].ceil_div(&Dim::from(to)) * Dim::from(to) - shape[axis].clone();
+        if missing.is(0) {
+            return Ok(x);
+        }
+        let lo = vec![Dim::Const(0); shape.len()];
+        let mut hi = lo.clone();
+        hi[axis] = missing;
+        self.op(Pad { mode: PadMode::Constant, lo, hi }, &[x])
+    }
+
+    /// Axis `axis`, a multiple of `by`, as two: whole blocks, and the place in the block.
+    fn split(&mut self, x: Value, axis: usize, by: usize) -> Result<Value> {
+        let mut shape = self.ty(x).shape.clone();
+        shape[axis] = shape[axis].floor_div(&Dim::from(by));
+        shape.insert(axis + 1, Dim::from(by));
+        self.op(Reshape { shape }, &[x])
+    }
+
+    fn transposed(&mut self, x: Value, perm: Vec<usize>) -> Result<Value> {
+        self.op(Transpose { perm }, &[x])
+    }
+
+    /// Weights `[O,C/group,kernel..]` in the form that `layout` reads.
+    fn weights(&mut self, w: Value, layout: Layout) -> Result<Value> {
+        let spatial = self.ty(w).rank() - 2;
+        let b = self.block;
+        let w = self.filled(w, 0, b)?;
+        match layout {
+            Layout::Plain => Ok(w),
+            Layout::Blocked(_) => {
+                // [O,C,k..] -> [O/b,b,C/b,b,k..] -> [O/b,C/b,k..,b(in),b(out)]
+                let w = self.filled(w, 1, b)?;
+                let w = self.split(w, 1, b)?;
+                let w = self.split(w, 0, b)?;
+                self.transposed(w, [0, 2].into_iter().chain(4..4 + spatial).chain([3, 1]).collect())
+            }
+            Layout::Enter(_) => {
+                let w = self.split(w, 0, b)?;
+                self.transposed(w, [0, 2].into_iter().chain(3..3 + spatial).chain([1]).collect())
+            }
+            Layout::Depthwise(_) => {
+                let mut shape = self.ty(w).shape.clone();
+                shape.remove(1);
+                let w = self.op(Reshape { shape }, &[w])?;
+                let w = self.split(w, 0, b)?;
+                self.transposed(w, [0].into_iter().chain(2..2 + spatial).chain([1]).collect())
+            }
+        }
+    }
+
+    fn conv(&mut self, id: NodeId, layout: Layout) -> Result<Value> {
+        let old = self.r.old.node(id);
+        let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
+        let (conv, operands) = (conv.clone(), old.operands.clone());
+        let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
+        let mut pads = conv.pads.clone();
+        if self.halo && pads.iter().any(|p| *p != 0) {
+            let tail = usize::from(!matches!(layout, Layout::Enter(_)));
+            let around = |p: &[i64]| [0, 0].iter().chain(p).chain(&[0][..tail]).map(|p| Dim::Const(*p)).collect();
+            let (lo, hi) = pads.split_at(pads.len() / 2);
+            x = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &[x])?;
+            pads = vec![];
+        }
+        let w = self.plain(operands[1])?;
+        let mut args = vec![x, self.weights(w, layout)?];
+        for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
+            args.push(match post {
+                Post::Add => self.blocks(*v)?,
+                _ => {
+                    let v = self.plain(*v)?;
+                    self.filled(v, 0, self.block)?
+                }
+            });
+        }
+        // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
+        self.named(id, Conv { layout, pads, ..conv }, args)
+    }
+
+    /// A node that works on blocks as well; operands `follows` are in blocks.
+    fn flexible(&mut self, id: NodeId, follows: &[usize]) -> Result<Value> {
+        let old = self.r.old.node(id);
+        let (op, operands, y) = (old.op.clone(), old.operands.clone(), old.types[0].clone());
+        let b = Dim::from(self.block);
+        let mut args = Vec::with_capacity(operands.len());
+        for (k, v) in operands.iter().enumerate() {
+            args.push(match &op {
+                _ if follows.contains(&k) => self.blocks(*v)?,
+                Op::Map(_) => self.aside(*v, &y)?,
+                _ => self.plain(*v)?,
+            });
+        }
+        let with = |d: &[Dim], last: Dim| [d, &[last]].concat();
+        let op = match op {
+            Op::Pool(p) => Op::Pool(Pool { block: self.block, ..p }),
+            Op::Pad(p) => Op::Pad(Pad { lo: with(&p.lo, Dim::Const(0)), hi: with(&p.hi, Dim::Const(0)), ..p }),
+            Op::Slice(s) => {
+                let (mut starts, mut sizes) = (with(&s.starts, Dim::Const(0)), with(&s.sizes, b.clone()));
+                starts[1] = starts[1].floor_div(&b);
+                sizes[1] = sizes[1].ceil_div(&b);
+                let steps = if s.steps.is_empty() { vec![] } else { [&s.steps[..], &[1]].concat() };
+                Op::Slice(Slice { starts, sizes, steps })
+            }
+            op => op,
+        };
+        self.named(id, op, args)
+    }
+
+    /// An operand of a map that does not follow its layout, against a result that is `y` in the model's: one element a channel is
+    /// packed, what is the same for all channels gets one more axis.
+    fn aside(&mut self, v: Value, y: &Type) -> Result<Value> {
+        let x = self.plain(v)?;
+        let ty = self.ty(x).clone();
+        if ty.elems().is(1) && ty.rank() <= y.rank() {
+            return Ok(x);
+        }
+        let mut shape = vec![Dim::Const(1); y.rank() - ty.rank()];
+        shape.extend(ty.shape.iter().cloned());
+        if shape[1].is(1) {
+            shape.push(Dim::Const(1));
+            return self.op(Reshape { shape }, &[x]);
+        }
+        let full = ty.with_shape(shape.clone());
+        let x = self.op(Reshape { shape }, &[x])?;
+        self.pack(x, &full)
+    }
+
+    /// Puts a matmul's constant weights into panels. Says whether it did.
+    fn matmul(&mut self, id: NodeId, constant: &[bool]) -> Result<bool> {
+        let old = self.r.old.node(id);
+        let Op::MatMul(mm) = &old.op else { return Ok(false) };
+        let w = self.r.old.ty(old.operands[1]);
+        let Some([rows, cols]) = w.const_shape().and_then(|s| <[i64; 2]>::try_from(s).ok()) else { return Ok(false) };
+        if mm.packed > 0 || w.dtype != DType::F32 || !constant[old.operands[1].node.0 as usize] || rows == 0 || cols == 0 {
+            return Ok(false);
+        }
+        let (mm, operands) = (mm.clone(), old.operands.clone());
+        let mut args: Vec<Value> = operands.iter().map(|v| self.r.get(*v)).collect();
+        let axis = if mm.transposed { 0 } else { 1 };
+        let w = self.filled(args[1], axis, PANEL)?;
+        let w = self.split(w, axis, PANEL)?;
+        // [K,N/p,p] or [N/p,p,K] -> [N/p,K,p]
+        args[1] = self.transposed(w, if mm.transposed { vec![0, 2, 1] } else { vec![1, 0, 2] })?;
+        let packed = if mm.transposed { rows } else { cols } as usize;
+        let y = self.named(id, MatMul { transposed: false, packed, ..mm }, args)?;
+        self.r.set(id, vec![y]);
+        Ok(true)
+    }
+}

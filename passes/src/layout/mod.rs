@@ -1,0 +1,221 @@
+//! Chooses for each value between the model's layout `[N,C,spatial..]` and channels in blocks `[N,C/b,spatial..,b]`, and writes the
+//! choice into the types, with conversions where the two meet.
+//!
+//! Convolutions gain by blocks, most operations between them do not mind ([`flexible`]), the rest needs the model's layout. The
+//! choice minimises the estimated cycles of the operations and of the conversions, which a value pays once however many read it:
+//! a first guess flows forward from the convolutions, then sweeps flip single nodes as long as that helps. Linear in the graph.
+
+mod emit;
+mod flexible;
+
+use crate::cost;
+use crate::fold;
+use crate::pass::{Context, Refusal};
+use flexible::{Role, role};
+use nnc_ir::ops::contract::{Conv, Layout};
+use nnc_ir::{DType, Dim, Graph, NodeId, Op, Report, Target, Type};
+
+/// Sweeps over the graph after the first guess.
+const SWEEPS: usize = 8;
+
+/// Chooses layouts and packs the constant weights of convolutions and matmuls.
+pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
+    let constant = fold::constants(&graph);
+    let plan = Plan::new(&graph, &constant, cx.target);
+    let blocked = plan.choose();
+    for (node, blocked) in plan.nodes.iter().zip(&blocked) {
+        if let Role::Conv(choice) = &node.role {
+            let (chosen, cycles, refused) = match (choice, blocked) {
+                (Ok(layout), true) => (
+                    format!("{layout:?}").to_lowercase(),
+                    node.cycles[1],
+                    Refusal { what: "plain".into(), why: format!("{:.0} cycles", node.cycles[0]) },
+                ),
+                (Ok(layout), false) => (
+                    "plain".into(),
+                    node.cycles[0],
+                    Refusal { what: format!("{layout:?}").to_lowercase(), why: format!("{:.0} cycles and conversions", node.cycles[1]) },
+                ),
+                (Err(why), _) => ("plain".into(), node.cycles[0], Refusal { what: "blocked".into(), why: why.to_string() }),
+            };
+            cx.decide("layout", &graph, node.id, chosen, cycles, vec![refused]);
+        }
+    }
+    emit::emit(&graph, &plan, &blocked, &constant, cx.options.halo)
+}
+
+/// How a convolution of these types may be blocked, or why not. `constant` says whether its weights are constant, `enters` whether
+/// its input can only be in the model's layout.
+pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, constant: bool, enters: bool, block: usize) -> Result<Layout, &'static str> {
+    let consts = (x.shape.get(1).and_then(Dim::as_const), w.const_shape());
+    let (Some(channels), Some(ws)) = consts else { return Err("the number of channels or the size of the weights is not known") };
+    let (b, outputs, group) = (block as i64, ws[0], conv.group as i64);
+    match () {
+        _ if conv.layout != Layout::Plain => Err("it has a layout already"),
+        _ if x.dtype != DType::F32 => Err("kernels for blocks take f32"),
+        _ if !constant => Err("its weights are not constant"),
+        _ if conv.pads.iter().any(|p| *p < 0) => Err("it has negative padding"),
+        _ if channels == 0 || outputs == 0 || group == 0 => Err("it has no channels"),
+        _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
+        _ if group == 1 => Ok(Layout::Blocked(block)),
+        _ if group == channels && outputs == channels => Ok(Layout::Depthwise(block)),
+        _ if channels / group % b == 0 && outputs / group % b == 0 => Ok(Layout::Blocked(block)),
+        _ => Err("a group's channels are no whole blocks"),
+    }
+}
+
+/// A node that may be blocked.
+pub(crate) struct Candidate {
+    pub id: NodeId,
+    pub role: Role,
+    /// Positions of operands that follow the node's layout.
+    follows: Vec<usize>,
+    /// Own cost in the model's layout and in blocks.
+    cycles: [f64; 2],
+}
+
+pub(crate) struct Plan<'a> {
+    graph: &'a Graph,
+    pub block: usize,
+    /// Candidates, operands first.
+    pub nodes: Vec<Candidate>,
+    /// Position in `nodes`, by id.
+    pub index: Vec<Option<usize>>,
+    /// Cost to convert each node's value; constants are free.
+    convert: Vec<f64>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(graph: &'a Graph, constant: &[bool], target: &Target) -> Plan<'a> {
+        let mut plan = Plan { graph, block: target.block, nodes: vec![], index: vec![None; graph.id_bound()], convert: vec![0.0; graph.id_bound()] };
+        for id in graph.order() {
+            let node = graph.node(id);
+            let ty = &node.types[0];
+            if !constant[id.0 as usize] {
+                // With nothing but channels, the two layouts hold the same bytes.
+                plan.convert[id.0 as usize] = if emit::same_bytes(ty, target.block) { 0.0 } else { cost::copy(ty, target) };
+            }
+            if constant[id.0 as usize] {
+                continue;
+            }
+            if let Some((role, follows)) = role(graph, id, constant, &plan.index, target.block) {
+                plan.index[id.0 as usize] = Some(plan.nodes.len());
+                let cycles = plan.cycles(id, &role, target);
+                plan.nodes.push(Candidate { id, role, follows, cycles });
+            }
+        }
+        plan
+    }
+
+    fn cycles(&self, id: NodeId, role: &Role, target: &Target) -> [f64; 2] {
+        let node = self.graph.node(id);
+        let x: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
+        let plain = cost::cycles(&node.op, &x, &node.types, target);
+        match (role, &node.op) {
+            (Role::Conv(Ok(layout)), Op::Conv(conv)) => {
+                let fast = Op::Conv(Conv { layout: *layout, ..conv.clone() });
+                // The cost model reads channels off the weights; those of a block are whole blocks.
+                let waste = |n: f64| (n / self.block as f64).ceil() * self.block as f64 / n.max(1.0);
+                let inputs = if let Layout::Blocked(_) = layout { waste(cost::dim(&x[0].shape[1])) } else { 1.0 };
+                let outputs = waste(cost::dim(&x[1].shape[0]));
+                let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / target.fma_per_cycle;
+                let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
+                let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;
+                [plain, cost::LAUNCH + work + bytes + halo]
+            }
+            (Role::Conv(_), _) => [plain, f64::INFINITY],
+            _ => {
+                let channels = node.types[0].shape.get(1).map_or(1.0, cost::dim).max(1.0);
+                let waste = (channels / self.block as f64).ceil() * self.block as f64 / channels;
+                [plain, cost::LAUNCH + (plain - cost::LAUNCH).max(0.0) * waste]
+            }
+        }
+    }
+
+    /// Whether candidate `i`, when blocked, reads its first operand in the model's layout.
+    fn enters(&self, i: usize) -> bool {
+        matches!(self.nodes[i].role, Role::Conv(Ok(Layout::Enter(_))))
+    }
+
+    /// Which candidates to block.
+    fn choose(&self) -> Vec<bool> {
+        let mut guess: Vec<bool> = vec![];
+        for node in &self.nodes {
+            let x = &self.graph.node(node.id).operands;
+            let from_blocked = |k: &usize| self.index[x[*k].node.0 as usize].is_some_and(|i| guess[i]);
+            let blocked = match &node.role {
+                Role::Conv(layout) => layout.is_ok(),
+                Role::Flexible => node.follows.iter().any(from_blocked),
+            };
+            guess.push(blocked);
+        }
+        let (guess, guessed) = self.descend(guess);
+        let (plain, unguessed) = self.descend(vec![false; self.nodes.len()]);
+        if guessed <= unguessed { guess } else { plain }
+    }
+
+    /// Flips single nodes as long as that lowers the cost; also gives the cost.
+    fn descend(&self, mut blocked: Vec<bool>) -> (Vec<bool>, f64) {
+        // Of each node's value: readers in the model's layout, readers in blocks.
+        let mut readers = vec![[0u32; 2]; self.graph.id_bound()];
+        for id in self.graph.ids() {
+            for (k, v) in self.graph.node(id).operands.iter().enumerate() {
+                readers[v.node.0 as usize][usize::from(self.reads_blocked(id, k, &blocked))] += 1;
+            }
+        }
+        for o in &self.graph.outputs {
+            readers[o.value.node.0 as usize][0] += 1;
+        }
+        let conversion = |id: NodeId, is_blocked: bool, readers: &[[u32; 2]]| {
+            if readers[id.0 as usize][usize::from(!is_blocked)] > 0 { self.convert[id.0 as usize] } else { 0.0 }
+        };
+        let made_blocked = |id: NodeId, blocked: &[bool]| self.index[id.0 as usize].is_some_and(|i| blocked[i]);
+        for sweep in 0..SWEEPS {
+            let mut changed = false;
+            for step in 0..self.nodes.len() {
+                let i = if sweep % 2 == 0 { self.nodes.len() - 1 - step } else { step };
+                let id = self.nodes[i].id;
+                let operands = &self.graph.node(id).operands;
+                let local = |blocked: &[bool], readers: &[[u32; 2]]| {
+                    let mut seen: Vec<NodeId> = vec![];
+                    let mut sum = self.nodes[i].cycles[usize::from(blocked[i])] + conversion(id, blocked[i], readers);
+                    for k in &self.nodes[i].follows {
+                        let x = operands[*k].node;
+                        if !seen.contains(&x) {
+                            seen.push(x);
+                            sum += conversion(x, made_blocked(x, blocked), readers);
+                        }
+                    }
+                    sum
+                };
+                let flip = |blocked: &mut Vec<bool>, readers: &mut Vec<[u32; 2]>| {
+                    for (k, v) in operands.iter().enumerate() {
+                        readers[v.node.0 as usize][usize::from(self.reads_blocked(id, k, blocked))] -= 1;
+                    }
+                    blocked[i] = !blocked[i];
+                    for (k, v) in operands.iter().enumerate() {
+                        readers[v.node.0 as usize][usize::from(self.reads_blocked(id, k, blocked))] += 1;
+                    }
+                };
+                let before = local(&blocked, &readers);
+                flip(&mut blocked, &mut readers);
+                if local(&blocked, &readers) < before {
+                    changed = true;
+                } else {
+                    flip(&mut blocked, &mut readers);
+                }
+            }
+            if !changed && sweep > 0 {
+                break;
+            }
+        }
+        let own: f64 = self.nodes.iter().zip(&blocked).map(|(n, b)| n.cycles[usize::from(*b)]).sum();
+        let conversions: f64 = self.graph.ids().map(|id| conversion(id, made_blocked(id, &blocked), &readers)).sum();
+        (blocked, own + conversions)
+    }
+
+    /// Whether node `id` reads its operand `k` in blocks.
+    fn reads_blocked(&self, id: NodeId, k: usize, blocked: &[bool]) -> bool {
+        self.index[id.0 as usize].is_some_and(|i| blocked[i] && self.nodes[i].follows.contains(&k) && !(k == 0 && self.enters(i)))
+    }
+}

@@ -1,0 +1,164 @@
+//! What the pipeline makes of small networks: which operations are left, and the same numbers.
+
+mod common;
+use common::*;
+use nnc_ir::ops::composite::activation::{Act, Activation};
+use nnc_ir::ops::contract::{Layout, Post};
+use nnc_ir::{Builder, DType, Dim, Op, ScalarFn, Type, V};
+use nnc_passes::Options;
+
+const RELU: Post = Post::Act(Act::Fn(ScalarFn::Relu));
+
+#[test]
+fn conv_batch_norm_relu_is_one_node() {
+    let g = graph(|b| batch_norm(conv(image(b, 3, 8), 32, 3, 1, 1)).relu());
+    let o = optimized(&g, &Options::default());
+    assert_eq!(epilogues(&o), [[Post::Bias, RELU]]);
+    assert_eq!(ops(&o), ["pad", "conv", "unpack"]);
+    assert_equal(&g, &o, 1e-5);
+}
+
+#[test]
+fn a_shared_convolution_is_computed_once() {
+    let b = Builder::new("f");
+    let y = conv(image(&b, 3, 8), 32, 3, 1, 1);
+    b.output("y", y);
+    b.output("z", y.relu());
+    let g = b.finish().unwrap();
+    let o = optimized(&g, &Options::default());
+    assert_eq!((count(&o, "conv"), count(&o, "relu")), (1, 1));
+    assert_equal(&g, &o, 1e-5);
+}
+
+/// ResNet's bottleneck, with a projection where the size changes.
+fn bottleneck<'g>(x: V<'g>, width: usize, stride: i64) -> V<'g> {
+    let y = batch_norm(conv(x, width, 1, 1, 1)).relu();
+    let y = batch_norm(conv(y, width, 3, stride, 1)).relu();
+    let y = batch_norm(conv(y, 4 * width, 1, 1, 1));
+    let same = channels(x) == 4 * width && stride == 1;
+    (y + if same { x } else { batch_norm(conv(x, 4 * width, 1, stride, 1)) }).relu()
+}
+
+fn resnet(b: &Builder) -> V<'_> {
+    let mut x = max_pool(batch_norm(conv(image(b, 3, 32), 16, 7, 2, 1)).relu(), 3, 2);
+    for (width, stride, blocks) in [(16, 1, 3), (32, 2, 4)] {
+        for i in 0..blocks {
+            x = bottleneck(x, width, if i == 0 { stride } else { 1 });
+        }
+    }
+    head(x, 10)
+}
+
+#[test]
+fn resnet_is_convolutions_only() {
+    let g = graph(resnet);
+    let o = optimized(&g, &Options::default());
+    let posts = epilogues(&o);
+    let with = |p: &[Post]| posts.iter().filter(|q| q.as_slice() == p).count();
+    // 7 blocks of 3 convolutions, the first, 2 projections; each block's last adds and rectifies.
+    assert_eq!(posts.len(), 24);
+    assert_eq!((with(&[Post::Bias, RELU]), with(&[Post::Bias, Post::Add, RELU]), with(&[Post::Bias])), (15, 7, 2));
+    for op in ["batch_norm", "add", "relu", "pack", "unpack"] {
+        assert_eq!(count(&o, op), 0, "{op}");
+    }
+    assert_eq!(count(&o, "matmul"), 1);
+    assert_equal(&g, &o, 1e-4);
+}
+
+/// A block of a MobileNet with squeeze and excitation.
+fn mobile<'g>(x: V<'g>, expand: usize, out: usize) -> V<'g> {
+    let b = x.builder();
+    let hard_swish = |x: V<'g>| b.op(Activation { act: Act::HardSwish {} }, &[x]);
+    let y = hard_swish(batch_norm(conv(x, expand, 1, 1, 1)));
+    let y = hard_swish(batch_norm(conv(y, expand, 3, 1, expand)));
+    let gate = conv(conv(y.mean_keep(&[2, 3]), 8, 1, 1, 1).relu(), expand, 1, 1, 1).sigmoid();
+    let z = batch_norm(conv(y * gate, out, 1, 1, 1));
+    if out == channels(x) { z + x } else { z }
+}
+
+#[test]
+fn mobilenet_stays_in_blocks() {
+    let g = graph(|b| head(mobile(mobile(conv(image(b, 3, 12), 16, 3, 2, 1), 40, 24), 48, 24), 10));
+    let o = optimized(&g, &Options::default());
+    let layouts: Vec<Layout> = o
+        .order()
+        .into_iter()
+        .filter_map(|id| match &o.node(id).op {
+            Op::Conv(c) => Some(c.layout),
+            _ => None,
+        })
+        .collect();
+    assert!(layouts.iter().all(|l| *l != Layout::Plain), "{layouts:?}");
+    assert_eq!(layouts.iter().filter(|l| **l == Layout::Depthwise(16)).count(), 2);
+    assert_eq!((count(&o, "pack"), count(&o, "unpack")), (0, 1), "{:?}", ops(&o));
+    assert_equal(&g, &o, 1e-4);
+}
+
+#[test]
+fn concat_of_whole_blocks_stays_in_blocks() {
+    let fire = |x: V<'_>, out: usize| {
+        let s = conv(x, 16, 1, 1, 1).relu();
+        V::concat(&[conv(s, out, 1, 1, 1).relu(), conv(s, out, 3, 1, 1).relu()], 1).value()
+    };
+    for (out, converted) in [(32, 0), (24, 2)] {
+        let g = graph(|b| {
+            let x = b.v(fire(conv(image(b, 3, 8), 16, 3, 1, 1).relu(), out));
+            conv(x, 16, 3, 1, 1).mean_keep(&[2, 3])
+        });
+        let o = optimized(&g, &Options::default());
+        // 24 channels are no whole blocks: the parts leave, the joined value enters again.
+        assert_eq!(count(&o, "unpack"), converted, "{:?}", ops(&o));
+        assert_equal(&g, &o, 1e-5);
+    }
+}
+
+#[test]
+fn symbolic_sizes_are_blocked_too() {
+    let g = graph(|b| {
+        let x = b.input("x", Type::new(DType::F32, vec![Dim::sym("N"), Dim::Const(3), Dim::sym("H"), Dim::Const(8)]));
+        batch_norm(conv(conv(x, 32, 3, 1, 1).relu(), 32, 3, 1, 1)).relu()
+    });
+    let o = optimized(&g, &Options::default());
+    assert_eq!(ops(&o), ["pad", "conv", "pad", "conv", "unpack"]);
+    assert_equal(&g, &o, 1e-5);
+}
+
+#[test]
+fn two_compilations_give_the_same_graph() {
+    let text = |_| {
+        let o = optimized(&graph(resnet), &Options::default());
+        o.order().into_iter().map(|id| format!("{id:?} {:?}\n", o.node(id))).collect::<String>()
+    };
+    assert_eq!(text(0), text(1));
+}
+
+#[test]
+fn every_level_gives_the_same_values() {
+    let g = graph(|b| head(bottleneck(conv(image(b, 3, 8), 16, 3, 1, 1), 16, 1), 5));
+    for level in 0..=3 {
+        for halo in [false, true] {
+            assert_equal(&g, &optimized(&g, &Options { level, halo, ..Options::default() }), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_layers_are_saturated_once() {
+    use nnc_ir::target::Isa;
+    use nnc_passes::egraph::{rules, saturate};
+    let chain = |layers: usize| {
+        graph(|b| {
+            let x = b.input("x", Type::of(DType::F32, &[1, 16, 4, 4]));
+            (0..layers).fold(x, |x, _| conv(x, 16, 1, 1, 1).tanh())
+        })
+    };
+    let stats = |layers| {
+        let rules = rules::compiled(false, Default::default());
+        saturate(&chain(layers), &rules, &nnc_ir::Target::new(Isa::Avx512)).unwrap().1
+    };
+    let (short, long) = (stats(1000), stats(10_000));
+    assert!(long.regions >= 9 * short.regions, "{short:?} {long:?}");
+    assert!(long.saturated <= 4 && long.enodes <= 4 * 2000, "{long:?}");
+    let o = optimized(&chain(10_000), &Options::default());
+    assert_eq!((count(&o, "conv"), count(&o, "tanh")), (10_000, 0));
+}
