@@ -13,6 +13,7 @@ use nnc_ir::ops::Class;
 use nnc_ir::ops::source::Const;
 use nnc_ir::{Dim, Error, Graph, Node, NodeId, Op, Report, Result, Tensor, Type, Value, builder};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Results up to this are folded early, and may always be written out (bytes).
 pub const SMALL_BYTES: usize = 64 << 10;
@@ -104,7 +105,11 @@ fn materialise(r: &mut Rebuild, cones: &mut Cones, v: Value, is_constant: &dyn F
     match cones.eval(v.node) {
         Ok(tensors) => {
             let old = r.old.node(v.node);
-            let values = tensors.into_iter().map(|t| r.new.add(literal(t, old))).map(|node| Value { node, port: 0 }).collect();
+            let mut values = vec![];
+            for (port, t) in tensors.into_iter().enumerate() {
+                let name = if port == 0 { old.name.clone() } else { "".into() };
+                values.push(Value { node: r.new.add(literal(t, name, old)), port: 0 });
+            }
             r.set(v.node, values);
         }
         Err(_) => {
@@ -126,14 +131,11 @@ fn materialise(r: &mut Rebuild, cones: &mut Cones, v: Value, is_constant: &dyn F
 }
 
 /// A constant in the place of `old`.
-fn literal(t: Tensor, old: &Node) -> Node {
+fn literal(t: Tensor, name: Arc<str>, old: &Node) -> Node {
+    let types = vec![t.ty()];
     let op = Op::Const(Const(t));
-    let types = vec![match &op {
-        Op::Const(c) => c.0.ty(),
-        _ => old.types[0].clone(),
-    }];
     let known = known::infer(&op, &[], &[], &types);
-    Node { op, operands: vec![], types, known, regions: vec![], name: old.name.clone(), loc: old.loc.clone() }
+    Node { op, operands: vec![], types, known, regions: vec![], name, loc: old.loc.clone() }
 }
 
 /// Evaluates constant expressions, each node once, and forgets a result when its last reader has it.

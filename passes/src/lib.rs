@@ -21,4 +21,4 @@ pub mod rebuild;
 
 pub use lower::lower;
 pub use pass::{Decision, Observer, Options, Precision, Refusal};
-pub use pipeline::{optimize, pass_names, run_pass};
+pub use pipeline::{compile, optimize, pass_names, run_pass};

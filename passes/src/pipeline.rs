@@ -2,6 +2,7 @@
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
 use crate::{cse, dce, egraph, fold, layout};
+use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
 
@@ -56,6 +57,12 @@ pub fn optimize(mut graph: Graph, target: &Target, options: &Options, observer: 
     Ok(graph)
 }
 
+/// The program of a graph: [`optimize`], then [`lower`](crate::lower()). Not for `options.stop_after`, which stops before.
+pub fn compile(graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
+    let graph = optimize(graph, target, options, observer)?;
+    crate::lower(&graph, target)
+}
+
 /// Runs one pass alone.
 pub fn run_pass(name: &str, graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
     let step = PIPELINE.iter().find(|s| s.name == name).ok_or_else(|| unknown(name, ""))?;
@@ -68,6 +75,9 @@ fn one(step: &Step, mut graph: Graph, target: &Target, options: &Options, observ
     regions(step, &mut graph, &mut cx)?;
     graph = (step.run)(graph, &mut cx)?;
     let took = start.elapsed();
+    if options.verify {
+        nnc_ir::verify::verify(&graph).map_err(|r| broken(step.name, r))?;
+    }
     observer.after(step.name, &graph, took);
     Ok(graph)
 }
@@ -83,6 +93,11 @@ fn regions(step: &Step, graph: &mut Graph, cx: &mut Context) -> Result<(), Repor
         }
     }
     Ok(())
+}
+
+/// What the verifier says after a pass is a bug of that pass.
+fn broken(pass: &str, report: Report) -> Report {
+    Report(report.0.into_iter().map(|e| Error::internal(format!("after pass {pass}: {}", e.message())).at(e.loc())).collect())
 }
 
 fn known_stop(name: &str) -> bool {

@@ -68,7 +68,8 @@ pub fn graph(build: impl for<'g> FnOnce(&'g Builder) -> V<'g>) -> Graph {
 }
 
 pub fn optimized(graph: &Graph, options: &Options) -> Graph {
-    optimize(graph.clone(), &Target::new(Isa::Avx512), options, &mut ()).unwrap_or_else(|e| panic!("{e}"))
+    let options = Options { verify: true, ..options.clone() };
+    optimize(graph.clone(), &Target::new(Isa::Avx512), &options, &mut ()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 pub fn count(g: &Graph, name: &str) -> usize {
