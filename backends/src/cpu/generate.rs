@@ -1,12 +1,13 @@
 //! From a program to functions in a Cranelift module: one generator for code in memory and for object files.
 
 use super::clif::{Emitter, I64};
-use super::driver::commands::{Form, Tables, encode};
+use super::declare::declare_kernel;
+use super::driver::commands::{Form, Tables, encode, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
-use super::{Options, abi, loops};
+use super::{Options, abi, loops, select};
 use cranelift_module::{FuncId, Linkage, Module};
-use nnc_ir::kernel::{Kernel, Program};
+use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
 use nnc_ir::ops::Op;
 use nnc_ir::{Dim, Result, Target};
 use serde_json::json;
@@ -25,10 +26,18 @@ pub struct Generated {
 pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usage: Use, text: bool) -> Result<Generated> {
     let mut e = Emitter::new(m, cranelift_isa(t, usage, false)?, text);
     let (mut functions, mut forms) = (vec![], vec![]);
+    let padded = padded_operands(p);
     for (i, k) in p.kernels.iter().enumerate() {
-        let id = e.declare(&symbol(i, k), Linkage::Local, &[I64, I64], &[])?;
-        loops::define(&mut e, id, k)?;
-        forms.push(Form { function: i as u32, tasks: k.tasks.clone(), work: work(k), scratch: Dim::Const(0) });
+        let choice = select::choose(k, t, padded[i]);
+        let id = match &choice.vector {
+            Some((func, isa)) => declare_kernel(e.m, &symbol(i, k), func, *isa)?,
+            None => {
+                let id = e.declare(&symbol(i, k), Linkage::Local, &[I64, I64], &[])?;
+                loops::define(&mut e, id, k)?;
+                id
+            }
+        };
+        forms.push(Form { function: i as u32, tasks: choice.tasks, work: work(k), extra: choice.extra, scratch: Dim::Const(0) });
         functions.push(id);
     }
     let tables = encode(p, &forms)?;
@@ -37,6 +46,17 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
     let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description };
     let functions = abi::define(&mut e, &exports)?;
     Ok(Generated { functions, weight_bytes: tables.weight_bytes, description, text: e.text })
+}
+
+/// For each kernel, whether all its launches read memory that is nnc's own, which ends on a 64-byte boundary.
+fn padded_operands(p: &Program) -> Vec<bool> {
+    let mut padded = vec![true; p.kernels.len()];
+    for l in launches(&p.steps) {
+        let own = |b: &BufferRef| b.offset.is(0) && matches!(p.buffers[b.buffer.0 as usize].place, Place::Weight { .. } | Place::Work { .. });
+        let operands = p.kernels[l.kernel as usize].params.iter().zip(&l.buffers).filter(|(param, _)| param.access == Access::Read);
+        padded[l.kernel as usize] &= operands.skip(2).all(|(_, b)| own(b));
+    }
+    padded
 }
 
 /// A symbol for profilers and debuggers: the kernel's name where it is one that assemblers take.

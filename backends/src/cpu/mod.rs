@@ -17,6 +17,7 @@ mod jit;
 pub mod kernels;
 mod loops;
 pub mod portable;
+pub mod select;
 mod target;
 pub mod vectorize;
 pub mod vir;

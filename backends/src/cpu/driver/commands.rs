@@ -41,6 +41,8 @@ pub struct Form {
     pub tasks: Dim,
     /// Rough number of scalar operations in a launch, over the kernel's sizes: whether threads are worth it.
     pub work: Dim,
+    /// Sizes that the implementation derives from the kernel's; they follow those in the arguments.
+    pub extra: Vec<Dim>,
     /// Bytes of scratch memory over the kernel's sizes, 0 for none. Its address follows the sizes.
     pub scratch: Dim,
 }
@@ -150,7 +152,7 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
 }
 
 /// All launches, in program order.
-fn launches(steps: &[Step]) -> Vec<&Launch> {
+pub fn launches(steps: &[Step]) -> Vec<&Launch> {
     let mut out = vec![];
     walk(steps, &mut |s| {
         if let Step::Launch(l) = s {
@@ -327,7 +329,8 @@ impl Encoder<'_> {
         for b in &l.buffers {
             args.extend(self.place(b)?);
         }
-        for s in &l.sizes {
+        let extra: Vec<Dim> = form.extra.iter().map(|d| in_program(d, l)).collect();
+        for s in l.sizes.iter().chain(&extra) {
             args.extend([BASE_ZERO, self.sizes.dim(s)?.0]);
         }
         if !form.scratch.is(0) {

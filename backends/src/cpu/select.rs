@@ -1,0 +1,422 @@
+//! Which code a kernel gets: an ordered list of implementations, the first that accepts wins.
+//!
+//! An implementation sees the kernel's origin (a tensor operation and its types) and makes a vector kernel for it, or says why it
+//! does not. Behind them all stands the vectoriser, and behind that the loops as Cranelift compiles them, which take anything.
+
+use super::isa::{Isa, Machine};
+use super::kernels::conv::{Conv as ConvKernel, Image, conv};
+use super::kernels::depthwise::{Depthwise, depthwise};
+use super::kernels::gemm::{Gemm, Matrix, gemm};
+use super::kernels::pool::{Pool as PoolKernel, PoolKind as Pooling, pool};
+use super::kernels::post::{Act as Activation, Post as Epilogue};
+use super::kernels::reorder::{Reorder, to_blocked, to_plain};
+use super::kernels::rows::{RowKind, Rows, rows};
+use super::kernels::{self, BLOCK, Factor, Size, Tasks};
+use super::vectorize::vectorize;
+use super::vir::Func;
+use nnc_ir::kernel::{Kernel, Origin, size_symbol};
+use nnc_ir::ops::Op;
+use nnc_ir::ops::composite::activation::Act;
+use nnc_ir::ops::contract::{Conv, Layout, MatMul, Post, Window};
+use nnc_ir::ops::window::{Pool, PoolKind};
+use nnc_ir::scalar::ScalarFn;
+use nnc_ir::target::{self, Target};
+use nnc_ir::{DType, Dim, Error, Result, Type};
+
+/// The code chosen for a kernel.
+pub struct Choice {
+    /// What chose it, for reports.
+    pub implementation: &'static str,
+    /// A vector kernel, or `None` for the loops as they are.
+    pub vector: Option<(Func, Isa)>,
+    /// Number of tasks, over the kernel's sizes.
+    pub tasks: Dim,
+    /// Further sizes that the code reads behind the kernel's own, over the kernel's sizes.
+    pub extra: Vec<Dim>,
+    /// Implementations that refused, and why.
+    pub refused: Vec<(&'static str, String)>,
+}
+
+/// What an implementation is asked.
+struct Site<'k> {
+    kernel: &'k Kernel,
+    origin: &'k Origin,
+    isa: Isa,
+    machine: Machine,
+    /// Whether operands may be read up to the next 64-byte boundary.
+    padded: bool,
+    extra: Vec<Dim>,
+}
+
+type Accept = fn(&mut Site) -> Result<kernels::Kernel>;
+
+/// In order of preference.
+const IMPLEMENTATIONS: &[(&str, Accept)] =
+    &[("convolution", convolution), ("depthwise", channelwise), ("gemm", product), ("pool", pooling), ("reorder", reorder), ("rows", row_function)];
+
+/// The instruction set of vector kernels for a target.
+pub fn vector_isa(t: &Target) -> Isa {
+    match t.isa {
+        target::Isa::Avx2 => Isa::Avx2,
+        target::Isa::Avx512 => Isa::Avx512,
+        target::Isa::X86_64 | target::Isa::Aarch64 => Isa::Portable,
+    }
+}
+
+/// Chooses the code of a kernel. `padded` says that every launch's operands may be read up to the next 64-byte boundary.
+pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
+    let isa = vector_isa(target);
+    let machine = Machine { l1_bytes: target.l1_bytes as i64, l2_bytes: target.l2_bytes as i64, ..Machine::default() };
+    let mut refused = vec![];
+    if let Some(origin) = &kernel.origin {
+        for (name, accept) in IMPLEMENTATIONS {
+            let mut site = Site { kernel, origin, isa, machine, padded, extra: vec![] };
+            match accept(&mut site) {
+                Ok(made) => {
+                    let tasks = site.tasks(&made.tasks);
+                    return Choice { implementation: name, vector: Some((made.func, isa)), tasks, extra: site.extra, refused };
+                }
+                Err(e) => refused.push((*name, e.message().to_string())),
+            }
+        }
+    }
+    match vectorize(kernel, isa) {
+        Ok(func) => Choice { implementation: "vector loops", vector: Some((func, isa)), tasks: kernel.tasks.clone(), extra: vec![], refused },
+        Err(e) => {
+            refused.push(("vector loops", e.message().to_string()));
+            Choice { implementation: "loops", vector: None, tasks: kernel.tasks.clone(), extra: vec![], refused }
+        }
+    }
+}
+
+fn no<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::unsupported(why))
+}
+
+impl Site<'_> {
+    fn x(&self, i: usize) -> &Type {
+        &self.origin.x[i]
+    }
+
+    fn y(&self) -> &Type {
+        &self.origin.y[0]
+    }
+
+    /// Argument word of the first result: results follow the operands.
+    fn output(&self) -> u32 {
+        self.origin.x.len() as u32
+    }
+
+    /// A dimension as generators take it: a constant, a size of the kernel, or one more word behind those.
+    fn size(&mut self, d: &Dim) -> Size {
+        if let Some(c) = d.as_const() {
+            return Size::Const(c);
+        }
+        let first = self.kernel.params.len() as u32;
+        if let Some(i) = (0..self.kernel.sizes).find(|i| size_symbol(*i as usize) == *d) {
+            return Size::Arg(first + i);
+        }
+        let at = self.extra.iter().position(|e| e == d).unwrap_or_else(|| {
+            self.extra.push(d.clone());
+            self.extra.len() - 1
+        });
+        Size::Arg(first + self.kernel.sizes + at as u32)
+    }
+
+    fn dim(&self, s: &Size) -> Dim {
+        match s {
+            Size::Const(c) => Dim::Const(*c),
+            Size::Arg(word) => {
+                let i = *word as usize - self.kernel.params.len();
+                let own = self.kernel.sizes as usize;
+                if i < own { size_symbol(i) } else { self.extra[i - own].clone() }
+            }
+        }
+    }
+
+    fn tasks(&self, t: &Tasks) -> Dim {
+        t.0.iter().fold(Dim::Const(1), |n, f| {
+            n * match f {
+                Factor::Size(s) => self.dim(s),
+                Factor::Chunks { of, per } => of.iter().fold(Dim::Const(1), |n, s| n * self.dim(s)).ceil_div(&Dim::Const(*per)),
+            }
+        })
+    }
+
+    fn all_f32(&self) -> Result<()> {
+        match self.origin.x.iter().chain(&self.origin.y).find(|t| t.dtype != DType::F32) {
+            Some(t) => no(format!("an operand is {}", t.dtype)),
+            None => Ok(()),
+        }
+    }
+
+    /// Dense images `[N, planes, spatial..]`, with blocks of channels innermost where `blocked`.
+    fn image(&mut self, word: u32, shape: &[Dim], blocked: bool) -> Image {
+        let unit = Dim::Const(if blocked { BLOCK } else { 1 });
+        let spatial = &shape[2..shape.len() - usize::from(blocked)];
+        let mut step = unit;
+        let mut pitches = vec![];
+        for d in spatial.iter().rev() {
+            step = step * d.clone();
+            pitches.push(self.size(&step));
+        }
+        // The last product is the plane, not a pitch between rows.
+        pitches.pop();
+        pitches.reverse();
+        let (plane, image) = (self.size(&step), self.size(&(step * shape[1].clone())));
+        Image { word, origin: Size::Const(0), image, plane, pitches }
+    }
+
+    /// The epilogue after a leading bias, which the accumulators start from. `place` walks a tensor like the output.
+    fn epilogue(&mut self, post: &[Post], mut place: impl FnMut(&mut Self, u32) -> kernels::contract::Place) -> Result<(Option<u32>, Vec<Epilogue>)> {
+        let mut word = 2;
+        let mut next = || {
+            word += 1;
+            word - 1
+        };
+        let (mut bias, mut steps) = (None, vec![]);
+        for (i, p) in post.iter().enumerate() {
+            match p {
+                Post::Bias if i == 0 => bias = Some(next()),
+                Post::Bias => steps.push(Epilogue::AddChannel(next())),
+                Post::Scale => steps.push(Epilogue::MulChannel(next())),
+                Post::Add => {
+                    let word = next();
+                    steps.push(Epilogue::AddTensor(place(self, word)));
+                }
+                Post::Act(a) => steps.push(Epilogue::Act(activation(*a)?)),
+            }
+        }
+        Ok((bias, steps))
+    }
+}
+
+fn activation(a: Act) -> Result<Activation> {
+    Ok(match a {
+        Act::Fn(ScalarFn::Relu) => Activation::Relu,
+        Act::Fn(ScalarFn::Sigmoid) => Activation::Sigmoid,
+        Act::Fn(ScalarFn::Tanh) => Activation::Tanh,
+        Act::Fn(ScalarFn::Exp) => Activation::Exp,
+        Act::Fn(ScalarFn::Log) => Activation::Log,
+        Act::Fn(ScalarFn::Erf) => Activation::Erf,
+        Act::Fn(ScalarFn::Abs) => Activation::Abs,
+        Act::Fn(ScalarFn::Neg) => Activation::Neg,
+        Act::Fn(ScalarFn::Sqrt) => Activation::Sqrt,
+        Act::Fn(ScalarFn::Floor) => Activation::Floor,
+        Act::Fn(ScalarFn::Ceil) => Activation::Ceil,
+        Act::Clip { lo, hi } => Activation::Clip { lo: lo.0 as f32, hi: hi.0 as f32 },
+        Act::LeakyRelu { alpha } => Activation::LeakyRelu { a: alpha.0 as f32 },
+        Act::Elu { alpha } => Activation::Elu { a: alpha.0 as f32 },
+        Act::HardSigmoid { alpha, beta } => Activation::HardSigmoid { a: alpha.0 as f32, b: beta.0 as f32 },
+        Act::HardSwish {} => Activation::HardSwish,
+        Act::Swish { alpha } if alpha.0 == 1.0 => Activation::Silu,
+        Act::Gelu {} => Activation::Gelu,
+        Act::GeluTanh {} => Activation::GeluTanh,
+        Act::Softplus {} => Activation::Softplus,
+        Act::Mish {} => Activation::Mish,
+        a => return no(format!("the activation {a:?}")),
+    })
+}
+
+fn known(d: &Dim, what: &str) -> Result<i64> {
+    d.as_const().map_or_else(|| no(format!("{what} are known only at run time")), Ok)
+}
+
+fn no_padding(w: &Window) -> Result<()> {
+    if w.pads.iter().all(|p| *p == 0) { Ok(()) } else { no("the operand has no halo: padding is an operation of its own here") }
+}
+
+fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
+    let op: Conv = op.clone();
+    s.all_f32()?;
+    let plain = match op.layout {
+        Layout::Blocked(b) if b as i64 == BLOCK => false,
+        Layout::Enter(b) if b as i64 == BLOCK => true,
+        l => return no(format!("the layout {l:?}")),
+    };
+    let window = op.window(s.x(1))?;
+    no_padding(&window)?;
+    let (xs, ws, ys) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.y().shape.clone());
+    if window.kernel.len() > 3 {
+        return no("more than 3 spatial dimensions");
+    }
+    let groups = op.group as i64;
+    let in_channels = known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK };
+    let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
+    let (input, output) = (s.image(0, &xs, !plain), s.image(s.output(), &ys, true));
+    let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
+    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_channels / BLOCK))?;
+    let batch = s.size(&xs[0]);
+    let c = ConvKernel {
+        name: s.kernel.name.to_string(),
+        batch,
+        groups,
+        in_channels,
+        out_channels,
+        out,
+        kernel: window.kernel,
+        stride: window.strides,
+        dilation: window.dilations,
+        input,
+        plain,
+        output,
+        weights: 1,
+        bias,
+        post,
+    };
+    conv(&c, s.isa, &s.machine)
+}
+
+/// Two spatial dimensions; a single one gets a height of 1.
+fn pair(v: &[i64], height: i64) -> Result<[i64; 2]> {
+    match v {
+        [w] => Ok([height, *w]),
+        [h, w] => Ok([*h, *w]),
+        _ => no("more than 2 spatial dimensions"),
+    }
+}
+
+/// The shape with a height of 1 where there is one spatial dimension.
+fn with_height(shape: &[Dim], spatial: usize) -> Vec<Dim> {
+    let mut shape = shape.to_vec();
+    if spatial == 1 {
+        shape.insert(2, Dim::Const(1));
+    }
+    shape
+}
+
+fn channelwise(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
+    let op: Conv = op.clone();
+    s.all_f32()?;
+    if op.layout != Layout::Depthwise(BLOCK as usize) {
+        return no(format!("the layout {:?}", op.layout));
+    }
+    let window = op.window(s.x(1))?;
+    no_padding(&window)?;
+    let n = window.kernel.len();
+    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let (kernel, stride, dilation) = (pair(&window.kernel, 1)?, pair(&window.strides, 1)?, pair(&window.dilations, 1)?);
+    let channels = known(&xs[1], "channels")? * BLOCK;
+    let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
+    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(1))?;
+    let (batch, out) = (s.size(&xs[0]), [s.size(&ys[2]), s.size(&ys[3])]);
+    let name = s.kernel.name.to_string();
+    let d = Depthwise { name, batch, channels, out, kernel, stride, dilation, input, output, weights: 1, bias, post };
+    depthwise(&d, s.isa, &s.machine)
+}
+
+fn product(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::MatMul(op) = &s.origin.op else { return no("not a matrix product") };
+    let op: MatMul = op.clone();
+    s.all_f32()?;
+    if op.packed == 0 {
+        return no("the right matrix is not packed");
+    }
+    let (xs, ys) = (s.x(0).shape.clone(), s.y().shape.clone());
+    let columns = op.packed as i64;
+    if columns % BLOCK != 0 && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
+        return no("vectors of the epilogue are not padded to 16");
+    }
+    let depth = s.x(1).shape[1].clone();
+    let rows: Dim = Dim::product(&xs[..xs.len() - 1]);
+    debug_assert_eq!(ys.last().and_then(Dim::as_const), Some(columns));
+    let (m, k) = (s.size(&rows), s.size(&depth));
+    let c = Matrix { word: s.output(), pitch: Size::Const(columns), batch: vec![] };
+    let (bias, post) = s.epilogue(&op.post, |_, word| Matrix { word, pitch: Size::Const(columns), batch: vec![] }.place())?;
+    let a = Matrix { word: 0, pitch: k, batch: vec![] };
+    let g = Gemm { name: s.kernel.name.to_string(), batch: vec![], m, n: Size::Const(columns), k, a, b: 1, b_batch: vec![], c, bias, post };
+    gemm(&g, s.isa, &s.machine)
+}
+
+fn pooling(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Pool(op) = &s.origin.op else { return no("not a pooling") };
+    let op: Pool = op.clone();
+    s.all_f32()?;
+    if op.block as i64 != BLOCK {
+        return no("the layout is not blocked");
+    }
+    let kind = match op.kind {
+        PoolKind::Max => Pooling::Max,
+        PoolKind::Average => Pooling::Average,
+        PoolKind::AverageAll => Pooling::AveragePadded,
+        PoolKind::Sum => return no("sums"),
+    };
+    let w = op.window()?;
+    let n = w.kernel.len();
+    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let (before, after) = (pair(&w.pads[..n], 0)?, pair(&w.pads[n..], 0)?);
+    if before.iter().chain(&after).any(|p| *p < 0) {
+        return no("negative padding");
+    }
+    let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
+    let p = PoolKernel {
+        name: s.kernel.name.to_string(),
+        kind,
+        batch: s.size(&xs[0]),
+        channels: known(&xs[1], "channels")? * BLOCK,
+        size: [s.size(&xs[2]), s.size(&xs[3])],
+        out: [s.size(&ys[2]), s.size(&ys[3])],
+        kernel: pair(&w.kernel, 1)?,
+        stride: pair(&w.strides, 1)?,
+        dilation: pair(&w.dilations, 1)?,
+        pad_before: before,
+        pad_after: after,
+        input,
+        output,
+    };
+    pool(&p, s.isa, &s.machine)
+}
+
+fn reorder(s: &mut Site) -> Result<kernels::Kernel> {
+    s.all_f32()?;
+    let name = s.kernel.name.to_string();
+    let (plain, blocked, enter) = match &s.origin.op {
+        Op::Pack(op) if op.block as i64 == BLOCK => (s.x(0).shape.clone(), s.y().shape.clone(), true),
+        Op::Unpack(_) if s.x(0).shape.last().is_some_and(|b| b.is(BLOCK)) => (s.y().shape.clone(), s.x(0).shape.clone(), false),
+        _ => return no("not a change of layout"),
+    };
+    if plain.len() < 3 {
+        return no("no spatial dimension");
+    }
+    let (from, to) = (0, s.output());
+    let r = Reorder {
+        name,
+        batch: s.size(&plain[0]),
+        channels: s.size(&plain[1]),
+        spatial: plain[2..].iter().map(|d| s.size(d)).collect(),
+        plain: s.image(if enter { from } else { to }, &plain, false),
+        blocked: s.image(if enter { to } else { from }, &blocked, true),
+    };
+    if enter { to_blocked(&r, s.isa) } else { to_plain(&r, s.isa) }
+}
+
+fn row_function(s: &mut Site) -> Result<kernels::Kernel> {
+    s.all_f32()?;
+    let shape = s.x(0).shape.clone();
+    let (kind, axis) = match &s.origin.op {
+        Op::Softmax(op) => (RowKind::Softmax, op.axis),
+        Op::LogSoftmax(op) => (RowKind::LogSoftmax, op.axis),
+        Op::LayerNorm(op) => {
+            let (row, scale) = (Dim::product(&shape[op.axis..]), s.x(1).elems());
+            let bias = s.origin.x.get(2).map(Type::elems);
+            if scale != row || bias.is_some_and(|b| b != row) {
+                return no("scale or bias broadcast");
+            }
+            (RowKind::LayerNorm { epsilon: op.epsilon.0 as f32, scale: Some(1), bias: s.origin.x.get(2).map(|_| 2) }, op.axis)
+        }
+        _ => return no("not a function of rows"),
+    };
+    let whole = matches!(kind, RowKind::LayerNorm { .. });
+    if !whole && axis + 1 != shape.len() {
+        return no("the axis is not the last");
+    }
+    let len = Dim::product(&shape[axis..]);
+    if len.as_const() == Some(0) {
+        return no("empty rows");
+    }
+    let (count, len) = (s.size(&Dim::product(&shape[..axis])), s.size(&len));
+    let output = s.output();
+    Ok(rows(&Rows { name: s.kernel.name.to_string(), kind, rows: count, len, input: (0, len), output: (output, len) }, s.isa))
+}
