@@ -368,6 +368,9 @@ impl Emulator {
         use Mnemonic as N;
         match i.mnemonic() {
             N::Vmovups | N::Vmovaps => {
+                if i.mnemonic() == N::Vmovaps && (0..2).any(|n| i.op_kind(n) == OpKind::Memory) {
+                    return Err("an aligned access, and nothing is known to be aligned".to_owned());
+                }
                 let v = self.vector(i, 1, self.on(i))?;
                 self.write(i, |l| v[l])?;
             }

@@ -3,6 +3,7 @@
 use super::codes::{Table, cmov, jcc, predicate};
 use super::regs::{self, Assignment, Class, Flat, Line, Loc};
 use super::{Code as Kernel, Spill};
+use crate::cpu::vir::interp::eval_int;
 use crate::cpu::vir::{ARGS, Addr, Func, I, IBin, ICmp, Inst, M, MBin, Reg, Src, TASK, V, X};
 use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, IcedError, Instruction, InstructionBlock, MemoryOperand, Register};
 use nnc_ir::error::Error;
@@ -417,6 +418,12 @@ impl Emit<'_> {
         Ok(())
     }
 
+    /// A register from another or from its slot, which need not be aligned.
+    fn copy(&mut self, d: Register, s: Opnd) -> Result<()> {
+        let code = if let Opnd::Reg(_) = s { self.table.copy() } else { self.table.load() };
+        self.op2(code, d, s)
+    }
+
     fn op3(&mut self, code: Code, d: Register, a: Register, b: Opnd) -> Result<()> {
         let i = match b {
             Opnd::Reg(r) => Instruction::with3(code, d, a, r)?,
@@ -542,6 +549,9 @@ impl Emit<'_> {
     }
 
     fn int_op(&mut self, op: IBin, d: I, a: X, b: X) -> Result<()> {
+        if let (X::C(a), X::C(b)) = (a, b) {
+            return self.inst(&Inst::Int { d, x: X::C(eval_int(op, a, b)) });
+        }
         // Loop counters often live in memory: one instruction there.
         if let (IBin::Add | IBin::Sub, Loc::Slot(s), X::C(c)) = (op, self.loc(Reg::I(d)), b)
             && a == X::R(d)
@@ -662,14 +672,14 @@ impl Emit<'_> {
         } else if let (Src::R(_), Src::R(cr)) = (b, c) {
             let dr = self.d(d)?;
             let cs = self.src(Src::R(cr));
-            self.op2(t.copy(), dr, cs)?;
+            self.copy(dr, cs)?;
             let ar = self.v(a)?;
             let bs = self.src(b);
             return self.op3(t.fma231(neg), dr, ar, bs);
         } else {
             let dr = self.d(d)?;
             let s = self.src(Src::R(a));
-            self.op2(t.copy(), dr, s)?;
+            self.copy(dr, s)?;
             dr
         };
         // d holds the first factor.
@@ -763,7 +773,7 @@ impl Emit<'_> {
             Inst::Copy { d, s } => {
                 let s = self.src(Src::R(s));
                 let d = self.d(d)?;
-                self.op2(t.copy(), d, s)?;
+                self.copy(d, s)?;
             }
             Inst::Bin { op, d, a, b } => {
                 let a = self.v(a)?;
