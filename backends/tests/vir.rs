@@ -44,8 +44,7 @@ const BINS: [VBin; 13] = [
     VBin::ISub,
     VBin::IMul,
 ];
-const UNS: [VUn; 9] =
-    [VUn::Sqrt, VUn::Nearest, VUn::Floor, VUn::Ceil, VUn::Trunc, VUn::FromInt, VUn::Shl(3), VUn::Shr(5), VUn::Sar(7)];
+const UNS: [VUn; 9] = [VUn::Sqrt, VUn::Nearest, VUn::Floor, VUn::Ceil, VUn::Trunc, VUn::FromInt, VUn::Shl(3), VUn::Shr(5), VUn::Sar(7)];
 const ICMPS: [ICmp; 6] = [ICmp::Lt, ICmp::Le, ICmp::Gt, ICmp::Ge, ICmp::Eq, ICmp::Ne];
 const VCMPS: [VCmp; 7] = [VCmp::Lt, VCmp::Le, VCmp::Gt, VCmp::Ge, VCmp::Eq, VCmp::Ne, VCmp::Unord];
 

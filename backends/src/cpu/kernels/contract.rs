@@ -10,6 +10,7 @@
 //! tiles the inner one: the chunk is sized to stay in the second-level cache while the weights of one block, which every tile
 //! uses again, stay in the first or second.
 
+use super::plan::{Tile, even_split, merge_pixels, plan, tile};
 use super::post::{Operands, Post, epilogue};
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::{Isa, Machine};
@@ -30,10 +31,35 @@ pub struct Place {
     pub cols: Step,
 }
 
+/// How often a loop of a nest runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Count {
+    Size(Size),
+    /// Whole runs of 16 in a size, and what they leave.
+    Runs(Size),
+    Rest(Size),
+}
+
+impl Count {
+    fn value(self, b: &mut Builder) -> X {
+        match self {
+            Count::Size(s) => b.size(s),
+            Count::Runs(s) => {
+                let s = b.size(s);
+                b.idiv(s, BLOCK)
+            }
+            Count::Rest(s) => {
+                let s = b.size(s);
+                b.irem(s, BLOCK)
+            }
+        }
+    }
+}
+
 /// Consecutive loops over the contracted dimension: `levels`, outermost first, around `run` scalars that are `stride` bytes apart.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Nest {
-    pub levels: Vec<(Size, Step)>,
+    pub levels: Vec<(Count, Step)>,
     pub run: i64,
     pub stride: i64,
 }
@@ -64,119 +90,13 @@ pub struct Contract {
     pub post: Vec<Post>,
 }
 
-/// A register tile, and how many copies of it sum separate parts of `k` to hide the latency of few accumulators.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Tile {
-    rows: i64,
-    vecs: i64,
-    phases: i64,
-    max_rows: i64,
-}
-
-/// The tile for `pixels` rows: wide enough for the latency of the multiply-add (8 chains on present cores), few enough to leave
-/// registers for one row's weights and a broadcast.
-fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -> Tile {
-    let (max_rows, vecs) = match isa {
-        Isa::Avx2 => (6, 2),
-        // Twelve row pointers, an index and the weights fill the integer registers.
-        Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
-        Isa::Avx512 => (12, 1),
-        Isa::Portable => (5, 2),
-    };
-    let rows = pixels.map_or(max_rows, |p| even_split(p, max_rows).high);
-    Tile { rows, vecs, phases: (max_rows / rows).clamp(1, 4), max_rows }
-}
-
-/// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
-pub(super) struct Split {
-    pub tiles: i64,
-    pub high: i64,
-    pub low: i64,
-    pub larger: i64,
-}
-
-/// Splits `n` rows into tiles of at most `max`. Even tiles waste less than a short last one would.
-pub(super) fn even_split(n: i64, max: i64) -> Split {
-    let tiles = ((n + max - 1) / max).max(1);
-    let (low, extra) = (n / tiles, n % tiles);
-    match extra {
-        0 => Split { tiles, high: low, low, larger: tiles },
-        _ => Split { tiles, high: low + 1, low, larger: extra },
-    }
-}
-
-/// Makes dimensions that are walked without gaps by every tensor into one.
-fn merge_pixels(c: &mut Contract) {
-    while c.pixels.len() > 1 {
-        let n = c.pixels.len();
-        let Size::Const(inner) = c.pixels[n - 1] else { return };
-        let places = |c: &mut Contract, f: &mut dyn FnMut(&mut Place)| {
-            f(&mut c.input);
-            f(&mut c.output);
-            for p in &mut c.post {
-                if let Post::AddTensor(t) = p {
-                    f(t);
-                }
-            }
-        };
-        let mut dense = true;
-        places(c, &mut |p| {
-            let (outer, step) = (p.pixels[n - 2].constant(), p.pixels[n - 1].constant());
-            dense &= matches!((outer, step), (Some(o), Some(s)) if s.checked_mul(inner) == Some(o));
-        });
-        // A run-time outer dimension merges only into a product of sizes, which Size cannot say.
-        let (true, Size::Const(outer)) = (dense, c.pixels[n - 2]) else { return };
-        places(c, &mut |p| {
-            p.pixels.remove(n - 2);
-        });
-        c.pixels.pop();
-        c.pixels[n - 2] = Size::Const(outer * inner);
-    }
-}
-
-/// The chunking of the work into tasks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Plan {
-    /// Tiles of a chunk (constant pixel counts), or pixels of it (run-time counts).
-    chunk: i64,
-    /// Column steps of a task; a step is the columns of a tile, at least a block.
-    group: i64,
-    /// Cache lines of the next columns' weights to fetch in each run of 16 steps.
-    ahead: i64,
-}
-
-/// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
-/// rest is for weights and output. Columns are split among tasks before pixels are split further: a task then streams only its
-/// own weights.
-fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Option<i64>) -> Plan {
-    let resident = (m.l2_bytes / 2 / c.pixel_bytes.max(1)).max(tile.rows * 4);
-    let Some(p) = pixels else {
-        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4), ahead: 1 };
-    };
-    let batch: i64 = c.batch.iter().map(|s| if let Size::Const(n) = s { *n } else { 1 }).product();
-    let wanted = if m.threads > 1 { m.threads * 4 } else { 1 };
-    let tiles = even_split(p, tile.max_rows).tiles;
-    let mut chunks = (p + resident - 1) / resident;
-    let steps = steps.unwrap_or(1);
-    let mut group = steps;
-    let tasks = |chunks: i64, group: i64| batch * chunks * ((steps + group - 1) / group);
-    while tasks(chunks, group) < wanted && group > 1 {
-        group = (group + 1) / 2;
-    }
-    while tasks(chunks, group) < wanted && tiles / chunks >= 4 {
-        chunks *= 2;
-    }
-    let chunk = (tiles + chunks - 1) / chunks;
-    // The tiles of a chunk together fetch the next weights once; a lone tile leaves that to the processor.
-    let ahead = if chunk > 1 { (BLOCK * tile.vecs.max(2) / 2 + chunk - 1) / chunk } else { 0 };
-    Plan { chunk, group, ahead }
-}
-
 /// A place being walked: its pointer at the current tile.
 struct Cursor {
     /// Constant bytes from pixel to pixel, when no coordinate matters.
     flat: Option<i64>,
-    steps: Vec<X>,
+    /// From pixel to pixel, and what more there is at the end of each dimension but the outermost.
+    step: X,
+    jumps: Vec<X>,
     cols: X,
     /// At the chunk's first pixel and the task's current columns.
     start: I,
@@ -319,8 +239,15 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         let skip = b.imul(step_from, step);
         let start = b.iadd(base, skip);
         let start = b.var(start);
-        let steps = p.pixels.iter().map(|s| b.step(*s)).collect();
-        Cursor { flat: dense(p, &c.pixels), steps, cols, start, cur: b.var(start) }
+        let steps: Vec<X> = p.pixels.iter().map(|s| b.step(*s)).collect();
+        let jumps = (1..dims.len())
+            .map(|d| {
+                let span = b.imul(steps[d], dims[d]);
+                b.isub(steps[d - 1], span)
+            })
+            .collect();
+        let step = steps[dims.len() - 1];
+        Cursor { flat: dense(p, &c.pixels), step, jumps, cols, start, cur: b.var(start) }
     };
     let input = cursor(b, &Place { cols: Step::ZERO, ..c.input.clone() });
     let mut outputs = vec![cursor(b, &c.output)];
@@ -449,8 +376,7 @@ impl Gen<'_> {
             }
             let before = (ptr.clone(), coords.clone());
             for &n in &open {
-                let step = cursors[n].steps[self.dims.len() - 1];
-                ptr[n] = b.iadd(ptr[n], step);
+                ptr[n] = b.iadd(ptr[n], cursors[n].step);
             }
             // At the end of a dimension the one outside it moves; without a carry a coordinate stays below its size.
             let mut carry = X::C(1);
@@ -458,10 +384,7 @@ impl Gen<'_> {
                 let size = self.dims[d + 1];
                 let inc = b.iadd(coords[d], carry);
                 for &n in &open {
-                    let steps = &cursors[n].steps;
-                    let span = b.imul(steps[d + 1], size);
-                    let jump = b.isub(steps[d], span);
-                    let far = b.iadd(ptr[n], jump);
+                    let far = b.iadd(ptr[n], cursors[n].jumps[d]);
                     ptr[n] = b.iselect(ICmp::Eq, inc, size, far, ptr[n]);
                 }
                 coords[d] = b.iselect(ICmp::Eq, inc, size, 0, inc);
@@ -521,7 +444,7 @@ impl Gen<'_> {
         let w = b.var(w);
         let idx = b.var(0);
         for nest in &self.c.k {
-            let levels: Vec<(X, X)> = nest.levels.iter().map(|(n, s)| (b.size(*n), b.step(*s))).collect();
+            let levels: Vec<(X, X)> = nest.levels.iter().map(|(n, s)| (n.value(b), b.step(*s))).collect();
             self.nest(b, &levels, nest, &Stream { input: &input, sets: &sets, w, idx });
         }
         let mut sums = sets.swap_remove(0);

@@ -1,6 +1,6 @@
 //! Convolutions as contractions: blocked (NCHWc16 in and out), and the first layer's, which reads plain NCHW.
 
-use super::contract::{Contract, Nest, Place, contract};
+use super::contract::{Contract, Count, Nest, Place, contract};
 use super::post::Post;
 use super::{BLOCK, Kernel, Size, Step};
 use crate::cpu::isa::{Isa, Machine};
@@ -139,15 +139,15 @@ impl Conv {
         let in_planes = if self.plain { self.in_channels } else { (self.in_channels + BLOCK - 1) / BLOCK };
         let out_planes = (self.out_channels + BLOCK - 1) / BLOCK;
         // Planes, then the taps; the innermost run is a block's channels, or a plain row's taps.
-        let mut levels = vec![(Size::Const(in_planes), Step::floats(self.input.plane, 1))];
+        let mut levels = vec![(Count::Size(Size::Const(in_planes)), Step::floats(self.input.plane, 1))];
         for d in 0..dims - 1 {
-            levels.push((Size::Const(self.kernel[d]), Step::floats(self.input.pitches[d], self.dilation[d])));
+            levels.push((Count::Size(Size::Const(self.kernel[d])), Step::floats(self.input.pitches[d], self.dilation[d])));
         }
         let (last, dilation) = (self.kernel[dims - 1], self.dilation[dims - 1]);
         let nest = if self.plain {
             Nest { levels, run: last, stride: 4 * dilation }
         } else {
-            levels.push((Size::Const(last), Step::bytes(4 * BLOCK * dilation)));
+            levels.push((Count::Size(Size::Const(last)), Step::bytes(4 * BLOCK * dilation)));
             Nest { levels, run: BLOCK, stride: 4 }
         };
         let depth = self.depth();

@@ -2,8 +2,8 @@
 //!
 //! Packed weights: `[C/16][kernel rows][kernel columns][16]` f32. A task is (image, block of channels, chunk of output rows).
 
-use super::contract::even_split;
 use super::conv::Image;
+use super::plan::even_split;
 use super::post::{Operands, Post, epilogue};
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::{Isa, Machine};

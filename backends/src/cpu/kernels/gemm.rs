@@ -1,6 +1,6 @@
 //! Matrix products: `C[M, N] = A[M, K] * B[K, N]`, `B` packed in blocks of 16 columns.
 
-use super::contract::{Contract, Nest, Place, contract};
+use super::contract::{Contract, Count, Nest, Place, contract};
 use super::post::Post;
 use super::{BLOCK, BLOCK_BYTES, Kernel, Size, Step};
 use crate::cpu::isa::{Isa, Machine};
@@ -70,16 +70,11 @@ pub fn pack_weights(b: &[f32], k: usize, n: usize, transposed: bool) -> Vec<f32>
 
 /// Generates the kernel: [`contract`] with rows as its pixels.
 pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
-    let scalar = |levels| Nest { levels, run: 1, stride: 4 };
+    let runs = Nest { levels: vec![(Count::Runs(g.k), Step::bytes(BLOCK_BYTES))], run: BLOCK, stride: 4 };
     let k = match g.k {
-        Size::Const(k) => {
-            let mut nests = vec![Nest { levels: vec![(Size::Const(k / BLOCK), Step::bytes(BLOCK_BYTES))], run: BLOCK, stride: 4 }];
-            if k % BLOCK > 0 {
-                nests.push(Nest { levels: vec![], run: k % BLOCK, stride: 4 });
-            }
-            nests
-        }
-        Size::Arg(_) => vec![scalar(vec![(g.k, Step::bytes(4))])],
+        Size::Const(k) if k % BLOCK == 0 => vec![runs],
+        Size::Const(k) => vec![runs, Nest { levels: vec![], run: k % BLOCK, stride: 4 }],
+        Size::Arg(_) => vec![runs, Nest { levels: vec![(Count::Rest(g.k), Step::bytes(4))], run: 1, stride: 4 }],
     };
     let mut batch = g.batch.clone();
     let (mut a, mut c) = (g.a.place(), g.c.place());

@@ -10,6 +10,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod gemm;
 pub mod math;
+mod plan;
 pub mod pool;
 pub mod post;
 pub mod reorder;

@@ -1,12 +1,14 @@
 //! Vector kernels as x86-64 machine code: one lowering, two encodings (AVX2 with ymm, AVX-512 with zmm registers).
 //!
-//! [`regs`] flattens the structured kernel and gives every register a machine register or a stack slot; [`emit`] selects
-//! instructions; [`codes`] is the table of opcodes for both encodings. The bytes are position independent: they refer to nothing
+//! [`regs`] flattens the structured kernel and gives every register a machine register or a stack slot; [`emit`] encodes, [`ints`] and
+//! [`select`] choose instructions; [`codes`] is the table of opcodes for both encodings. The bytes are position independent: they refer to nothing
 //! but their own labels and constant pool.
 
 mod codes;
 mod emit;
+mod ints;
 mod regs;
+mod select;
 
 use super::vir::{Func, verify};
 use nnc_ir::error::Result;
