@@ -1,4 +1,4 @@
-//! Instruction selection and encoding.
+//! The function as a whole: prologue, operands and their registers, encoding, the constant pool.
 
 use super::codes::{Table, jcc};
 use super::regs::{self, Assignment, Class, Flat, Line, Loc};
