@@ -18,13 +18,15 @@ use std::sync::Arc;
 /// Functions and regions inside each other.
 const MAX_DEPTH: usize = 64;
 
-/// Nodes built in all: functions that call functions multiply.
-const MAX_NODES: usize = 1 << 20;
+/// Nodes that may be built: functions that call functions multiply. Any file may build the first number, and the second for each
+/// node that it holds.
+const MAX_NODES: (usize, usize) = (1 << 17, 32);
 
 /// What all scopes of a model share.
 pub struct Context<'m> {
     functions: HashMap<FunctionKey<'m>, (&'m FunctionProto, BTreeMap<String, i64>)>,
     pub external: External,
+    max_nodes: usize,
     nodes_left: Cell<usize>,
 }
 
@@ -40,7 +42,9 @@ impl<'m> Context<'m> {
                 b.error(Error::name(format!("two functions are called {}", ops::qualified(&text(&f.domain), &text(&f.name)))));
             }
         }
-        Context { functions, external, nodes_left: Cell::new(MAX_NODES) }
+        let held = model.graph.iter().map(|g| g.node.len()).chain(model.functions.iter().map(|f| f.node.len())).sum::<usize>();
+        let max_nodes = MAX_NODES.0 + MAX_NODES.1 * held;
+        Context { functions, external, max_nodes, nodes_left: Cell::new(max_nodes) }
     }
 }
 
@@ -146,7 +150,11 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         let left = self.cx.nodes_left.get();
         self.cx.nodes_left.set(left.saturating_sub(1));
         if left == 0 {
-            return if self.b.has_errors() { Ok(vec![]) } else { Err(Error::limit(format!("the model has more than {MAX_NODES} nodes"))) };
+            return if self.b.has_errors() {
+                Ok(vec![])
+            } else {
+                Err(Error::limit(format!("functions and regions multiply to more than {} nodes", self.cx.max_nodes)))
+            };
         }
         let mut inputs = vec![];
         for name in &node.input {

@@ -30,6 +30,7 @@ fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
         0 => match &t.raw_data {
             // An empty raw_data beside typed data is how some writers say "none".
             Some(raw) if !raw.is_empty() || n == 0 || typed_len(t, dtype) == 0 => raw.clone(),
+            None if typed_len(t, dtype) == 0 => Bytes::new(),
             _ => typed(t, dtype, n)?,
         },
         1 => external_bytes(t, external)?,

@@ -1,0 +1,130 @@
+//! Everything that is wrong is said at once, with its place; nothing that is not understood is dropped.
+
+use crate::model::*;
+use nnc_frontend::onnx::proto::*;
+use nnc_frontend::onnx::tensor;
+use nnc_ir::Tensor;
+use nnc_ir::error::Code;
+
+#[test]
+fn one_report_names_every_problem() {
+    let nodes = vec![
+        node("Rellu", "x", "a", vec![]),
+        node("Softmax", "x", "b", vec![int("axis", 1), int("fast", 1)]),
+        node("Add", "x missing", "c", vec![]),
+        node("Relu", "x", "d", vec![]),
+        node("MatMul", "x w", "e", vec![]),
+        node("Neg", "e", "f", vec![]),
+    ];
+    let mut g = graph(vec![value("x", F32, "2,3")], nodes, ["a", "b", "c", "d", "f"].map(|n| value(n, F32, "2")).to_vec());
+    g.initializer = vec![tensor::to_proto("w", &f32s(&[4, 1], &[0.; 4]))];
+    let report = load(&model(17, g)).expect_err("refused");
+    let found: Vec<(Code, String)> = report.0.iter().map(|e| (e.code(), e.to_string())).collect();
+    let want = [
+        (Code::Unsupported, "operator Rellu is not supported", "node 0 `n_a` (Rellu, opset 17)"),
+        (Code::Unsupported, "Softmax of opset 17 has no attribute `fast`", "node 1 `n_b` (Softmax, opset 17)"),
+        (Code::Name, "input `missing` is defined nowhere", "node 2 `n_c` (Add, opset 17)"),
+        (Code::Shape, "contracted dims differ: 3 and 4", "node 4 `n_e` (MatMul, opset 17)"),
+    ];
+    assert_eq!(found.len(), want.len(), "{found:#?}");
+    for ((code, text), (want_code, what, place)) in found.iter().zip(want) {
+        assert!(*code == want_code && text.contains(what) && text.contains(place), "{text}");
+    }
+    assert!(found[0].1.contains("similar names: Relu"), "{}", found[0].1);
+}
+
+fn one(opset: i64, op: NodeProto) -> Vec<String> {
+    problems(&single(opset, op, vec![value("x", F32, "2,3")], &[]))
+}
+
+#[test]
+fn opsets_are_told_apart() {
+    assert!(one(17, node("Gelu", "x", "y", vec![]))[0].contains("operator Gelu is supported from opset 20 on, the model uses 17"));
+    assert!(one(13, node("Upsample", "x x", "y", vec![]))[0].contains("operator Upsample ended with opset 9, the model uses 13"));
+    assert!(one(99, node("Relu", "x", "y", vec![]))[0].contains("opset 99 is newer than"));
+    assert!(one(13, node("Squeeze", "x", "y", vec![ints("axes", &[0])]))[0].contains("Squeeze of opset 13 has no attribute `axes`"));
+    let mut foreign = node("Relu", "x", "y", vec![]);
+    foreign.domain = name("com.example");
+    assert!(one(17, foreign)[0].contains("the model imports no operator set `com.example`"));
+}
+
+#[test]
+fn attributes_are_checked() {
+    assert!(one(17, node("Softmax", "x", "y", vec![float("axis", 1.0)]))[0].contains("attribute `axis` should be an integer, found a float"));
+    assert!(one(17, node("Softmax", "x", "y", vec![int("axis", 2)]))[0].contains("axis 2 is outside a tensor of rank 2"));
+    assert!(one(17, node("Concat", "x x", "y", vec![]))[0].contains("attribute `axis` is missing"));
+    assert!(one(17, node("Cast", "x", "y", vec![int("to", 17)]))[0].contains("elements of type float8e4m3fn are not supported"));
+    assert!(one(17, node("Cast", "x", "y", vec![int("to", 8)]))[0].contains("elements of type string are not supported"));
+    let mode = one(17, node("DepthToSpace", "x", "y", vec![int("blocksize", 2), string("mode", "ABC")]));
+    assert!(mode[0].contains("attribute `mode` is `ABC`; known are DCR, CRD"), "{mode:?}");
+}
+
+#[test]
+fn numbers_of_inputs_and_outputs_are_checked() {
+    assert!(one(17, node("Relu", "x x", "y", vec![]))[0].contains("Relu takes 1 inputs, 2 are given"));
+    assert!(one(17, node("Add", "x", "y", vec![]))[0].contains("Add takes 2 inputs, 1 are given"));
+    assert!(one(17, node("Add", "_ x", "y", vec![]))[0].contains("input 0 is missing"));
+    assert!(one(17, node("Relu", "x", "y z", vec![]))[0].contains("Relu has 1 outputs, 2 are declared"));
+}
+
+#[test]
+fn cycles_and_doubled_names_are_refused() {
+    let nodes = vec![node("Neg", "b", "a", vec![]), node("Neg", "a", "b", vec![]), node("Neg", "x", "y", vec![])];
+    let p = problems(&model(17, graph(vec![value("x", F32, "1")], nodes, vec![value("a", F32, "1"), value("y", F32, "1")])));
+    assert_eq!(p.len(), 1, "{p:?}");
+    assert!(p[0].contains("2 nodes form a cycle") && p[0].contains("node 0 `n_a`") && p[0].contains("node 1 `n_b`"), "{}", p[0]);
+
+    let nodes = vec![node("Neg", "x", "y", vec![]), node("Exp", "x", "y", vec![])];
+    let p = problems(&model(17, graph(vec![value("x", F32, "1")], nodes, vec![value("y", F32, "1")])));
+    assert!(p[0].contains("two values are called `y`") && p[0].contains("node 1"), "{p:?}");
+}
+
+#[test]
+fn inputs_and_outputs_are_checked() {
+    let relu = || vec![node("Relu", "x", "y", vec![])];
+    let text = |x: ValueInfoProto, y: ValueInfoProto| problems(&model(17, graph(vec![x], relu(), vec![y]))).remove(0);
+    assert!(text(value("x", 8, "1"), value("y", 8, "1")).contains("input `x`: elements of type string are not supported"));
+    assert!(text(value("x", F32, "1"), value("z", F32, "1")).contains("output `z` is computed by no node"));
+    assert!(text(value("x", F32, "1"), value("y", I64, "1")).contains("output `y` is declared i64 and computed as f32[1]"));
+    let sequence = TypeKind::Sequence(Box::new(ElementType { elem_type: None }));
+    let x = ValueInfoProto { name: name("x"), r#type: Some(TypeProto { value: Some(sequence) }) };
+    assert!(text(x, value("y", F32, "1")).contains("input `x` is a sequence; only dense tensors are supported"));
+    let mut x = value("x", F32, "1");
+    if let Some(TypeKind::Tensor(t)) = &mut x.r#type.as_mut().unwrap().value {
+        t.shape = None;
+    }
+    let rank = text(x, value("y", F32, "1"));
+    assert!(rank.contains("the rank of input `x` is not known") && rank.contains("--shape x:DIMS"), "{rank}");
+}
+
+#[test]
+fn what_only_the_run_knows_is_named() {
+    let inputs = vec![value("x", F32, "2,3"), value("axes", I64, "1")];
+    let p = problems(&single(13, node("ReduceSum", "x axes", "y", vec![]), inputs, &[]));
+    assert!(p[0].contains("input 1 (axes) must be known when the model is compiled"), "{p:?}");
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let text = |data: &[u8]| {
+        let e = nnc_frontend::onnx::parse(data.to_vec().into(), "m.onnx", None, &Default::default()).expect_err("refused");
+        e.to_string()
+    };
+    assert!(text(b"").contains("the file holds no graph"));
+    assert!(text(b"hello, world").contains("m.onnx: no ONNX protobuf"));
+    let missing = nnc_frontend::onnx::load("no/such/file.onnx".as_ref(), &Default::default()).expect_err("refused");
+    assert_eq!(missing.0[0].code(), Code::Io);
+    let mut future = single(17, node("Relu", "x", "y", vec![]), vec![value("x", F32, "1")], &[]);
+    future.ir_version = 99;
+    assert!(problems(&future)[0].contains("IR version 99 is newer than"));
+}
+
+#[test]
+fn sparse_initializers_are_refused_by_name() {
+    let mut m = single(17, node("Add", "x s", "y", vec![]), vec![value("x", F32, "4")], &[]);
+    let values = tensor::to_proto("s", &f32s(&[1], &[1.]));
+    let indices = tensor::to_proto("", &Tensor::new(&[1], &[2i64]));
+    m.graph.as_mut().unwrap().sparse_initializer = vec![SparseTensorProto { values: Some(values), indices: Some(indices), dims: vec![4] }];
+    let p = problems(&m);
+    assert!(p.len() == 1 && p[0].contains("initializer `s` is sparse"), "{p:?}");
+}

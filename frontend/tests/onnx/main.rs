@@ -1,0 +1,12 @@
+//! ONNX files, made in code, through the importer: what they mean (numbers worked out by hand, by the reference interpreter) and what
+//! is refused, and how.
+
+mod control;
+mod errors;
+mod external;
+mod hostile;
+mod import;
+mod model;
+mod operators;
+mod table;
+mod tensors;
