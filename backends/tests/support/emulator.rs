@@ -4,7 +4,6 @@
 use iced_x86::{ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use nnc_backends::cpu::vir::interp::{Memory, eval_bin, eval_cmp, eval_un};
 use nnc_backends::cpu::vir::{VBin, VCmp, VUn};
-use std::collections::HashMap;
 
 type Vector = [u32; 16];
 
@@ -13,7 +12,8 @@ pub struct Emulator {
     code: Vec<u8>,
     base: u64,
     stack_top: u64,
-    decoded: HashMap<u64, Instruction>,
+    /// Decoded instructions by their offset.
+    decoded: Vec<Option<Instruction>>,
     gpr: [u64; 16],
     vec: [Vector; 32],
     mask: [u64; 8],
@@ -37,7 +37,7 @@ impl Emulator {
             code: code.to_vec(),
             base,
             stack_top,
-            decoded: HashMap::new(),
+            decoded: vec![None; code.len()],
             gpr: [0x5a5a_5a5a; 16],
             vec: [[0x7fc0_0000; 16]; 32],
             mask: [0; 8],
@@ -67,16 +67,16 @@ impl Emulator {
     }
 
     fn decode(&mut self, ip: u64) -> Result<Instruction, String> {
-        if let Some(i) = self.decoded.get(&ip) {
+        let at = ip.wrapping_sub(self.base) as usize;
+        if let Some(Some(i)) = self.decoded.get(at) {
             return Ok(*i);
         }
-        let at = ip.wrapping_sub(self.base) as usize;
         let bytes = self.code.get(at..).ok_or("execution left the code")?;
         let i = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE).decode();
         if i.is_invalid() {
             return Err(format!("no instruction at {at:#x}"));
         }
-        self.decoded.insert(ip, i);
+        self.decoded[at] = Some(i);
         Ok(i)
     }
 
