@@ -1,6 +1,7 @@
 //! Small cases of every operation in the table, for suites that loop over them: inference agrees with evaluation, text round trips,
 //! lowered kernels and backends agree with the interpreter. A new operation needs a row here; its tests follow.
 
+mod compare;
 mod composite;
 mod contract;
 mod control;
@@ -18,6 +19,8 @@ use crate::ops::Op;
 use crate::scalar::Num;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
+
+pub use compare::{compare, tolerance};
 
 /// What the symbols of examples' types stand for when they run.
 pub const SIZES: &[(&str, i64)] = &[("N", 3), ("H", 7), ("W", 6), ("K", 4), ("L", 5)];

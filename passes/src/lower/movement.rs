@@ -94,7 +94,10 @@ pub fn pad(k: &mut Loops, op: &Pad) -> Result<()> {
     let (xs, ys) = (k.x[0].shape.clone(), k.y[0].shape.clone());
     let (result, x_strides) = (k.result(0), row_major(&xs));
     let mapped = |k: &mut Loops, i: usize, index: ExprId, base: ExprId| {
-        let (lo, d) = (k.size(&op.lo[i]), k.size(&xs[i]));
+        // Negative padding cuts first: what is repeated is what is left.
+        let cut = &ZERO - &op.lo[i].minimum(&ZERO);
+        let kept = &xs[i] - &cut + op.hi[i].minimum(&ZERO);
+        let (lo, d) = (k.size(&op.lo[i].maximum(&ZERO)), k.size(&kept));
         let (zero, one) = (k.int(0), k.int(1));
         let last = k.sub(d, one);
         let index = k.sub(index, lo);
@@ -113,7 +116,8 @@ pub fn pad(k: &mut Loops, op: &Pad) -> Result<()> {
                 k.min_int(phase, back)
             }
         };
-        let stride = k.size(&x_strides[i]);
+        let (cut, stride) = (k.size(&cut), k.size(&x_strides[i]));
+        let inside = k.add(inside, cut);
         let by = k.mul(inside, stride);
         k.add(base, by)
     };
