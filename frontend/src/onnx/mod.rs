@@ -13,4 +13,5 @@ mod scan;
 mod scope;
 pub mod tensor;
 
-pub use model::{ImportOptions, Model, input_names, load, parse};
+pub use file::map;
+pub use model::{ImportOptions, Model, input_names, interface, load, parse};

@@ -74,6 +74,20 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     })
 }
 
+/// Names and types of the inputs that no initializer gives, without a look at the nodes: what must be fed to a model whose import
+/// depends on what is fed ([`ImportOptions::values`]). `None`: a type that the file leaves open or that is no tensor.
+pub fn interface(data: Bytes) -> Result<Vec<(String, Option<Type>)>> {
+    scan::check(&data, Kind::Model)?;
+    let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
+    let graph = proto.graph.as_deref().ok_or_else(|| Error::syntax("the file holds no graph"))?;
+    let ty = |info: &ValueInfoProto, name: &str| {
+        let d = declared(info).ok()?;
+        let open = |(i, d): (usize, Option<Dim>)| d.unwrap_or_else(|| Dim::sym(format!("{name}_{i}")));
+        Some(Type::new(d.dtype, d.shape?.into_iter().enumerate().map(open).collect::<Vec<_>>()))
+    };
+    Ok(required(graph).into_iter().map(|i| (text(&i.name), i)).map(|(name, i)| (name.clone(), ty(i, &name))).collect())
+}
+
 /// Names of the inputs that a run is given, in order: those of the graph that are no initializers.
 pub fn input_names(path: &Path) -> Result<Vec<String>> {
     let data = file::map(path)?;

@@ -1,0 +1,87 @@
+//! From graphs to code.
+
+use crate::library::Library;
+use crate::options::{Engine, Options, Weights};
+use crate::session::Session;
+use crate::threads::Pool;
+use nnc_backends::cpu;
+use nnc_ir::kernel::Program;
+use nnc_ir::{Error, Graph, Report, Result, Target};
+use nnc_passes::Observer;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The machine that `--target` names. `native` becomes the named instruction set that this machine has, so that its code is the same
+/// on every machine of that name.
+pub fn target(name: &str) -> Result<Target> {
+    let mut parts = name.split(',');
+    let base = parts.next().unwrap_or_default();
+    let known = || format!("targets are native, {}", Target::NAMES.join(", "));
+    if base.starts_with("nvptx") || base.starts_with("spirv") {
+        return Err(Error::unsupported(format!("the target {base} is not in this version")).note(known()));
+    }
+    if let Some(feature) = parts.next() {
+        return Err(Error::unsupported(format!("the feature `{feature}` is not in this version: a target's name is its feature set")).note(known()));
+    }
+    match base {
+        "native" => Ok(cpu::native_target()),
+        _ => Target::from_name(base).ok_or_else(|| Error::input(format!("no target is called `{base}`")).note(known())),
+    }
+}
+
+/// What the passes are asked for.
+pub fn pass_options(options: &Options) -> nnc_passes::Options {
+    nnc_passes::Options { level: options.level, precision: options.precision, stop_after: options.stop_after.clone(), ..Default::default() }
+}
+
+/// What the backend is asked for.
+pub fn backend_options(options: &Options) -> cpu::Options {
+    let weights = match options.weights {
+        Weights::Embedded => cpu::Weights::Embed,
+        Weights::External => cpu::Weights::External,
+    };
+    cpu::Options { prefix: options.prefix.clone(), weights }
+}
+
+/// Optimises a graph.
+pub fn optimized(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
+    nnc_passes::optimize(graph, &target(&options.target)?, &pass_options(options), observer)
+}
+
+/// Optimises and lowers a graph.
+pub fn program(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
+    nnc_passes::compile(graph, &target(&options.target)?, &pass_options(options), observer)
+}
+
+/// Makes a graph ready to run on the engine of the options.
+pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
+    if options.engine == Engine::Interpreter {
+        return Ok(Session::interpreter(graph));
+    }
+    if options.engine == Engine::SharedLibrary {
+        return Err(Error::unsupported("the engine so is not in this version; engines that run here: interp, jit").into());
+    }
+    let target = target(&options.target)?;
+    let program = program(graph, options, observer)?;
+    // In memory there is nobody to map a weights file.
+    let backend = cpu::Options { weights: cpu::Weights::Embed, ..backend_options(options) };
+    let jit = cpu::compile_jit(&program, &target, &backend)?;
+    let functions = *jit.functions();
+    // SAFETY: the functions are those of `jit`, which the library keeps.
+    let library = unsafe { Library::new(functions, Box::new(jit)) }?;
+    Ok(Session::native(library, Arc::new(Pool::new(options.threads))))
+}
+
+/// Reads `.onnx` and `.nn` files and compiles them for this machine; opens `.so` files. See [`compile_with`].
+pub fn compile(path: impl AsRef<Path>) -> Result<Session, Report> {
+    compile_with(path, &Options::default())
+}
+
+/// As [`compile`], with [`Options`]. Everything that is wrong with the model is in the report.
+pub fn compile_with(path: impl AsRef<Path>, options: &Options) -> Result<Session, Report> {
+    let path = path.as_ref();
+    if crate::load::Format::of(path, &[]) == crate::load::Format::Library {
+        return Ok(Session::open(path, &options.prefix, Arc::new(Pool::new(options.threads)))?);
+    }
+    session(crate::load::load(path, options)?.graph, options, &mut ())
+}
