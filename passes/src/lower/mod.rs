@@ -113,12 +113,14 @@ impl Lowering<'_> {
         for id in graph.ids() {
             values[id.0 as usize] = vec![None; graph.node(id).types.len()];
         }
-        let mut frame = Frame { graph, values, claims: claims(graph, targets) };
+        let order = graph.order();
+        let live = crate::dce::live(graph);
+        let claims = self.claims(graph, targets, order.iter().rev().filter(|id| live[id.0 as usize]));
+        let mut frame = Frame { graph, values, claims };
         for (id, at) in graph.inputs.iter().zip(args) {
             frame.set(*id, 0, at.clone());
         }
-        let live = crate::dce::live(graph);
-        for id in graph.order() {
+        for id in order {
             if live[id.0 as usize] && !inlined[id.0 as usize] {
                 let node = graph.node(id);
                 self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
@@ -140,6 +142,43 @@ impl Lowering<'_> {
                 Err(e) => self.fail(e),
             }
         }
+    }
+
+    /// Where values are computed so that nobody has to copy them: in the buffer of the output that they are, or in their part of a
+    /// concatenation whose parts are one piece each. Once each; `reversed` has users before operands.
+    fn claims<'a>(&mut self, graph: &Graph, targets: &[BufferRef], reversed: impl Iterator<Item = &'a NodeId>) -> HashMap<Value, BufferRef> {
+        let mut out = HashMap::new();
+        for (o, target) in graph.outputs.iter().zip(targets) {
+            let v = computed(graph, o.value);
+            if is_written(graph, v) {
+                out.entry(v).or_insert_with(|| target.clone());
+            }
+        }
+        for id in reversed {
+            let node = graph.node(*id);
+            let Op::Concat(c) = &node.op else { continue };
+            if node.types[0].shape[..c.axis].iter().any(|d| !d.is(1)) {
+                continue;
+            }
+            let y = Value { node: *id, port: 0 };
+            let whole = match out.get(&y) {
+                Some(at) => at.clone(),
+                None => match self.out.work(&node.types[0]) {
+                    Ok(at) => out.entry(y).or_insert(at).clone(),
+                    // Lowering of the node itself reports it.
+                    Err(_) => continue,
+                },
+            };
+            let mut start = Dim::Const(0);
+            for operand in &node.operands {
+                let (v, part) = (computed(graph, *operand), program::shifted(&whole, start.clone()));
+                start = start + graph.ty(*operand).elems();
+                if is_written(graph, v) && self.out.is_fixed(&part.offset) {
+                    out.entry(v).or_insert(part);
+                }
+            }
+        }
+        out
     }
 
     /// Records an error at the node at hand, but not what follows from another.
@@ -228,7 +267,7 @@ impl Lowering<'_> {
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
             Op::Concat(op) => self.concat(frame, id, op.axis),
-            Op::Pad(op) if op.mode == PadMode::Constant => self.pad_constant(frame, id, op),
+            Op::Pad(op) if op.mode == PadMode::Constant => self.kernel(frame, id, Write, |k| movement::pad_constant(k, op)),
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
             Op::Unpack(_) => self.kernel(frame, id, Write, movement::unpack),
@@ -284,28 +323,24 @@ fn missing() -> Error {
     Error::internal("an operand has no buffer")
 }
 
-/// Values that are computed where an output wants them: the output itself or what it reshapes, once each, and only where a kernel
-/// of this graph computes it.
-fn claims(graph: &Graph, targets: &[BufferRef]) -> HashMap<Value, BufferRef> {
-    let mut out = HashMap::new();
-    for (o, target) in graph.outputs.iter().zip(targets) {
-        let mut v = o.value;
-        while let Op::Reshape(_) = graph.node(v.node).op {
-            v = graph.node(v.node).operands[0];
-        }
-        let node = graph.node(v.node);
-        let computed = match &node.op {
-            Op::Input | Op::Const(_) | Op::ReadDims(_) => false,
-            Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
-            // Collected rows are as many as the trip count allows; the output takes those that were made.
-            Op::Loop(l) => (v.port as usize) < l.carried,
-            _ => true,
-        };
-        if computed {
-            out.entry(v).or_insert_with(|| target.clone());
-        }
+/// What a value is a view of: reshapes are followed to what they reshape.
+fn computed(graph: &Graph, mut v: Value) -> Value {
+    while let Op::Reshape(_) = graph.node(v.node).op {
+        v = graph.node(v.node).operands[0];
     }
-    out
+    v
+}
+
+/// Whether a kernel of this graph writes the value, all of it and nothing more.
+fn is_written(graph: &Graph, v: Value) -> bool {
+    let node = graph.node(v.node);
+    match &node.op {
+        Op::Input | Op::Const(_) | Op::ReadDims(_) => false,
+        Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
+        // Collected rows are as many as the trip count allows; a reader takes those that were made.
+        Op::Loop(l) => (v.port as usize) < l.carried,
+        _ => true,
+    }
 }
 
 /// Floating-point operations of a node; a multiply-add is two.

@@ -6,9 +6,9 @@ use super::view::{View, row_major};
 use super::{Frame, Lowering};
 use nnc_ir::error::Result;
 use nnc_ir::graph::NodeId;
-use nnc_ir::kernel::{Access, BufferRef, ExprId};
+use nnc_ir::kernel::{Access, ExprId};
 use nnc_ir::ops::movement::{Pad, PadMode, Slice};
-use nnc_ir::{Dim, ScalarFn, Type};
+use nnc_ir::{Dim, ScalarFn};
 
 const ZERO: Dim = Dim::Const(0);
 
@@ -21,7 +21,7 @@ pub fn contiguous(op: &Slice, x: &[Dim]) -> Option<Dim> {
 }
 
 impl Lowering<'_> {
-    /// Each operand is copied to its place.
+    /// Each operand is copied to its place, unless it was computed there.
     pub(super) fn concat(&mut self, frame: &mut Frame, id: NodeId, axis: usize) -> Result<()> {
         let node = frame.graph.node(id);
         let y = node.types[0].clone();
@@ -32,6 +32,10 @@ impl Lowering<'_> {
             let from = self.operand(frame, *operand)?;
             let strides = row_major(&y.shape);
             let view = View::new(strides.clone()).at(start.clone() * strides[axis].clone());
+            if from == shifted(&to, view.offset.clone()) {
+                start = start + x.shape[axis].clone();
+                continue;
+            }
             // The operand's own dimension where the others are known better: they agree at run time.
             let mut dims = y.shape.clone();
             dims[axis] = x.shape[axis].clone();
@@ -41,52 +45,85 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The constant everywhere, then the operand in its place.
-    pub(super) fn pad_constant(&mut self, frame: &mut Frame, id: NodeId, op: &Pad) -> Result<()> {
-        let node = frame.graph.node(id);
-        let (x, y) = (frame.graph.ty(node.operands[0]).clone(), node.types[0].clone());
-        let (from, to) = (self.operand(frame, node.operands[0])?, self.result(frame, id, 0)?);
-        let value = node.operands.get(1).copied();
-        let literal = value.and_then(|v| frame.graph.constant(v)).map(|t| t.num(0));
-        let operands: Vec<Type> = if literal.is_some() { vec![] } else { value.iter().map(|v| frame.graph.ty(*v).clone()).collect() };
-        let mut buffers: Vec<BufferRef> = match value {
-            Some(v) if literal.is_none() => vec![self.operand(frame, v)?],
-            _ => vec![],
-        };
-        buffers.push(to.clone());
-        let mut k = Loops::new("fill", &operands, std::slice::from_ref(&y), Access::Write);
-        let result = k.result(0);
-        k.parallel(&[y.elems()], &[View::dense(&[y.elems()])], 1, |k, _, at| {
-            let v = match literal {
-                Some(n) => k.literal(n, y.dtype),
-                None if operands.is_empty() => k.num(0.0, y.dtype),
-                None => {
-                    let first = k.int(0);
-                    k.load(0, first)
-                }
-            };
-            k.store(result, at[0], v);
-        });
-        let site = self.site.clone();
-        self.out.launch(&site, k, buffers)?;
-        // Negative padding cuts: the copy starts inside the operand and is shorter.
-        let (mut dims, mut read, mut write) = (vec![], ZERO, ZERO);
-        for (i, (sx, sy)) in row_major(&x.shape).into_iter().zip(row_major(&y.shape)).enumerate() {
-            let (lo, hi) = (&op.lo[i], &op.hi[i]);
-            dims.push((x.shape[i].clone() + lo.minimum(&ZERO) + hi.minimum(&ZERO)).maximum(&ZERO));
-            read = read + (&ZERO - &lo.minimum(&ZERO)) * sx;
-            write = write + lo.maximum(&ZERO) * sy;
-        }
-        let (from_view, to_view) = (View::new(row_major(&x.shape)).at(read), View::new(row_major(&y.shape)).at(write));
-        self.out.copy_views(&site, &dims, (&x, from_view, from), (&y, to_view, to), Access::ReadWrite)
-    }
-
     /// A slice that is one piece of its operand is that piece.
     pub(super) fn alias(&mut self, frame: &mut Frame, id: NodeId, offset: Dim) -> Result<()> {
         let x = self.operand(frame, frame.graph.node(id).operands[0])?;
         frame.set(id, 0, shifted(&x, offset));
         Ok(())
     }
+}
+
+/// Zeros or a given constant around: a row is empty, or the operand's with both ends filled.
+pub fn pad_constant(k: &mut Loops, op: &Pad) -> Result<()> {
+    let (xs, ys) = (k.x[0].shape.clone(), k.y[0].shape.clone());
+    let has_value = k.x.len() > 1;
+    // Axes behind the last padded one are part of its elements.
+    let row = (0..ys.len()).rev().find(|i| !op.lo[*i].is(0) || !op.hi[*i].is(0)).unwrap_or(0);
+    let unit = Dim::product(ys.get(row + 1..).unwrap_or_default());
+    let length = |d: Option<&Dim>| d.cloned().unwrap_or(Dim::Const(1)) * unit.clone();
+    let x_strides = row_major(&xs);
+    // Negative padding cuts: reading starts inside the operand's row and is shorter.
+    let parts = |at: Option<(&Dim, &Dim)>| {
+        let (lo, hi) = at.map_or((ZERO, ZERO), |(lo, hi)| (lo.clone(), hi.clone()));
+        let kept = length(xs.get(row)) + (lo.minimum(&ZERO) + hi.minimum(&ZERO)) * unit.clone();
+        [lo.maximum(&ZERO) * unit.clone(), kept.maximum(&ZERO), (&ZERO - &lo.minimum(&ZERO)) * unit.clone()]
+    };
+    let [before, kept, skipped] = parts(op.lo.get(row).zip(op.hi.get(row)));
+    let view = View::new(row_major(&ys)[..row].to_vec());
+    let work = length(ys.get(row));
+    k.parallel(&ys[..row], &[view], work.as_const().unwrap_or(256), |k, vars, at| {
+        let dtype = k.y[0].dtype;
+        let value = if has_value {
+            let zero = k.int(0);
+            let v = k.load(1, zero);
+            k.bind(v)
+        } else {
+            k.num(0.0, dtype)
+        };
+        let start = at[0];
+        let (end, before, kept) = (k.size(&work), k.size(&before), k.size(&kept));
+        let fill = |k: &mut Loops, lo: ExprId, hi: ExprId| {
+            k.for_range(lo, hi, |k, i| {
+                let to = k.add(start, i);
+                k.put(0, to, value);
+            });
+        };
+        // The operand's row, where it has one.
+        let from = k.size(&skipped);
+        let mut base = from;
+        let zero = k.int(0);
+        let inside = k.int(1);
+        let inside = k.set_new(inside);
+        for (i, v) in vars.iter().enumerate().filter(|(i, _)| !xs[*i].is(1) || !op.lo[*i].is(0) || !op.hi[*i].is(0)) {
+            let (lo, stride) = (k.size(&op.lo[i]), k.size(&x_strides[i]));
+            let index = k.sub(*v, lo);
+            let by = k.mul(index, stride);
+            base = k.add(base, by);
+            base = k.bind(base);
+            if !op.lo[i].is(0) || !op.hi[i].is(0) {
+                let d = k.size(&xs[i]);
+                let low = k.map(ScalarFn::Less, &[index, zero]);
+                k.when(low, |k| k.set(inside, zero));
+                let high = k.map(ScalarFn::GreaterEqual, &[index, d]);
+                k.when(high, |k| k.set(inside, zero));
+            }
+        }
+        let inside = k.var(inside);
+        let some = k.map(ScalarFn::Greater, &[inside, zero]);
+        let body = |k: &mut Loops| {
+            fill(k, zero, before);
+            k.for_each(kept, |k, i| {
+                let (from, to) = (k.add(base, i), k.add(start, before));
+                let to = k.add(to, i);
+                let v = k.load(0, from);
+                k.put(0, to, v);
+            });
+            let after = k.add(before, kept);
+            fill(k, after, end);
+        };
+        k.if_(some, body, |k| fill(k, zero, end));
+    });
+    Ok(())
 }
 
 /// Reflected, repeated or wrapped padding: each result index is mapped to the operand's.

@@ -98,7 +98,7 @@ impl Emitter {
         let DimNode::Sum(terms) = d.node() else { return Some(d.clone()) };
         let mut sum = Dim::Const(0);
         for (c, atoms) in terms {
-            let fixed = atoms.iter().all(|a| self.is_fixed(a));
+            let fixed = atoms.iter().all(|a| self.is_fixed_atom(a));
             // Sizes are not negative: what depends on the run and is subtracted may be nothing.
             if c < 0 && !fixed {
                 continue;
@@ -112,22 +112,22 @@ impl Emitter {
         Some(sum)
     }
 
-    /// Whether a factor is known before the run.
-    fn is_fixed(&self, a: &Atom) -> bool {
+    /// Whether a dimension is known before the run.
+    pub fn is_fixed(&self, d: &Dim) -> bool {
         let mut fixed = true;
-        let mut see = |s: &Arc<str>| fixed &= self.limits.get(s).and_then(|l| l.as_sym()).is_some_and(|l| l == s);
-        match a {
-            Atom::Sym(s) => see(s),
-            Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) => {
-                x.symbols(&mut see);
-                y.symbols(&mut see);
-            }
-        }
+        d.symbols(&mut |s| fixed &= self.limits.get(s).and_then(|l| l.as_sym()).is_some_and(|l| l == s));
         fixed
     }
 
+    fn is_fixed_atom(&self, a: &Atom) -> bool {
+        match a {
+            Atom::Sym(s) => self.is_fixed(&Dim::sym(s)),
+            Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) => self.is_fixed(x) && self.is_fixed(y),
+        }
+    }
+
     fn limit_of_atom(&self, a: &Atom) -> Option<Dim> {
-        if self.is_fixed(a) {
+        if self.is_fixed_atom(a) {
             // A fixed atom as a dimension: an expression of one term.
             return Some(match a {
                 Atom::Sym(s) => Dim::sym(s),
