@@ -1,12 +1,12 @@
 //! ONNX: protobuf files to graphs. The only room that knows ONNX.
 //!
-//! A file is mapped and weighed ([`scan`]), decoded ([`proto`]), and brought into a graph ([`model`] for the whole, [`scope`] for one
+//! A file is mapped and weighed ([`scan`]), decoded ([`proto`]), and brought into a graph ([`import`] for the whole, [`scope`] for one
 //! level of nodes); each node becomes a [`call::Call`] that a row of [`ops::TABLE`] turns into tensor operations.
 
 mod attribute;
 pub mod call;
 mod file;
-mod model;
+mod import;
 pub mod ops;
 pub mod proto;
 mod scan;
@@ -14,4 +14,4 @@ mod scope;
 pub mod tensor;
 
 pub use file::map;
-pub use model::{ImportOptions, Model, input_names, interface, load, parse};
+pub use import::{ImportOptions, Model, input_names, interface, load, parse};

@@ -3,7 +3,7 @@
 use super::attribute;
 use super::call::{Arg, Attr, Call, Region, is_operand};
 use super::file::External;
-use super::model::{domain, opsets};
+use super::import::{domain, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;

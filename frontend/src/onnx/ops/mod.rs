@@ -1,8 +1,10 @@
 //! THE TABLE of ONNX operators: rows that turn a [`Call`] into tensor operations. Tests, `nnc list-ops` and the support list loop over it.
 
 mod activation;
+mod attention;
 mod control;
 mod index;
+mod loss;
 mod math;
 mod matmul;
 mod movement;
@@ -36,8 +38,13 @@ pub struct Row {
 
 impl Row {
     /// The operator is gone after `last`.
-    pub const fn until(mut self, last: i64) -> Row {
+    const fn until(mut self, last: i64) -> Row {
         self.until = last;
+        self
+    }
+
+    const fn domain(mut self, domain: &'static str) -> Row {
+        self.domain = domain;
         self
     }
 }
@@ -52,8 +59,10 @@ const MANY: usize = usize::MAX;
 /// Rows by family. Of an operator's rows the last whose `since` is not above the model's opset counts.
 pub const TABLE: &[&[Row]] = &[
     activation::ROWS,
+    attention::ROWS,
     control::ROWS,
     index::ROWS,
+    loss::ROWS,
     math::ROWS,
     matmul::ROWS,
     movement::ROWS,
