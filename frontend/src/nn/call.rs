@@ -150,11 +150,16 @@ impl<'a, 'g> Elab<'a, 'g> {
             return Err(did_you_mean(e, name, known.chain(FUNCTIONS.iter().copied())).into());
         }
         self.shared.step()?;
+        self.b.at(self.shared.loc(call.callee.pos));
         let given = Given { name, args, named: &call.named, results };
         match self.operation(&given, call, frame)? {
             Ok(v) => Ok(v),
             Err(refused) => match self.shared.operators.onnx(name) {
-                Some(op) if call.regions.is_empty() => self.onnx_call(op, &given, frame),
+                Some(op) if call.regions.is_empty() => self.onnx_call(op, &given, frame).map_err(|stop| match stop {
+                    // What fits neither: the operation's own words are the plainer ones, and may know better.
+                    Stop::Error(_) if matches!(refused.code(), Code::Shape | Code::DType) || !refused.notes().is_empty() => refused.into(),
+                    stop => stop,
+                }),
                 _ => Err(refused.into()),
             },
         }
@@ -194,8 +199,7 @@ impl<'a, 'g> Elab<'a, 'g> {
         let regions = call.regions.iter().map(|r| self.region(r, &frame.symbols)).collect::<Eval<Vec<_>>>()?;
         let y = match self.b.try_op(op, &x, regions) {
             Ok(y) => y,
-            Err(e) if matches!(e.code(), Code::Arity | Code::Attribute | Code::DType) => return Ok(Err(e)),
-            Err(e) => return Err(e.into()),
+            Err(e) => return Ok(Err(e)),
         };
         let y = self.results(given, y)?;
         // Symbols that the call introduces (`count=n` of non_zero) are names from here on.

@@ -196,12 +196,18 @@ pub fn elaborate(file: &ast::File, name: &Arc<str>, limits: Limits) -> Result<(G
     }
     let Elab { order, errors, .. } = elab;
     let errors = errors.into_inner().list;
-    let graph = b.finish();
-    match graph {
+    match b.finish() {
         Ok(graph) if errors.is_empty() => Ok((graph, order.into_inner())),
-        Ok(_) => Err(Report(errors)),
-        Err(Report(more)) => Err(Report(errors.into_iter().chain(more).collect())),
+        graph => Err(in_order(errors, graph.err())),
     }
+}
+
+/// Problems that the elaborator and the builder found, in the order of the text.
+fn in_order(mut errors: Vec<Error>, more: Option<Report>) -> Report {
+    errors.extend(more.into_iter().flat_map(|r| r.0));
+    errors.sort_by(|a, b| a.loc().cmp(b.loc()));
+    errors.dedup_by(|a, b| a.loc() == b.loc() && a.message() == b.message());
+    Report(errors)
 }
 
 /// The value of a definition outside modules.
@@ -377,12 +383,11 @@ impl<'a, 'g> Elab<'a, 'g> {
             inner.graph(body, frame, "a region");
             let Elab { errors, .. } = inner;
             let errors = errors.into_inner().list;
-            let more = match b.finish() {
+            let graph = match b.finish() {
                 Ok(g) if errors.is_empty() => return Ok(g),
-                Ok(_) => vec![],
-                Err(Report(more)) => more,
+                graph => graph,
             };
-            for e in errors.into_iter().chain(more) {
+            for e in in_order(errors, graph.err()).0 {
                 self.report(body.pos, e, None);
             }
             Err(Stop::Poison)
