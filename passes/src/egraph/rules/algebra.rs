@@ -81,6 +81,13 @@ pub const RULES: &[Rule] = &[
         witness: |b| x(b, &[2, 3]).pow(x(b, &[2, 3]).scalar_like(2.0)),
     },
     Rule {
+        name: "cube",
+        find: &["(pow ?x ?c)"],
+        make: |m| (m.number(m.v("?c")) == Some(3.0)).then(|| m.v("?x") * (m.v("?x") * m.v("?x"))),
+        rounding: Rounding::Other,
+        witness: |b| x(b, &[2, 3]).pow(x(b, &[2, 3]).scalar_like(3.0)),
+    },
+    Rule {
         name: "pow-reciprocal",
         find: &["(pow ?x ?c)"],
         make: |m| (m.number(m.v("?c")) == Some(-1.0) && m.v("?x").ty().dtype.is_float()).then(|| m.v("?x").reciprocal()),

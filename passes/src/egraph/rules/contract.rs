@@ -45,6 +45,22 @@ pub const RULES: &[Rule] = &[
         witness: |b| conv(b, &[Post::Bias]) * ramp(b, &[4, 1, 1], 0.5),
     },
     Rule {
+        name: "scale-into-epilogue",
+        find: &["(mul (contract ?a ?x ?w ?p) ?c)"],
+        make: |m| {
+            let (y, c) = (m.contraction()?, m.v("?c"));
+            // Where the scale can go into the weights, it does.
+            let late = !m.constant(y.w) || y.post().iter().any(|p| *p != Post::Bias);
+            if !late || !m.constant(c) {
+                return None;
+            }
+            let s = y.per_channel(c)?;
+            Some(y.then(Post::Scale, Some(s)))
+        },
+        rounding: Rounding::Same,
+        witness: |b| conv(b, &[Post::Act(Act::Fn(nnc_ir::ScalarFn::Relu))]) * x(b, &[]).scalar_like(3.0),
+    },
+    Rule {
         name: "bias-into-epilogue",
         find: &["(add (contract ?a ?x ?w ?p) ?r)"],
         make: |m| {

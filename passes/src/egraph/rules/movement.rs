@@ -2,9 +2,10 @@
 
 use super::contract::x;
 use super::{Rounding, Rule};
+use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::movement::{Pad, PadMode, Slice};
 use nnc_ir::scalar::Out;
-use nnc_ir::{Dim, Op, V};
+use nnc_ir::{Dim, Op, Tensor, V};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -142,6 +143,38 @@ pub const RULES: &[Rule] = &[
         witness: |b| x(b, &[2, 4, 3]).transpose(&[0, 2, 1]) + super::contract::ramp(b, &[4], 0.5),
     },
     Rule {
+        name: "constant-before-reshape",
+        find: &["(add (reshape ?p ?x) ?c)", "(mul (reshape ?p ?x) ?c)"],
+        make: |m| {
+            let Op::Reshape(p) = m.op("?p") else { return None };
+            let (x, c) = (m.v("?x"), m.v("?c"));
+            if !m.constant(c) || m.constant(x) || !m.sole("reshape", &["?p", "?x"]) {
+                return None;
+            }
+            let c = through_reshape(c, &p.shape, &x.ty().shape)?;
+            let y = if m.root() == "add" { x + c } else { x * c };
+            Some(y.reshape(p.shape.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 4, 1, 3]).reshape(dims(&[1, 2, 4, 3])) + super::contract::ramp(b, &[4, 1], 0.5),
+    },
+    Rule {
+        name: "gather-of-one",
+        find: &["(gather ?a ?x ?i)"],
+        make: |m| {
+            let Op::Gather(g) = m.op("?a") else { return None };
+            let (x, i) = (m.v("?x"), m.v("?i"));
+            let (shape, index) = (x.ty().shape, m.number(i)? as i64);
+            let at = if index < 0 { index.checked_add(shape[g.axis].as_const()?)? } else { index };
+            // An index outside is an error of the run.
+            let inside = shape[g.axis].as_const().is_some_and(|n| (0..n).contains(&at)) && i.ty().elems().is(1);
+            let y = inside.then(|| x.slice_axis(g.axis, Dim::Const(at), Dim::Const(1)))?;
+            Some(y.reshape([&shape[..g.axis], &i.ty().shape, &shape[g.axis + 1..]].concat()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| b.op(Gather { axis: 1 }, &[x(b, &[2, 3, 4]), b.constant(Tensor::new::<i64>(&[], &[-1]))]),
+    },
+    Rule {
         name: "transpose-keeps-mean-axes",
         find: &["(reduce ?r (transpose ?p ?x))"],
         make: |m| {
@@ -158,6 +191,22 @@ pub const RULES: &[Rule] = &[
         witness: |b| x(b, &[2, 3, 4, 5]).transpose(&[0, 2, 3, 1]).sum_keep(&[1, 2]),
     },
 ];
+
+/// `c`, which broadcasts against `from`, so that it broadcasts against `to` in the same way; both have the same elements in the same
+/// order. `None` unless they differ in axes of length 1 only.
+fn through_reshape<'g>(c: V<'g>, from: &[Dim], to: &[Dim]) -> Option<V<'g>> {
+    if c.ty().elems().is(1) {
+        return Some(c.reshape(vec![]));
+    }
+    let long = |s: &[Dim]| (0..s.len()).filter(|i| !s[*i].is(1)).collect::<Vec<_>>();
+    let (a, b) = (long(from), long(to));
+    let c = aligned(c, from.len())?;
+    let lengths = c.ty().shape;
+    let fits = a.len() == b.len() && a.iter().zip(&b).all(|(i, j)| from[*i] == to[*j]);
+    let mut shape = vec![Dim::Const(1); to.len()];
+    a.iter().zip(&b).for_each(|(i, j)| shape[*j] = lengths[*i].clone());
+    (fits && lengths.iter().zip(from).all(|(c, d)| c.is(1) || c == d)).then(|| c.reshape(shape))
+}
 
 /// `c` with leading axes of length 1, up to `rank`.
 fn aligned<'g>(c: V<'g>, rank: usize) -> Option<V<'g>> {
