@@ -30,6 +30,8 @@ struct Case {
     dynamic: bool,
     out_halo: i64,
     residual: bool,
+    /// The residual is what the output holds.
+    in_place: bool,
     post: Vec<Post>,
 }
 
@@ -48,6 +50,7 @@ fn case(ic: i64, oc: i64, size: i64, kernel: i64, stride: i64) -> Case {
         dynamic: false,
         out_halo: 0,
         residual: false,
+        in_place: false,
         post: vec![],
     }
 }
@@ -147,8 +150,12 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     for (p, v) in spots.iter().zip(&values) {
         x[in_at(p[0], p[1], &p[2..])] = *v;
     }
-    let y = vec![7f32; (out_image * c.n) as usize];
+    let mut y = vec![7f32; (out_image * c.n) as usize];
     let residual = noise(y.len(), 5);
+    if c.in_place {
+        y = residual.clone();
+        words[4] = Word::Buf(3);
+    }
     let mut bufs = [x, desc.pack(&weights), bias.clone(), y, residual.clone(), scale.clone()];
     let what = format!("{isa:?} {engine:?} {ic}->{oc} {:?} k{:?} s{:?}", c.size, c.kernel, c.stride);
     run(&kernel, isa, engine, &mut bufs, &words).unwrap_or_else(|e| panic!("{what}: {e}\n{}", kernel.func));
@@ -184,7 +191,8 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     }
     // Channel padding is written too; everything else is as it was.
     let padded = c.n * c.groups * blocks * BLOCK * out.iter().product::<i64>();
-    let left = bufs[3].iter().filter(|v| **v == 7.0).count() as i64;
+    let before = |at: usize| if c.in_place { residual[at] } else { 7.0 };
+    let left = bufs[3].iter().enumerate().filter(|(at, v)| **v == before(*at)).count() as i64;
     assert!(touched <= padded);
     assert_eq!(left, bufs[3].len() as i64 - padded, "{what}: values outside the window");
 }
@@ -373,6 +381,18 @@ fn products() {
                 check_gemm(isa, engine, shape, dynamic, shape[1] % 2 == 1);
             }
         }
+    }
+}
+
+#[test]
+fn deep_contractions_in_slices() {
+    let deep = Case { residual: true, post: vec![Post::MulChannel(5), Post::Act(Act::Relu)], ..case(64, 32, 7, 3, 1) };
+    let plain = Case { residual: false, post: vec![Post::Act(Act::Sigmoid)], ..deep.clone() };
+    let shallow = Case { in_place: true, residual: true, out_halo: 1, ..case(16, 32, 7, 3, 1) };
+    on_all(&[Case { in_place: true, ..deep.clone() }, deep, plain, shallow], false);
+    for (isa, engine) in engines() {
+        check_gemm(isa, engine, [1, 31, 24, 1037], [false; 3], true);
+        check_gemm(isa, engine, [2, 26, 32, 1040], [false; 3], false);
     }
 }
 

@@ -14,7 +14,7 @@ use super::plan::{Tile, even_split, merge_pixels, plan, tile};
 use super::post::{Operands, Post, epilogue};
 use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::{Isa, Machine};
-use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, X};
+use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, VBin, X};
 use nnc_ir::error::{Error, Result};
 
 /// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
@@ -41,6 +41,15 @@ pub enum Count {
 }
 
 impl Count {
+    /// The same count as a plain constant, where it is one.
+    pub(super) fn reduced(self) -> Count {
+        match self {
+            Count::Runs(Size::Const(n)) => Count::Size(Size::Const(n / BLOCK)),
+            Count::Rest(Size::Const(n)) => Count::Size(Size::Const(n % BLOCK)),
+            c => c,
+        }
+    }
+
     fn value(self, b: &mut Builder) -> X {
         match self {
             Count::Size(s) => b.size(s),
@@ -122,10 +131,24 @@ struct Gen<'c> {
     /// Weights of the next columns, which the tiles of these ones bring near a piece at a time: `ahead` lines in each run.
     next: I,
     ahead: i64,
+    slice: Option<Slice>,
     depth_bytes: X,
     bias: Option<I>,
     /// Base pointers of the channel vectors of `post`, in order.
     vectors: Vec<Option<I>>,
+}
+
+/// The slice of the contracted dimension being done.
+#[derive(Clone, Copy)]
+struct Slice {
+    /// Its number, and that of the last.
+    index: X,
+    last: X,
+    /// Iterations of the outermost loop.
+    count: X,
+    /// Bytes of input and of weights before it.
+    input: X,
+    weights: X,
 }
 
 /// The part of the output's columns that a tile covers.
@@ -268,7 +291,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
     let skip = b.imul(step_from, step_weights);
     let weights = b.ptr(weights, skip);
     let skip = b.imul(step_from, step_blocks * BLOCK_BYTES);
-    let g = Gen {
+    let mut g = Gen {
         c,
         lanes,
         tile,
@@ -281,47 +304,79 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         channel: b.var(skip),
         next: b.var(weights),
         ahead: plan.ahead,
+        slice: None,
         depth_bytes,
         bias,
         vectors,
     };
-    b.for_(step_from, step_to, 1, |b, step| {
-        let done = b.imul(step, step_blocks * BLOCK);
-        let left = b.isub(cols, done);
-        for lane in (0..step_blocks * BLOCK).step_by((tile.vecs * lanes) as usize) {
-            let part = Part { lane, valid: b.isub(left, lane) };
-            g.rewind(b);
-            if lane == 0 {
-                let next = b.iadd(g.weights, step_weights);
-                b.set(g.next, next);
-            }
-            match &split {
-                Some(s) => {
-                    let mid = b.imin(to, s.larger);
-                    b.for_(from, mid, 1, |b, _| g.tile(b, tile.rows, None, part));
-                    if s.low != tile.rows {
-                        let from = b.imax(from, s.larger);
-                        b.for_(from, to, 1, |b, _| g.tile(b, s.low, None, part));
+    let columns = |b: &mut Builder, g: &Gen| {
+        b.for_(step_from, step_to, 1, |b, step| {
+            let done = b.imul(step, step_blocks * BLOCK);
+            let left = b.isub(cols, done);
+            for lane in (0..step_blocks * BLOCK).step_by((tile.vecs * lanes) as usize) {
+                let part = Part { lane, valid: b.isub(left, lane) };
+                g.rewind(b);
+                if lane == 0 {
+                    let next = b.iadd(g.weights, step_weights);
+                    let next = b.iadd(next, g.slice.map_or(X::C(0), |s| s.weights));
+                    b.set(g.next, next);
+                }
+                match &split {
+                    Some(s) => {
+                        let mid = b.imin(to, s.larger);
+                        b.for_(from, mid, 1, |b, _| g.tile(b, tile.rows, None, part));
+                        if s.low != tile.rows {
+                            let from = b.imax(from, s.larger);
+                            b.for_(from, to, 1, |b, _| g.tile(b, s.low, None, part));
+                        }
+                    }
+                    None => {
+                        let n = b.isub(to, from);
+                        let full = b.idiv(n, tile.rows);
+                        b.for_(0, full, 1, |b, _| g.tile(b, tile.rows, None, part));
+                        let done = b.imul(full, tile.rows);
+                        let left = b.isub(n, done);
+                        b.if_(ICmp::Gt, left, 0, |b| g.tile(b, tile.rows, Some(left), part));
                     }
                 }
-                None => {
-                    let n = b.isub(to, from);
-                    let full = b.idiv(n, tile.rows);
-                    b.for_(0, full, 1, |b, _| g.tile(b, tile.rows, None, part));
-                    let done = b.imul(full, tile.rows);
-                    let left = b.isub(n, done);
-                    b.if_(ICmp::Gt, left, 0, |b| g.tile(b, tile.rows, Some(left), part));
-                }
             }
+            // On to the next columns.
+            b.inc(g.weights, step_weights);
+            b.inc(g.channel, step_blocks * BLOCK_BYTES);
+            for o in &g.outputs {
+                let d = b.imul(o.cols, step_blocks);
+                b.inc(o.start, d);
+            }
+        })
+    };
+    match (plan.slice, c.k[0].levels.first()) {
+        (Some(per), Some((count, step))) => {
+            let count = count.value(b);
+            let slices = b.ceil_div(count, per);
+            let last = b.isub(slices, 1);
+            let step = b.step(*step);
+            // Weights of one iteration of the outermost loop.
+            let volume = c.k[0].levels[1..].iter().fold(X::C(c.k[0].run * BLOCK_BYTES), |v, (n, _)| {
+                let n = n.value(b);
+                b.imul(v, n)
+            });
+            let firsts: Vec<(I, X)> =
+                [g.weights, g.channel].into_iter().chain(g.outputs.iter().map(|o| o.start)).map(|r| (r, X::R(b.var(r)))).collect();
+            b.for_(0, slices, 1, |b, index| {
+                // Every slice starts at the task's first columns.
+                for (r, first) in &firsts {
+                    b.set(*r, *first);
+                }
+                let from = b.imul(index, per);
+                let left = b.isub(count, from);
+                let count = b.imin(left, per);
+                let (input, weights) = (b.imul(step, from), b.imul(volume, from));
+                g.slice = Some(Slice { index: X::R(index), last, count, input, weights });
+                columns(b, &g);
+            });
         }
-        // On to the next columns.
-        b.inc(g.weights, step_weights);
-        b.inc(g.channel, step_blocks * BLOCK_BYTES);
-        for o in &g.outputs {
-            let d = b.imul(o.cols, step_blocks);
-            b.inc(o.start, d);
-        }
-    });
+        _ => columns(b, &g),
+    }
     let mut tasks: Vec<Factor> = c.batch.iter().map(|s| Factor::Size(*s)).collect();
     tasks.push(match &split {
         Some(s) => Factor::Chunks { of: vec![Size::Const(s.tiles)], per: plan.chunk },
@@ -431,7 +486,18 @@ impl Gen<'_> {
         let input = self.walk(b, std::slice::from_ref(&self.input), rows, live, false).swap_remove(0);
         let init: Vec<V> = (0..vecs)
             .map(|v| match self.bias {
-                Some(p) => b.load(Addr::from(p).idx(self.channel, 1).off((part.lane + v * self.lanes) * 4)),
+                Some(p) => {
+                    let at = Addr::from(p).idx(self.channel, 1).off((part.lane + v * self.lanes) * 4);
+                    match self.slice {
+                        None => b.load(at),
+                        // Later slices add to what the first one left.
+                        Some(s) => {
+                            let first = b.constant(0.0);
+                            b.if_(ICmp::Eq, s.index, 0, |b| b.load_to(first, at));
+                            first
+                        }
+                    }
+                }
                 None => b.constant(0.0),
             })
             .collect();
@@ -441,11 +507,21 @@ impl Gen<'_> {
             sets.push(first.map(|v| if phase == 0 { b.copy(*v) } else { b.constant(0.0) }).collect());
         }
         let w = b.iadd(self.weights, part.lane % BLOCK * 4);
+        let w = b.iadd(w, self.slice.map_or(X::C(0), |s| s.weights));
         let w = b.var(w);
-        let idx = b.var(0);
-        for nest in &self.c.k {
-            let levels: Vec<(X, X)> = nest.levels.iter().map(|(n, s)| (n.value(b), b.step(*s))).collect();
-            self.nest(b, &levels, nest, &Stream { input: &input, sets: &sets, w, idx });
+        let idx = b.var(self.slice.map_or(X::C(0), |s| s.input));
+        for (n, nest) in self.c.k.iter().enumerate() {
+            let mut levels: Vec<(X, X)> = nest.levels.iter().map(|(n, s)| (n.value(b), b.step(*s))).collect();
+            let stream = Stream { input: &input, sets: &sets, w, idx };
+            match (self.slice, n) {
+                (Some(s), 0) => {
+                    levels[0].0 = s.count;
+                    self.nest(b, &levels, nest, &stream);
+                }
+                // What the outermost loop leaves belongs to its last slice.
+                (Some(s), _) => b.if_(ICmp::Eq, s.index, s.last, |b| self.nest(b, &levels, nest, &stream)),
+                (None, _) => self.nest(b, &levels, nest, &stream),
+            }
         }
         let mut sums = sets.swap_remove(0);
         for set in sets {
@@ -484,7 +560,9 @@ impl Gen<'_> {
         for u in 0..nest.run {
             let set = &s.sets[(u % self.tile.phases) as usize];
             if u * self.ahead / nest.run < (u + 1) * self.ahead / nest.run {
-                b.prefetch(self.next, false);
+                for block in 0..(vecs as i64 * self.lanes / BLOCK).max(1) {
+                    b.prefetch(Addr::from(self.next).off(block * apart), false);
+                }
                 b.inc(self.next, 64);
             }
             let weights: Vec<V> = (0..vecs as i64)
@@ -514,15 +592,43 @@ impl Gen<'_> {
                 })
             })
             .collect();
-        let tile = Finish { tiles: self, places, masks: &masks, part };
-        let sums = epilogue(b, &self.c.post, sums, vecs, &tile);
-        for (i, s) in sums.iter().enumerate() {
-            let at = self.element(b, &places[0], 0, i, part);
-            match masks[i % vecs] {
-                Some(m) => b.store_mask(at, *s, m),
-                None => b.store(at, *s),
-            }
-        }
+        let tile = Finish { tiles: self, places, masks: &masks, part, skip: 0 };
+        let Some(slice) = self.slice else {
+            let sums = epilogue(b, &self.c.post, sums, vecs, &tile);
+            return tile.store(b, &sums);
+        };
+        // Tensors that are added first are added by the first slice: they may lie where it leaves its sums.
+        let early = self.c.post.iter().take_while(|p| matches!(p, Post::AddTensor(_))).count();
+        // The accumulators themselves take the total: copies would cost registers.
+        let total = sums.clone();
+        b.if_else(
+            ICmp::Eq,
+            slice.index,
+            0,
+            |b| {
+                let sums = epilogue(b, &self.c.post[..early], sums.clone(), vecs, &tile);
+                for (t, s) in total.iter().zip(sums).filter(|(t, s)| **t != *s) {
+                    b.copy_to(*t, s);
+                }
+            },
+            |b| {
+                for (i, t) in total.iter().enumerate() {
+                    let x = tile.load(b, 0, i);
+                    b.bin_to(VBin::Add, *t, *t, x);
+                }
+            },
+        );
+        b.if_else(
+            ICmp::Eq,
+            slice.index,
+            slice.last,
+            |b| {
+                let rest = Finish { skip: early, ..tile };
+                let sums = epilogue(b, &self.c.post[early..], total.clone(), vecs, &rest);
+                rest.store(b, &sums);
+            },
+            |b| tile.store(b, &total),
+        );
     }
 
     /// Address of accumulator `i` in output tensor `n`.
@@ -539,25 +645,45 @@ impl Gen<'_> {
 }
 
 /// A tile in its epilogue.
+#[derive(Clone, Copy)]
 struct Finish<'t> {
     tiles: &'t Gen<'t>,
     places: &'t [Rows],
     masks: &'t [Option<M>],
     part: Part,
+    /// Steps of the epilogue that are done already.
+    skip: usize,
 }
 
-impl Operands for Finish<'_> {
-    fn tensor(&self, b: &mut Builder, n: usize, i: usize) -> V {
-        let at = self.tiles.element(b, &self.places[1 + n], 1 + n, i, self.part);
+impl Finish<'_> {
+    /// The value of output tensor `n` where accumulator `i` goes.
+    fn load(&self, b: &mut Builder, n: usize, i: usize) -> V {
+        let at = self.tiles.element(b, &self.places[n], n, i, self.part);
         match self.masks[i % self.tiles.tile.vecs as usize] {
             Some(m) => b.load_mask(at, m),
             None => b.load(at),
         }
     }
 
+    fn store(&self, b: &mut Builder, sums: &[V]) {
+        for (i, s) in sums.iter().enumerate() {
+            let at = self.tiles.element(b, &self.places[0], 0, i, self.part);
+            match self.masks[i % self.tiles.tile.vecs as usize] {
+                Some(m) => b.store_mask(at, *s, m),
+                None => b.store(at, *s),
+            }
+        }
+    }
+}
+
+impl Operands for Finish<'_> {
+    fn tensor(&self, b: &mut Builder, n: usize, i: usize) -> V {
+        self.load(b, 1 + n, i)
+    }
+
     fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
         let g = self.tiles;
-        let base = g.vectors[step].unwrap_or(g.channel);
+        let base = g.vectors[self.skip + step].unwrap_or(g.channel);
         b.load(Addr::from(base).idx(g.channel, 1).off((self.part.lane + v as i64 * g.lanes) * 4))
     }
 }

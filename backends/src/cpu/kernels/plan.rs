@@ -1,6 +1,6 @@
 //! Register tiles and the chunking of contractions into tasks: the cost rules.
 
-use super::contract::{Contract, Place};
+use super::contract::{Contract, Count, Place};
 use super::post::Post;
 use super::{BLOCK, Size};
 use crate::cpu::isa::{Isa, Machine};
@@ -84,15 +84,50 @@ pub(super) struct Plan {
     pub group: i64,
     /// Cache lines of the next columns' weights to fetch in each run of 16 steps.
     pub ahead: i64,
+    /// Iterations of the outermost loop over the contracted dimension that are done for all columns before the next ones; partial
+    /// sums wait in the output.
+    pub slice: Option<i64>,
+}
+
+/// Scalars of the contracted dimension whose weights, for one block of columns, fit the first-level cache beside the input.
+const SLICE: i64 = 512;
+
+/// Slices of the contracted dimension and the outer iterations in each, where slicing pays. Without it, weights of one block that
+/// fill the second-level cache push the input out of it, and deep pixels make chunks so small that all weights are streamed many
+/// times; with it, the output is written and read once more for each slice.
+fn slices(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>) -> Option<(i64, i64)> {
+    let (Size::Const(depth), Size::Const(cols), Some(p)) = (c.depth, c.cols, pixels) else { return None };
+    let Count::Size(Size::Const(outer)) = c.k.first()?.levels.first()?.0.reduced() else { return None };
+    // A tensor added after a function of the sum can wait no slice, and may lie in the output's memory.
+    let early = c.post.iter().take_while(|p| matches!(p, Post::AddTensor(_))).count();
+    if c.post[early..].iter().any(|p| matches!(p, Post::AddTensor(_))) || p <= 2 * tile.max_rows {
+        return None;
+    }
+    let wanted = (depth + SLICE - 1) / SLICE;
+    let slice = (outer + wanted - 1) / wanted.max(1);
+    let count = (outer + slice - 1) / slice.max(1);
+    if count < 2 {
+        return None;
+    }
+    let passes = |bytes: i64| {
+        let resident = (m.l2_bytes / 2 / bytes.max(1)).max(tile.rows * 4);
+        (p + resident - 1) / resident
+    };
+    let saved = depth * cols * 4 * (passes(c.pixel_bytes) - passes(c.pixel_bytes / count));
+    let cost = p * cols * 8 * (count - 1);
+    let panel = depth * BLOCK * 4;
+    (panel > m.l2_bytes / 4 || saved > 3 * cost).then_some((count, slice))
 }
 
 /// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
 /// rest is for weights and output. Columns are split among tasks before pixels are split further: a task then streams only its
 /// own weights.
 pub(super) fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, steps: Option<i64>) -> Plan {
-    let resident = (m.l2_bytes / 2 / c.pixel_bytes.max(1)).max(tile.rows * 4);
+    let sliced = slices(c, m, tile, pixels);
+    let pixel_bytes = c.pixel_bytes / sliced.map_or(1, |s| s.0);
+    let resident = (m.l2_bytes / 2 / pixel_bytes.max(1)).max(tile.rows * 4);
     let Some(p) = pixels else {
-        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4), ahead: 1 };
+        return Plan { chunk: resident.min(48 * tile.rows) / tile.rows * tile.rows, group: steps.map_or(4, |s| (s + 3) / 4), ahead: 1, slice: None };
     };
     let batch: i64 = c.batch.iter().map(|s| if let Size::Const(n) = s { *n } else { 1 }).product();
     let wanted = if m.threads > 1 { m.threads * 4 } else { 1 };
@@ -109,6 +144,6 @@ pub(super) fn plan(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>, s
     }
     let chunk = (tiles + chunks - 1) / chunks;
     // The tiles of a chunk together fetch the next weights once; a lone tile leaves that to the processor.
-    let ahead = if chunk > 1 { (BLOCK * tile.vecs.max(2) / 2 + chunk - 1) / chunk } else { 0 };
-    Plan { chunk, group, ahead }
+    let ahead = if chunk > 1 { (BLOCK + chunk - 1) / chunk } else { 0 };
+    Plan { chunk, group, ahead, slice: sliced.map(|s| s.1) }
 }
