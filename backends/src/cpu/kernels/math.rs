@@ -59,13 +59,15 @@ pub fn expm1(b: &mut Builder, x: V) -> V {
     b.fma(e, s, s1)
 }
 
-/// `1 / (1 + e^-x)`, 3 ulp.
+/// `1 / (1 + e^-x)`, 3 ulp: by `e^-|x|`, which cannot overflow, so that small results keep their bits.
 pub fn sigmoid(b: &mut Builder, x: V) -> V {
-    let n = b.neg(x);
+    let n = b.bin(VBin::Or, x, Src::C(0x8000_0000));
     let e = exp(b, n);
     let d = b.add(e, 1.0);
     let one = b.constant(1.0);
-    b.div(one, d)
+    let negative = b.cmp(VCmp::Lt, x, 0.0);
+    let top = b.select(negative, e, one);
+    b.div(top, d)
 }
 
 /// Hyperbolic tangent, 5 ulp: an odd rational function of degrees 13 and 6 on |x| <= 7.99881, the minimax coefficients that the
@@ -94,7 +96,12 @@ pub fn erf(b: &mut Builder, x: V) -> V {
     let p = b.poly(s, &[-2.726_142_3e-10, 2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906_3e-4, -2.954_600_1e-3, -1.609_603_3e-2]);
     let p = b.mul(p, c);
     let q = b.poly(s, &[-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2]);
-    b.div(p, q)
+    let y = b.div(p, q);
+    // Near zero the function is linear; the quotient would lose the bits of subnormal values.
+    let a = b.abs(x);
+    let tiny = b.cmp(VCmp::Lt, a, 2.0e-4);
+    let line = b.mul(x, std::f32::consts::FRAC_2_SQRT_PI);
+    b.select(tiny, line, y)
 }
 
 /// Natural logarithm, 2 ulp; -infinity at 0, NaN below: Cephes' `logf`.
