@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub fn verify(graph: &Graph) -> Result<(), Report> {
     let mut v = Verifier::default();
     v.graph(graph, BTreeSet::new());
+    // Those of regions are for readers only: arguments go by position.
+    v.distinct("inputs", graph.inputs.iter().filter(|id| graph.contains(**id)).map(|id| &graph.node(*id).name));
+    v.distinct("outputs", graph.outputs.iter().map(|o| &o.name));
     if graph.outputs.is_empty() {
         v.errors.push(Error::arity(format!("the graph {} has no outputs", graph.name)));
     }
@@ -100,8 +103,6 @@ impl Verifier {
         for id in listed.symmetric_difference(&nodes) {
             self.errors.push(Error::internal(format!("graph {}: node {} is an input and not listed, or the reverse", graph.name, id.0)));
         }
-        self.distinct("inputs", nodes.iter().map(|id| &graph.node(*id).name));
-        self.distinct("outputs", graph.outputs.iter().map(|o| &o.name));
     }
 
     fn distinct<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a Arc<str>>) {

@@ -39,11 +39,11 @@ fn missing_operands_and_outputs() {
     assert_eq!(
         messages(&g),
         [
-            "two inputs are called `x`",
-            "two outputs are called `z`",
             "node 2 `sum` (add): operand 1 is result 0 of node 9, which does not exist",
             "node 3 (exp): operand 0 is result 1 of node 2, which does not exist",
             "output 1 `z` is result 0 of node 4294967295, which does not exist",
+            "two inputs are called `x`",
+            "two outputs are called `z`",
         ]
     );
 }

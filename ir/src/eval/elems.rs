@@ -154,16 +154,33 @@ pub(crate) fn pick(x: &Tensor, shape: &[usize], at: impl Iterator<Item = usize>)
     Tensor::from_bytes(x.dtype(), shape.to_vec(), out.into())
 }
 
+/// An operand of an element-by-element function.
+enum Operand {
+    One(Num),
+    /// As many elements as the result, in the same order.
+    Same(Vec<Num>),
+    Stretched(Vec<Num>, Walk),
+}
+
 /// An element-by-element function with broadcasting.
 pub(crate) fn map(x: &[Tensor], to: DType, f: impl Fn(&[Num]) -> Num) -> Result<Tensor> {
     let shapes: Vec<&[usize]> = x.iter().map(Tensor::shape).collect();
     let shape = broadcast_shape(&shapes)?;
     let n = checked_elems(to, &shape)?;
-    let mut at: Vec<Walk> = shapes.iter().map(|s| Walk::new(&shape, broadcast_strides(s, &shape), 0)).collect();
+    let operand = |t: &Tensor| match t.shape() {
+        _ if t.elems() == 1 => Operand::One(t.num(0)),
+        s if s == shape => Operand::Same(decode(t, |n| n)),
+        s => Operand::Stretched(decode(t, |n| n), Walk::new(&shape, broadcast_strides(s, &shape), 0)),
+    };
+    let mut operands: Vec<Operand> = x.iter().map(operand).collect();
     let mut args = vec![Num::B(false); x.len()];
-    let elements = (0..n).map(|_| {
-        for ((a, t), at) in args.iter_mut().zip(x).zip(&mut at) {
-            *a = t.num(at.next().unwrap_or_default());
+    let elements = (0..n).map(|i| {
+        for (a, operand) in args.iter_mut().zip(&mut operands) {
+            *a = match operand {
+                Operand::One(v) => *v,
+                Operand::Same(v) => v[i],
+                Operand::Stretched(v, at) => v[at.next().unwrap_or_default()],
+            };
         }
         f(&args)
     });
