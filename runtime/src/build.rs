@@ -8,6 +8,7 @@ use nnc_backends::cpu;
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Result, Target};
 use nnc_passes::Observer;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,18 +59,38 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     if options.engine == Engine::Interpreter {
         return Ok(Session::interpreter(graph));
     }
-    if options.engine == Engine::SharedLibrary {
-        return Err(Error::unsupported("the engine so is not in this version; engines that run here: interp, jit").into());
-    }
     let target = target(&options.target)?;
     let program = program(graph, options, observer)?;
+    let pool = Arc::new(Pool::new(options.threads));
+    if options.engine == Engine::SharedLibrary {
+        return Ok(shared_library(&program, &target, options, pool)?);
+    }
     // In memory there is nobody to map a weights file.
     let backend = cpu::Options { weights: cpu::Weights::Embed, ..backend_options(options) };
     let jit = cpu::compile_jit(&program, &target, &backend)?;
     let functions = *jit.functions();
     // SAFETY: the functions are those of `jit`, which the library keeps.
     let library = unsafe { Library::new(functions, Box::new(jit)) }?;
-    Ok(Session::native(library, Arc::new(Pool::new(options.threads))))
+    Ok(Session::native(library, pool))
+}
+
+/// By way of a file, which is gone when it is loaded.
+fn shared_library(program: &Program, target: &Target, options: &Options, pool: Arc<Pool>) -> Result<Session> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot write a temporary library: {e}"));
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let path = folder.path().join("model.so");
+    let backend = backend_options(options);
+    let compiled = cpu::compile(program, target, &backend, false)?;
+    let create = |path: &Path| std::fs::File::create(path).map(std::io::BufWriter::new).map_err(failed);
+    let mut file = create(&path)?;
+    compiled.write_so("model.so", &mut file)?;
+    file.flush().map_err(failed)?;
+    if options.weights == Weights::External {
+        let mut file = create(&path.with_extension("weights"))?;
+        compiled.write_weights(&mut file)?;
+        file.flush().map_err(failed)?;
+    }
+    Session::open(&path, &options.prefix, pool)
 }
 
 /// Reads `.onnx` and `.nn` files and compiles them for this machine; opens `.so` files. See [`compile_with`].

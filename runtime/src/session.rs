@@ -40,10 +40,14 @@ impl Session {
 
     /// Opens a compiled library. Constants that it does not hold are mapped from the file beside it, with the suffix `.weights`.
     pub fn open(path: &Path, prefix: &str, pool: Arc<Pool>) -> Result<Session> {
-        let library = Library::open(path, prefix)?;
-        let mut session = Session::native(library, pool);
+        Session::open_with_weights(path, prefix, None, pool)
+    }
+
+    /// As [`Session::open`], with another place for the weights file.
+    pub fn open_with_weights(path: &Path, prefix: &str, weights: Option<&Path>, pool: Arc<Pool>) -> Result<Session> {
+        let mut session = Session::native(Library::open(path, prefix)?, pool);
         if session.description.external_weights {
-            let file = path.with_extension("weights");
+            let file = weights.map_or_else(|| path.with_extension("weights"), Path::to_path_buf);
             session.weights = Some(nnc_frontend::onnx::map(&file)?);
         }
         Ok(session)
@@ -171,10 +175,22 @@ const MAX_RANK: usize = 16;
 impl Argument {
     fn input(port: &Port, t: Option<&Tensor>) -> Result<Argument> {
         let Some(t) = t else { return Ok(Argument { dtype: port.dtype, shape: vec![0; port.shape.len()], data: Data::None }) };
+        if let Some(element) = t.splat_element() {
+            // Written out here, where memory that is not there is an error.
+            let mut block = Aligned::new(t.byte_len())?;
+            if element.iter().any(|b| *b != 0) {
+                block.as_mut().chunks_exact_mut(element.len()).for_each(|c| c.copy_from_slice(element));
+            }
+            return Ok(Argument::given(t, bytes::Bytes::from_owner(block)));
+        }
         let data = t.bytes();
         // Tensors promise no alignment (they may be windows into a file); compiled code expects that of the element.
         let data = if data.as_ptr().align_offset(t.dtype().bytes()) == 0 { data } else { bytes::Bytes::from_owner(Aligned::copy_of(&data)?) };
-        Ok(Argument { dtype: t.dtype(), shape: t.shape().iter().map(|d| *d as i64).collect(), data: Data::Input(data) })
+        Ok(Argument::given(t, data))
+    }
+
+    fn given(t: &Tensor, data: bytes::Bytes) -> Argument {
+        Argument { dtype: t.dtype(), shape: t.shape().iter().map(|d| *d as i64).collect(), data: Data::Input(data) }
     }
 
     /// The tensor that a run has written to `block`.

@@ -233,7 +233,9 @@ mod tests {
             assert_eq!(pool.threads(), threads);
             for n in [0i64, 1, 2, 7, 100, 1000] {
                 let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-                pool.for_each(n, |i| drop(counts[i as usize].fetch_add(1, Relaxed)));
+                pool.for_each(n, |i| {
+                    counts[i as usize].fetch_add(1, Relaxed);
+                });
                 assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "{threads} threads, {n} indices");
             }
         }
@@ -246,7 +248,9 @@ mod tests {
         for round in 0..2000 {
             pool.for_each(5, |i| {
                 if round % 100 == 0 {
-                    pool.for_each(3, |_| drop(sum.fetch_add(1, Relaxed)));
+                    pool.for_each(3, |_| {
+                        sum.fetch_add(1, Relaxed);
+                    });
                 }
                 sum.fetch_add(i, Relaxed);
             });
@@ -261,7 +265,9 @@ mod tests {
             std::thread::sleep(SPIN * 20);
             let both = std::sync::Barrier::new(2);
             // Ends only if two threads take part.
-            pool.for_each(2, |_| drop(both.wait()));
+            pool.for_each(2, |_| {
+                both.wait();
+            });
         }
     }
 
@@ -271,7 +277,13 @@ mod tests {
         let sum = AtomicI64::new(0);
         std::thread::scope(|s| {
             for _ in 0..4 {
-                s.spawn(|| (0..500).for_each(|_| pool.for_each(10, |i| drop(sum.fetch_add(i, Relaxed)))));
+                s.spawn(|| {
+                    (0..500).for_each(|_| {
+                        pool.for_each(10, |i| {
+                            sum.fetch_add(i, Relaxed);
+                        })
+                    })
+                });
             }
         });
         assert_eq!(sum.load(Relaxed), 4 * 500 * 45);

@@ -6,7 +6,7 @@ use super::driver::commands::{Form, Tables, encode, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
 use super::unwind::Frames;
-use super::{Options, abi, loops, select};
+use super::{Options, Weights, abi, loops, select};
 use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
 use nnc_ir::ops::Op;
@@ -56,7 +56,7 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
         functions.push(id);
     }
     let tables = encode(p, &forms)?;
-    let description = describe(p, t, &tables);
+    let description = describe(p, t, o, &tables);
     let machine = Machine::define(&mut e, &tables, &functions)?;
     let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description };
     let functions = abi::define(&mut e, &exports)?;
@@ -94,7 +94,7 @@ fn work(k: &Kernel) -> Dim {
     contracted.unwrap_or(touched)
 }
 
-fn describe(p: &Program, t: &Target, tables: &Tables) -> String {
+fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
     let number = |d: &Dim| d.as_const().map_or_else(|| json!(d.to_string()), |c| json!(c));
     let ports = |ports: &[nnc_ir::kernel::Port]| -> Vec<serde_json::Value> {
         let shape = |t: &nnc_ir::Type| t.shape.iter().map(number).collect::<Vec<_>>();
@@ -107,6 +107,7 @@ fn describe(p: &Program, t: &Target, tables: &Tables) -> String {
         "target": t.name,
         "compiler": concat!("nnc ", env!("CARGO_PKG_VERSION")),
         "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(tables.head().bytes))),
+        "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "weight_bytes": tables.weight_bytes,
         "flops": number(&p.flops),
     })

@@ -1,35 +1,74 @@
-//! `nnc compile`: a model to a file.
+//! `nnc compile`: a model to a file. A shared library is written to a draft beside its place, loaded and called once by a child
+//! process, and only then put in place: what compiled runs.
 
 use crate::args::{Compile, Emit, Smoke};
 use crate::edge::{self, Outcome, is_dash};
+use crate::smoke::{self, Verdict};
 use crate::{model, observe::Watch};
 use clap::ValueEnum;
-use nnc::ir::Error;
-use serde_json::json;
+use nnc::artifact::Draft;
+use nnc::build;
+use nnc::ir::kernel::Program;
+use nnc::ir::{Error, Result, Target};
+use nnc::{Options, Weights};
+use nnc_backends::cpu::{self, Compiled};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 pub fn compile(a: &Compile) -> Outcome {
     let emit = emit(a)?;
     let output = a.output.as_deref().unwrap_or("-".as_ref());
+    let options = model::options(&a.compilation);
+    let target = build::target(&options.target)?;
+    refuse(a, emit, output)?;
+    let mut watch = Watch::new(&a.compilation)?;
+    let graph = model::load_graph(&a.model, &a.compilation)?;
+    if emit == Emit::Nn || options.stop_after.is_some() {
+        let graph = build::optimized(graph, &options, &mut watch)?;
+        watch.finish()?;
+        // With --stop-after the text goes where text was asked for.
+        let output = if emit == Emit::Nn { output } else { Path::new("-") };
+        edge::write(output, graph.to_string().as_bytes())?;
+        return stats(a, json!({"passes": watch.stats()}));
+    }
+    let program = build::program(graph, &options, &mut watch)?;
+    let backend = build::backend_options(&options);
+    let start = Instant::now();
+    let compiled = cpu::compile(&program, &target, &backend, emit == Emit::Clif)?;
+    let code = start.elapsed();
+    for s in compiled.selections() {
+        watch.selection(s);
+    }
+    watch.finish()?;
+    write(&compiled, emit, output, &target, &options)?;
+    stats(a, numbers(&program, &compiled, &watch, code, output))
+}
+
+/// Combinations that make no sense, before any work is done.
+fn refuse(a: &Compile, emit: Emit, output: &Path) -> Outcome {
     if a.format.is_some() {
         return Err(Error::unsupported("--format onnx-text is not in this version").into());
     }
-    if emit != Emit::Nn {
-        let name = emit.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
-        return Err(Error::unsupported(format!("--emit {name} is not in this version")).into());
+    if matches!(emit, Emit::Ptx | Emit::Spv | Emit::Nncg) {
+        return Err(Error::unsupported(format!("--emit {} is not in this version: it compiles for CPUs", name(emit))).into());
     }
     if a.compilation.stats.is_some() && is_dash(output) {
         return Err(Error::input("--stats and -o - both write to stdout: name a file").into());
     }
-    let options = model::options(&a.compilation);
-    let graph = model::load_graph(&a.model, &a.compilation)?;
-    let mut watch = Watch::new(&a.compilation)?;
-    let graph = nnc::build::optimized(graph, &options, &mut watch)?;
-    watch.finish()?;
-    edge::write(output, graph.to_string().as_bytes())?;
-    if a.compilation.stats.is_some() {
-        edge::print(&format!("{}\n", json!({"passes": watch.stats()})))?;
+    if is_dash(output) && a.compilation.weights == crate::args::Weights::External {
+        return Err(Error::input("--weights external writes a second file beside the first: name a file").into());
+    }
+    let c_name = |p: &str| p.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !p.starts_with(|c: char| c.is_ascii_digit()) && !p.is_empty();
+    if !c_name(&a.compilation.prefix) {
+        return Err(Error::input(format!("--prefix {}: functions of C begin with letters, digits and _", a.compilation.prefix)).into());
     }
     Ok(())
+}
+
+fn name(emit: Emit) -> String {
+    emit.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
 }
 
 /// What to write: --emit, or the output's suffix.
@@ -37,18 +76,101 @@ fn emit(a: &Compile) -> Outcome<Emit> {
     if let Some(e) = a.emit {
         return Ok(e);
     }
-    let names = || Emit::value_variants().iter().filter_map(|e| Some(e.to_possible_value()?.get_name().to_string())).collect::<Vec<_>>().join(", .");
-    let wanted = || format!("the suffix says what to write: .{}; or --emit does", names());
+    let names: Vec<String> = Emit::value_variants().iter().map(|e| format!(".{}", name(*e))).collect();
+    let wanted = format!("the suffix says what to write ({}), or --emit does", names.join(" "));
     match &a.output {
-        None => Err(Error::input("nothing to write: give an output with -o OUT").note(wanted()).into()),
-        Some(p) if is_dash(p) => Err(Error::input("with -o - the kind of output is given by --emit").note(wanted()).into()),
+        None => Err(Error::input("nothing to write: give an output with -o OUT").note(wanted).into()),
+        Some(p) if is_dash(p) => Err(Error::input("with -o - the kind of output is given by --emit").note(wanted).into()),
         Some(p) => {
             let suffix = p.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            Ok(Emit::from_str(suffix, false).map_err(|_| Error::input(format!("{}: nnc does not write such files", p.display())).note(wanted()))?)
+            Ok(Emit::from_str(suffix, false).map_err(|_| Error::input(format!("{}: nnc does not write such files", p.display())).note(wanted))?)
         }
     }
 }
 
-pub fn smoke(_: &Smoke) -> Outcome {
-    Err(Error::unsupported("compiled libraries are not in this version").into())
+fn write(compiled: &Compiled, emit: Emit, output: &Path, target: &Target, options: &Options) -> Outcome {
+    if matches!(emit, Emit::So | Emit::O | Emit::A) && options.weights == Weights::External {
+        file(&output.with_extension("weights"), |f| compiled.write_weights(f).map(|_| ()))?;
+    }
+    if emit == Emit::So && !is_dash(output) {
+        return library(compiled, output, target, options);
+    }
+    file(output, |f| {
+        let text = match emit {
+            Emit::So => return compiled.write_so("model.so", f),
+            Emit::O => return compiled.write_object(f).map(|_| ()),
+            Emit::A => return compiled.write_archive(f).map(|_| ()),
+            Emit::H => compiled.header(),
+            Emit::Clif => compiled.clif().unwrap_or_default().to_string(),
+            Emit::S => compiled.assembly()?,
+            other => return Err(Error::internal(format!("{} is written elsewhere", name(other)))),
+        };
+        f.write_all(text.as_bytes()).map_err(|e| Error::io(format!("cannot write {}: {e}", output.display())))
+    })
+}
+
+/// A whole file or none of it; `-` is stdout.
+fn file(path: &Path, produce: impl FnOnce(&mut dyn Write) -> Result<()>) -> Outcome {
+    if is_dash(path) {
+        let mut bytes = vec![];
+        produce(&mut bytes)?;
+        return edge::print_bytes(&bytes);
+    }
+    let mut draft = Draft::new(path)?;
+    fill(&mut draft, produce)?;
+    Ok(draft.publish()?)
+}
+
+/// The library, checked by a child process, and its header.
+fn library(compiled: &Compiled, output: &Path, target: &Target, options: &Options) -> Outcome {
+    let soname = output.file_name().map_or("model.so".into(), |n| n.to_string_lossy().into_owned());
+    let mut draft = Draft::new(output)?;
+    fill(&mut draft, |f| compiled.write_so(&soname, f))?;
+    if cpu::is_native(target) {
+        let weights = (options.weights == Weights::External).then(|| output.with_extension("weights"));
+        match smoke::in_child(draft.path(), &options.prefix, weights.as_deref())? {
+            Verdict::Runs => {}
+            Verdict::NotCalled(why) => edge::say(&format!("{} was loaded but not called: {why}", output.display())),
+            Verdict::Broken(why) => {
+                return Err(Error::internal(format!("the compiled library does not run: {why}")).note("nothing was written").into());
+            }
+        }
+    } else {
+        edge::say(&format!("{} is for {}, which this machine does not run: it was not called", output.display(), target.name));
+    }
+    edge::write(&output.with_extension("h"), compiled.header().as_bytes())?;
+    Ok(draft.publish()?)
+}
+
+/// Carries the library's errors through a writer.
+fn fill(draft: &mut Draft, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut failed = Ok(());
+    draft.fill(|f| {
+        failed = write(f);
+        Ok(())
+    })?;
+    failed
+}
+
+fn numbers(program: &Program, compiled: &Compiled, watch: &Watch, code: Duration, output: &Path) -> Value {
+    let about: Value = serde_json::from_str(compiled.description()).unwrap_or_default();
+    json!({
+        "passes": watch.stats(),
+        "code_ms": code.as_secs_f64() * 1e3,
+        "kernels": program.kernels.len(),
+        "buffers": program.buffers.len(),
+        "target": about["target"],
+        "workspace_bytes": about["workspace_bytes"],
+        "weight_bytes": about["weight_bytes"],
+        "flops": about["flops"],
+        "file_bytes": std::fs::metadata(output).map(|m| m.len()).ok(),
+    })
+}
+
+fn stats(a: &Compile, numbers: Value) -> Outcome {
+    if a.compilation.stats.is_some() { edge::print(&format!("{numbers}\n")) } else { Ok(()) }
+}
+
+pub fn smoke(a: &Smoke) -> Outcome {
+    smoke::call(&a.library, &a.prefix, a.weights.as_deref())
 }

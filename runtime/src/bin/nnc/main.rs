@@ -13,6 +13,7 @@ mod observe;
 mod opt;
 mod progress;
 mod run;
+mod smoke;
 mod verify;
 
 use args::{Cli, Verb};

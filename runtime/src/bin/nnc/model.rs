@@ -65,6 +65,9 @@ pub enum Missing {
 /// Loads MODEL, reads the inputs, fixes what they decide (symbolic sizes; contents of shape inputs where the model needs them) and
 /// compiles for the engine.
 pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &Inputs, missing: Missing, c: &Compilation) -> Outcome<Ready> {
+    if c.stop_after.is_some() || c.stats.is_some() {
+        return Err(Error::input("--stop-after and --stats belong to `nnc compile`").into());
+    }
     let start = Instant::now();
     let data = bytes(path)?;
     let read = |ports: &[Port]| match missing {

@@ -5,6 +5,7 @@ use crate::edge::{self, Outcome, is_dash};
 use crate::progress;
 use indicatif::ProgressBar;
 use nnc::ir::{Error, Graph};
+use nnc_backends::cpu::Selection;
 use nnc_passes::{Decision, Observer, pass_names};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -27,6 +28,7 @@ pub struct Watch {
     last: String,
     passes: Vec<(&'static str, Duration, usize)>,
     decisions: Vec<Decision>,
+    selections: Vec<Selection>,
     times: bool,
     report: Option<PathBuf>,
     bar: ProgressBar,
@@ -43,7 +45,16 @@ impl Watch {
             Some(pass) => return Err(Error::name(format!("no pass is called {pass}; passes are {}", pass_names().join(", "))).into()),
         };
         let bar = progress::passes(pass_names().len());
-        Ok(Watch { print, last: String::new(), passes: vec![], decisions: vec![], times: c.time_passes, report: c.opt_report.clone(), bar })
+        Ok(Watch {
+            print,
+            last: String::new(),
+            passes: vec![],
+            decisions: vec![],
+            selections: vec![],
+            times: c.time_passes,
+            report: c.opt_report.clone(),
+            bar,
+        })
     }
 
     /// Writes what was asked for, once all passes have run.
@@ -87,7 +98,20 @@ impl Watch {
                 let _ = writeln!(out, "  not {}: {}", r.what, r.why);
             }
         }
+        for s in &self.selections {
+            let _ = writeln!(out, "kernel {}: {}", s.kernel, s.implementation);
+            for (what, why) in &s.refused {
+                let _ = writeln!(out, "  not {what}: {why}");
+            }
+        }
         if out.is_empty() { "no choices were made\n".into() } else { out }
+    }
+
+    /// Which implementation a kernel got.
+    pub fn selection(&mut self, s: &Selection) {
+        if self.report.is_some() {
+            self.selections.push(s.clone());
+        }
     }
 
     /// Times and sizes for --stats.

@@ -145,12 +145,17 @@ impl Job<'_> {
             edge::say(&format!("the first pass whose result differs is {name}: see it with --print-ir-after={name}"));
             return Err(Failure::Different);
         }
-        if agrees(&self.session(self.graph.clone())?.run(&self.inputs)?) {
-            edge::say(&format!("all {} passes and the code agree", names.len()));
-            return Ok(());
+        let program = nnc::build::program(self.graph.clone(), &options, &mut ())?;
+        if !agrees(&nnc::ir::kernel::eval::eval_program(&program, &self.inputs)?) {
+            edge::say("all passes agree; lowering to loops differs: --bisect op finds the operation");
+            return Err(Failure::Different);
         }
-        edge::say("all passes agree; lowering or the code differs: --bisect op finds the operation");
-        Err(Failure::Different)
+        if !agrees(&self.session(self.graph.clone())?.run(&self.inputs)?) {
+            edge::say("all passes and lowering agree; the code differs: --bisect op finds the operation");
+            return Err(Failure::Different);
+        }
+        edge::say(&format!("all {} passes, lowering and the code agree", names.len()));
+        Ok(())
     }
 }
 
