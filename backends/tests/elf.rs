@@ -24,6 +24,11 @@ fn object() -> Vec<u8> {
     bytes.define([10.0f32, 20.0, 30.0].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into());
     m.define_data(table, &bytes).expect("data");
 
+    let last = m.declare_data("last", Linkage::Local, true, false).expect("data");
+    let mut word = DataDescription::new();
+    word.define_zeroinit(8);
+    m.define_data(last, &word).expect("data");
+
     let mut sig = m.make_signature();
     sig.params.push(AbiParam::new(types::I64));
     sig.returns.push(AbiParam::new(types::F32));
@@ -45,6 +50,10 @@ fn object() -> Vec<u8> {
         let address = b.ins().iadd(base, offset);
         b.ins().load(types::F32, MemFlagsData::trusted(), address, 0)
     };
+    // Writable data must be writable after the loader has protected what it relocated.
+    let last = m.declare_data_in_func(last, b.func);
+    let last = b.ins().symbol_value(types::I64, last);
+    b.ins().store(MemFlagsData::trusted(), i, last, 0);
     let (x, y) = (at(&mut b, weights), at(&mut b, table));
     let call = b.ins().call(cosf, &[x]);
     let c = b.inst_results(call)[0];

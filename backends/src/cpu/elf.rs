@@ -187,13 +187,18 @@ impl Writer<'_> {
         self.sections.push(Section { entry: 16, ..Section::new(".dynamic", elf::SHT_DYNAMIC, RW, 8, vec![0; 16 * dynamic_rows]) });
         self.sections.push(Section { entry: 8, ..Section::new(".got", elf::SHT_PROGBITS, RW, 8, vec![0; 8 * self.slots.len()]) });
         self.take_sections(&[SectionKind::ReadOnlyDataWithRel], RW);
-        let relro = self.sections.len();
+        let protected = self.sections.len();
         self.take_sections(&[SectionKind::Data], RW);
         self.take_sections(&[SectionKind::UninitializedData], RW);
+        // What stays writable starts on a page of its own, so that all before it can be protected after relocation.
+        if let Some(s) = self.sections[protected..].first_mut() {
+            s.align = s.align.max(self.page);
+        }
+        let relro: Vec<String> = self.sections[..protected].iter().filter(|s| s.segment == RW).map(|s| s.name.clone()).collect();
         self.sections.retain(|s| s.size > 0 || s.name == ".rela.dyn");
         // Positions moved: name them again.
         let by_name: BTreeMap<String, usize> = self.sections.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        let relro_end = self.sections.iter().take(relro).rposition(|s| s.segment == RW);
+        let relro_end = self.sections.iter().rposition(|s| relro.contains(&s.name));
         self.place_again(&by_name)?;
         let headers = 10;
         self.lay_out(64 + 56 * headers);
@@ -614,11 +619,8 @@ impl Writer<'_> {
         add(elf::PT_GNU_STACK, RW, 0, 0, 0, 16);
         let start = self.sections.iter().find(|s| s.segment == RW).map(|s| s.address);
         if let (Some(start), Some(end)) = (start, relro_end.map(|i| self.sections[i].address + self.sections[i].size)) {
-            // Only whole pages can be protected: what shares the last one stays writable.
-            let whole = if self.sections.iter().any(|s| s.segment == RW && s.address >= end) { end / page * page } else { round_up(end, page) };
-            if whole > start {
-                add(elf::PT_GNU_RELRO, R, start, whole - start, whole - start, 1);
-            }
+            let whole = round_up(end, page);
+            add(elf::PT_GNU_RELRO, R, start, whole - start, whole - start, 1);
         }
         if ph.len() as u64 > headers {
             return Err(bad("more program headers than planned"));
