@@ -1,5 +1,6 @@
 //! Structured control flow over Cranelift's function builder, and the module that functions are compiled into.
 
+use super::unwind::Frames;
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self, AbiParam, Block, BlockArg, InstBuilder, MemFlagsData, Signature, Type, Value, types};
@@ -197,12 +198,14 @@ pub struct Emitter<'m, M: Module> {
     fctx: FunctionBuilderContext,
     /// Text of every function, where it is asked for.
     pub text: Option<String>,
+    /// Unwind tables of every function, where they are asked for.
+    pub frames: Option<Frames>,
 }
 
 impl<'m, M: Module> Emitter<'m, M> {
-    pub fn new(m: &'m mut M, plain: OwnedTargetIsa, text: bool) -> Self {
+    pub fn new(m: &'m mut M, plain: OwnedTargetIsa) -> Self {
         let ctx = m.make_context();
-        Emitter { m, plain, ctx, fctx: FunctionBuilderContext::new(), text: text.then(String::new) }
+        Emitter { m, plain, ctx, fctx: FunctionBuilderContext::new(), text: None, frames: None }
     }
 
     pub fn signature(&self, params: &[Type], returns: &[Type]) -> Signature {
@@ -240,16 +243,21 @@ impl<'m, M: Module> Emitter<'m, M> {
             let _ = writeln!(text, "; {name}\n{}", self.ctx.func.display());
         }
         if self.ctx.func.dfg.num_insts() <= OPTIMISE_UP_TO {
-            return self.m.define_function(id, &mut self.ctx).map_err(|e| module_error(&name, &e));
+            self.m.define_function(id, &mut self.ctx).map_err(|e| module_error(&name, &e))?;
+        } else {
+            if let Err(e) = self.ctx.compile(&*self.plain, &mut Default::default()) {
+                return Err(Error::internal(format!("code generation of `{name}`: {}", e.inner)));
+            }
+            let code = self.ctx.compiled_code().expect("has just been compiled");
+            let align = u64::from(code.buffer.alignment);
+            let bytes = code.code_buffer().to_vec();
+            let relocs: Vec<ModuleReloc> = code.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &self.ctx.func, id)).collect();
+            self.m.define_function_bytes(id, align, &bytes, &relocs).map_err(|e| module_error(&name, &e))?;
         }
-        if let Err(e) = self.ctx.compile(&*self.plain, &mut Default::default()) {
-            return Err(Error::internal(format!("code generation of `{name}`: {}", e.inner)));
+        match (&mut self.frames, self.ctx.compiled_code()) {
+            (Some(frames), Some(code)) => frames.add(self.m.isa(), id, code),
+            _ => Ok(()),
         }
-        let code = self.ctx.compiled_code().expect("has just been compiled");
-        let align = u64::from(code.buffer.alignment);
-        let bytes = code.code_buffer().to_vec();
-        let relocs: Vec<ModuleReloc> = code.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &self.ctx.func, id)).collect();
-        self.m.define_function_bytes(id, align, &bytes, &relocs).map_err(|e| module_error(&name, &e))
     }
 
     /// A function given by its machine code, which refers to nothing outside itself.

@@ -232,9 +232,14 @@ impl Writer<'_> {
             .map(|s| {
                 let zero = s.kind() == SectionKind::UninitializedData;
                 let kind = if zero { elf::SHT_NOBITS } else { elf::SHT_PROGBITS };
-                let data = if zero { vec![] } else { s.data().unwrap_or_default().to_vec() };
+                let mut data = if zero { vec![] } else { s.data().unwrap_or_default().to_vec() };
                 let name = s.name().unwrap_or(".section").to_string();
-                (s.index().0, Section { size: s.size(), ..Section::new(&name, kind, segment, s.align().max(1), data) })
+                if name == ".eh_frame" {
+                    // The end of the table, which linkers take from a start-up file.
+                    data.extend([0; 4]);
+                }
+                let size = if zero { s.size() } else { data.len() as u64 };
+                (s.index().0, Section { size, ..Section::new(&name, kind, segment, s.align().max(1), data) })
             })
             .collect();
         for (index, section) in taken {

@@ -5,6 +5,7 @@ use super::declare::declare_kernel;
 use super::driver::commands::{Form, Tables, encode, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
+use super::unwind::Frames;
 use super::{Options, abi, loops, select};
 use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
@@ -16,16 +17,29 @@ use serde_json::json;
 pub struct Generated {
     /// In the order of [`crate::abi::NAMES`].
     pub functions: [FuncId; 5],
-    pub weight_bytes: u64,
     pub description: String,
+    pub selections: Vec<Selection>,
     /// Cranelift text of all functions, where it was asked for.
     pub text: Option<String>,
+    pub frames: Option<Frames>,
 }
 
-/// Compiles `p` into `m`. `text` asks for the functions' Cranelift text.
+/// Which implementation a kernel got.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The kernel's name.
+    pub kernel: String,
+    pub implementation: &'static str,
+    /// Implementations that would have come first, and why each refused.
+    pub refused: Vec<(&'static str, String)>,
+}
+
+/// Compiles `p` into `m`: into memory, or into an object, and then with unwind tables. `text` asks for Cranelift's text.
 pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usage: Use, text: bool) -> Result<Generated> {
-    let mut e = Emitter::new(m, cranelift_isa(t, usage, false)?, text);
-    let (mut functions, mut forms) = (vec![], vec![]);
+    let mut e = Emitter::new(m, cranelift_isa(t, usage, false)?);
+    e.text = text.then(String::new);
+    e.frames = (usage == Use::Object).then(Frames::default);
+    let (mut functions, mut forms, mut selections) = (vec![], vec![], vec![]);
     let padded = padded_operands(p);
     for (i, k) in p.kernels.iter().enumerate() {
         let choice = select::choose(k, t, padded[i]);
@@ -37,7 +51,8 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
                 id
             }
         };
-        forms.push(Form { function: i as u32, tasks: choice.tasks, work: work(k), extra: choice.extra, scratch: Dim::Const(0) });
+        forms.push(Form { tasks: choice.tasks, extra: choice.extra, work: work(k) });
+        selections.push(Selection { kernel: k.name.to_string(), implementation: choice.implementation, refused: choice.refused });
         functions.push(id);
     }
     let tables = encode(p, &forms)?;
@@ -45,7 +60,7 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
     let machine = Machine::define(&mut e, &tables, &functions)?;
     let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description };
     let functions = abi::define(&mut e, &exports)?;
-    Ok(Generated { functions, weight_bytes: tables.weight_bytes, description, text: e.text })
+    Ok(Generated { functions, description, selections, text: e.text, frames: e.frames })
 }
 
 /// For each kernel, whether all its launches read memory that is nnc's own, which ends on a 64-byte boundary.
@@ -91,7 +106,7 @@ fn describe(p: &Program, t: &Target, tables: &Tables) -> String {
         "outputs": ports(&p.outputs),
         "target": t.name,
         "compiler": concat!("nnc ", env!("CARGO_PKG_VERSION")),
-        "workspace_bytes": number(&(tables.body.clone() + Dim::Const(tables.head().bytes))),
+        "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(tables.head().bytes))),
         "weight_bytes": tables.weight_bytes,
         "flops": number(&p.flops),
     })

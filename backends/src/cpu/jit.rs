@@ -1,7 +1,8 @@
 //! Code in this process's memory.
 
-use super::generate::generate;
+use super::generate::{Selection, generate};
 use super::target::{Use, cranelift_isa, is_native};
+use super::weights::weight_bytes;
 use super::{Options, Weights, loops};
 use crate::abi::{ALIGN, Functions};
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
@@ -17,6 +18,7 @@ pub struct Jit {
     module: Option<JITModule>,
     _weights: Aligned,
     description: String,
+    selections: Vec<Selection>,
 }
 
 // SAFETY: code and weights are never written after construction, and the functions keep no state but a write-once CPU check.
@@ -28,6 +30,11 @@ impl Jit {
     /// The functions of the C ABI. They must not be called after `self` is gone.
     pub fn functions(&self) -> &Functions {
         &self.functions
+    }
+
+    /// Which implementation each kernel got, and why not others.
+    pub fn selections(&self) -> &[Selection] {
+        &self.selections
     }
 
     /// The JSON that `nnc_describe` returns.
@@ -76,7 +83,7 @@ pub fn compile_jit(p: &Program, t: &Target, o: &Options) -> Result<Jit> {
             error: std::mem::transmute::<*const u8, crate::abi::ErrorText>(f[4]),
         }
     };
-    Ok(Jit { functions, module: module.0.take(), _weights: weights, description: g.description })
+    Ok(Jit { functions, module: module.0.take(), _weights: weights, description: g.description, selections: g.selections })
 }
 
 /// Frees the module's memory also where compilation fails.
@@ -109,7 +116,7 @@ impl Aligned {
     }
 
     fn weights(p: &Program) -> Result<Aligned> {
-        let bytes = p.weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64);
+        let bytes = weight_bytes(&p.weights);
         let a = Aligned::zeroed(usize::try_from(bytes).map_err(|_| Error::limit(format!("{bytes} bytes of weights")))?)?;
         for (at, t) in &p.weights {
             let data = t.bytes();

@@ -1,17 +1,22 @@
-//! The CPU backend: loop kernels to native code, in memory ([`compile_jit`]) or in files, behind one C ABI ([`crate::abi`]).
+//! The CPU backend: loop kernels to native code, in memory ([`compile_jit`]) or in files ([`compile`]), behind one C ABI
+//! ([`crate::abi`]).
 //!
-//! Reading order: [`loops`] (a kernel as a function), [`driver`] (a program as tables and the machine that walks them), [`abi`] (the
-//! exported functions), [`generate`] (all of it in one module), then [`jit`]. Fast kernels are written once against a small vector IR
-//! and lowered either to x86 bytes or to Cranelift: [`isa`], [`vir`], one generator such as [`kernels::contract`], [`x86`],
-//! [`portable`], [`declare`].
+//! Reading order: [`select`] (which code a kernel gets), [`loops`] (any kernel as a function), [`driver`] (a program as tables and the
+//! machine that walks them), [`abi`] (the exported functions), [`generate`] (all of it in one module), then [`jit`], [`aot`] and
+//! [`elf`]. Fast kernels are written once against a small vector IR and lowered either to x86 bytes or to Cranelift: [`isa`], [`vir`],
+//! one generator such as [`kernels::contract`], [`x86`], [`portable`], [`declare`].
 
 mod abi;
+mod aot;
+mod archive;
 mod clif;
 mod cpuid;
 pub mod declare;
+mod disassembly;
 mod driver;
 pub mod elf;
 mod generate;
+mod header;
 pub mod isa;
 mod jit;
 pub mod kernels;
@@ -19,10 +24,14 @@ mod loops;
 pub mod portable;
 pub mod select;
 mod target;
+mod unwind;
 pub mod vectorize;
 pub mod vir;
+mod weights;
 pub mod x86;
 
+pub use aot::{Compiled, compile};
+pub use generate::Selection;
 pub use jit::{Jit, compile_jit};
 pub use target::{is_native, native_target};
 

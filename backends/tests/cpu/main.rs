@@ -1,4 +1,5 @@
 //! Programs built by hand, through every door of the CPU backend.
 
+mod files;
 mod machine;
 mod scalars;

@@ -3,6 +3,7 @@
 use super::Ref;
 use super::sizes::{Sizes, Span};
 use crate::abi;
+use crate::cpu::weights::weight_bytes;
 use nnc_ir::dim::Dim;
 use nnc_ir::kernel::{BufferId, BufferRef, Launch, Place, Program, Step};
 use nnc_ir::{Error, Result};
@@ -35,16 +36,12 @@ pub const BASE_INPUTS: u32 = 3;
 /// What a kernel's implementation asks of its launches beside the buffers and sizes of the kernel.
 #[derive(Clone, Debug)]
 pub struct Form {
-    /// Index of the native function.
-    pub function: u32,
     /// Number of tasks over the kernel's sizes `s0`, `s1`...
     pub tasks: Dim,
+    /// Arguments behind the kernel's own sizes, over those.
+    pub extra: Vec<Dim>,
     /// Rough number of scalar operations in a launch, over the kernel's sizes: whether threads are worth it.
     pub work: Dim,
-    /// Sizes that the implementation derives from the kernel's; they follow those in the arguments.
-    pub extra: Vec<Dim>,
-    /// Bytes of scratch memory over the kernel's sizes, 0 for none. Its address follows the sizes.
-    pub scratch: Dim,
 }
 
 /// A compiled program: everything but the kernels' code.
@@ -65,7 +62,6 @@ pub struct Tables {
     /// Words of the longest argument list.
     pub max_args: usize,
     /// Bytes of the body of the workspace, behind its head.
-    pub body: Dim,
     pub body_bytes: Ref,
     /// Texts of the model's own error codes.
     pub texts: Vec<String>,
@@ -86,7 +82,7 @@ struct Encoder<'a> {
     max_args: usize,
 }
 
-/// Encodes a program whose kernels have the given forms. `workspace` of the program excludes the scratch of the forms.
+/// Encodes a program whose kernels have the given forms; the native functions are numbered as the kernels.
 pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     let mut sizes = Sizes::default();
     sizes.inputs(p)?;
@@ -95,13 +91,7 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     }
     check_sizes(p, &p.steps, &mut sizes)?;
     let mut e = Encoder { p, forms, sizes, words: vec![], spans: vec![], allocated: vec![false; p.outputs.len()], max_args: 0 };
-    // Scratch stands behind the program's own workspace; all launches share it, so its size is the largest.
-    let mut scratch = Dim::Const(0);
-    for l in launches(&p.steps) {
-        scratch = scratch.maximum(&in_program(&e.form(l)?.scratch, l));
-    }
-    let body = p.workspace.clone() + scratch;
-    let body_bytes = e.sizes.dim(&body)?;
+    let body_bytes = e.sizes.dim(&p.workspace)?;
     if e.sizes.is_bound_late(body_bytes) {
         return Err(Error::internal("the size of the workspace depends on data"));
     }
@@ -130,7 +120,6 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
         let span = spans.get(&symbol).copied().unwrap_or_default();
         (e.words[at], e.words[at + 1]) = (span.start, span.end);
     }
-    let weight_bytes = p.weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64);
     Ok(Tables {
         plan_slots,
         slots: e.sizes.slots,
@@ -140,9 +129,8 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
         planned_shapes,
         final_shapes,
         max_args: e.max_args,
-        body,
         body_bytes,
-        weight_bytes,
+        weight_bytes: weight_bytes(&p.weights),
         inputs: p.inputs.len(),
         outputs: p.outputs.len(),
         constants: e.sizes.constants,
@@ -311,8 +299,8 @@ impl Encoder<'_> {
     }
 
     fn launch(&mut self, l: &Launch) -> Result<()> {
-        let kernel = &self.p.kernels[l.kernel as usize];
         let form = self.form(l)?.clone();
+        let kernel = &self.p.kernels[l.kernel as usize];
         if l.buffers.len() != kernel.params.len() || l.sizes.len() != kernel.sizes as usize {
             return Err(Error::internal(format!(
                 "`{}` launches {} with {} buffers and {} sizes",
@@ -333,13 +321,10 @@ impl Encoder<'_> {
         for s in l.sizes.iter().chain(&extra) {
             args.extend([BASE_ZERO, self.sizes.dim(s)?.0]);
         }
-        if !form.scratch.is(0) {
-            args.extend([BASE_WORK, self.sizes.dim(&self.p.workspace)?.0]);
-        }
         let tasks = self.sizes.dim(&in_program(&form.tasks, l))?;
         let work = self.sizes.dim(&in_program(&form.work, l))?;
         self.max_args = self.max_args.max(args.len() / 2);
-        self.words.extend([Command::Launch as u32, form.function, tasks.0, work.0, args.len() as u32 / 2]);
+        self.words.extend([Command::Launch as u32, l.kernel, tasks.0, work.0, args.len() as u32 / 2]);
         self.words.extend(args);
         Ok(())
     }
