@@ -3,14 +3,10 @@
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::MatMul;
-use nnc_ir::{DType, Error, Result, V};
+use nnc_ir::{Error, Result, V};
 
-pub const ROWS: &[Row] = &[
-    op("Gemm", 1, (3, 3), gemm),
-    op("Gemm", 11, (2, 3), gemm),
-    op("MatMul", 1, (2, 2), |c| Ok(vec![matmul(c.x(0)?, c.x(1)?)])),
-    op("MatMulInteger", 10, (2, 4), matmul_integer),
-];
+pub const ROWS: &[Row] =
+    &[op("Gemm", 1, (3, 3), gemm), op("Gemm", 11, (2, 3), gemm), op("MatMul", 1, (2, 2), |c| Ok(vec![matmul(c.x(0)?, c.x(1)?)]))];
 
 pub fn matmul<'g>(a: V<'g>, b: V<'g>) -> V<'g> {
     a.builder().op(MatMul { transposed: false, packed: 0, post: vec![] }, &[a, b])
@@ -40,23 +36,4 @@ fn gemm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::shape(format!("C does not stretch to the product: {} and {}", bias.ty(), y.ty())));
     }
     Ok(vec![sum])
-}
-
-/// Integer product of 8-bit operands, zero points taken off, in i32.
-fn matmul_integer<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let wide = |i: usize| c.x(i).map(|v| v.cast(DType::I32));
-    let (mut a, mut b) = (wide(0)?, wide(1)?);
-    if c.opt(2).is_some() {
-        // A zero point per row of A is a column.
-        let zero = wide(2)?;
-        let mut shape = zero.ty().shape;
-        if shape.len() == 1 && !shape[0].is(1) {
-            shape.push(1i64.into());
-        }
-        a = a - zero.reshape(shape);
-    }
-    if c.opt(3).is_some() {
-        b = b - wide(3)?;
-    }
-    Ok(vec![matmul(a, b)])
 }

@@ -3,17 +3,24 @@
 mod activation;
 mod attention;
 mod control;
+mod detect;
+mod einsum;
 mod index;
 mod loss;
 mod math;
 mod matmul;
 mod movement;
 mod norm;
+mod quant;
 mod recurrent;
 mod reduce;
 mod resize;
+mod sample;
 mod shape;
+mod signal;
 mod source;
+mod training;
+mod unique;
 mod window;
 
 use crate::onnx::call::Call;
@@ -61,17 +68,24 @@ pub const TABLE: &[&[Row]] = &[
     activation::ROWS,
     attention::ROWS,
     control::ROWS,
+    detect::ROWS,
+    einsum::ROWS,
     index::ROWS,
     loss::ROWS,
     math::ROWS,
     matmul::ROWS,
     movement::ROWS,
     norm::ROWS,
+    quant::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
     resize::ROWS,
+    sample::ROWS,
     shape::ROWS,
+    signal::ROWS,
     source::ROWS,
+    training::ROWS,
+    unique::ROWS,
     window::ROWS,
 ];
 

@@ -1,0 +1,360 @@
+//! Reading images at positions that are computed: grids, regions of interest, deformable windows; and putting windows together again.
+
+use super::index::ramp;
+use super::matmul::matmul;
+use super::window::{Geometry, group, spatial};
+use super::{Row, op};
+use crate::onnx::call::Call;
+use nnc_ir::ops::contract::ConvTranspose;
+use nnc_ir::ops::index::GatherNd;
+use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::ops::source::{Dims, Iota};
+use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+
+pub const ROWS: &[Row] = &[
+    op("AffineGrid", 20, (2, 2), affine_grid),
+    op("Col2Im", 18, (3, 3), col2im),
+    op("DeformConv", 19, (3, 5), deform_conv),
+    op("GridSample", 16, (2, 2), grid_sample),
+    op("RoiAlign", 10, (3, 3), roi_align),
+];
+
+fn dim<'g>(c: &Call<'g>, d: &Dim, dtype: DType) -> V<'g> {
+    c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype)
+}
+
+/// What lies beyond the edge of an image.
+#[derive(Clone, Copy, PartialEq)]
+enum Beyond {
+    Zeros,
+    Border,
+    Reflection,
+}
+
+/// Images `[N, C, spatial..]` to be read at positions `[N, P]`, one tensor a spatial axis, counted in elements.
+struct Images<'g> {
+    /// `[N, elements, C]`.
+    flat: V<'g>,
+    sizes: Vec<Dim>,
+    beyond: Beyond,
+    /// Reflection turns at the centres of the outermost elements, not at their edges.
+    at_centres: bool,
+}
+
+impl<'g> Images<'g> {
+    fn new(x: V<'g>, beyond: Beyond, at_centres: bool) -> Images<'g> {
+        let s = x.ty().shape;
+        let flat = x.reshape(vec![s[0].clone(), s[1].clone(), Dim::product(&s[2..])]).transpose(&[0, 2, 1]);
+        Images { flat, sizes: s[2..].to_vec(), beyond, at_centres }
+    }
+
+    fn size(&self, axis: usize, dtype: DType) -> V<'g> {
+        self.flat.builder().op(Dims { values: vec![self.sizes[axis].clone()], scalar: true }, &[]).cast(dtype)
+    }
+
+    /// A position brought back inside.
+    fn inside(&self, axis: usize, p: V<'g>) -> V<'g> {
+        let n = self.size(axis, p.ty().dtype);
+        let k = |v: f64| p.scalar_like(v);
+        match self.beyond {
+            Beyond::Zeros => p,
+            Beyond::Border => p.max(k(0.0)).min(n - k(1.0)),
+            Beyond::Reflection => {
+                // Back and forth between the edges: a triangle wave.
+                let (lo, length) = if self.at_centres { (k(0.0), n - k(1.0)) } else { (k(-0.5), n) };
+                let there_and_back = length * k(2.0);
+                let at = (p - lo).abs();
+                let at = p.builder().op(nnc_ir::Op::Map(ScalarFn::Fmod), &[at, there_and_back.max(k(f32::MIN_POSITIVE.into()))]);
+                let folded = at.greater(length).select(there_and_back - at, at) + lo;
+                let outside = p.less(lo).or(p.greater(lo + length));
+                outside.select(folded, p)
+            }
+        }
+    }
+
+    /// The elements at whole positions: `[N, P, C]`.
+    fn at(&self, positions: &[V<'g>]) -> V<'g> {
+        let b = self.flat.builder();
+        let zero = b.constant(Tensor::scalar(0i64));
+        let mut index: Option<V<'g>> = None;
+        let mut valid: Option<V<'g>> = None;
+        for (axis, p) in positions.iter().enumerate() {
+            let n = self.size(axis, DType::I64);
+            let last = n - b.constant(Tensor::scalar(1i64));
+            // Reflected half positions are cut to whole ones.
+            let i = self.inside(axis, *p).map(ScalarFn::Trunc).cast(DType::I64);
+            let here = i.greater_equal(zero).and(i.less_equal(last));
+            valid = Some(valid.map_or(here, |v| v.and(here)));
+            let i = i.max(zero).min(last);
+            index = Some(index.map_or(i, |flat| flat * n + i));
+        }
+        let (Some(index), Some(valid)) = (index, valid) else { return b.poison() };
+        let column = |v: V<'g>| v.reshape(v.ty().shape.into_iter().chain([Dim::Const(1)]).collect());
+        let y = b.op(GatherNd { batch_dims: 1 }, &[self.flat, column(index)]);
+        if self.beyond == Beyond::Zeros { column(valid).select(y, y.scalar_like(0.0)) } else { y }
+    }
+
+    /// The weighted sum over the neighbours of positions: `taps` gives offsets from the position rounded down, and weights.
+    fn interpolated(&self, positions: &[V<'g>], taps: &dyn Fn(V<'g>) -> Vec<(f64, V<'g>)>) -> V<'g> {
+        let mut neighbours: Vec<(Vec<V<'g>>, Option<V<'g>>)> = vec![(vec![], None)];
+        for p in positions {
+            let base = p.floor();
+            let along = taps(*p - base);
+            let grown = neighbours.iter().flat_map(|(at, weight)| {
+                along.iter().map(move |(offset, w)| {
+                    let at = at.iter().copied().chain([base + base.scalar_like(*offset)]).collect();
+                    (at, Some(weight.map_or(*w, |weight| weight * *w)))
+                })
+            });
+            neighbours = grown.collect();
+        }
+        let column = |v: V<'g>| v.reshape(v.ty().shape.into_iter().chain([Dim::Const(1)]).collect());
+        let part = |(at, weight): (Vec<V<'g>>, Option<V<'g>>)| {
+            let y = self.at(&at);
+            weight.map_or(y, |w| y * column(w).cast(y.ty().dtype))
+        };
+        neighbours.into_iter().map(part).reduce(|a, b| a + b).unwrap_or(self.flat.builder().poison())
+    }
+}
+
+fn linear(r: V) -> Vec<(f64, V)> {
+    vec![(0.0, r.scalar_like(1.0) - r), (1.0, r)]
+}
+
+/// Keys 1981 with a = -0.75.
+fn cubic(r: V) -> Vec<(f64, V)> {
+    let k = |v: f64| r.scalar_like(v);
+    let a = -0.75;
+    vec![(-1.0, r + k(1.0)), (0.0, r), (1.0, k(1.0) - r), (2.0, k(2.0) - r)]
+        .into_iter()
+        .map(|(offset, d)| {
+            let weight = if offset == 0.0 || offset == 1.0 {
+                ((k(a + 2.0) * d - k(a + 3.0)) * d) * d + k(1.0)
+            } else {
+                ((k(a) * d - k(5.0 * a)) * d + k(8.0 * a)) * d - k(4.0 * a)
+            };
+            (offset, weight)
+        })
+        .collect()
+}
+
+fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, grid) = (c.x(0)?, c.x(1)?);
+    let (xs, gs) = (x.ty().shape, grid.ty().shape);
+    let axes = spatial(x)?.len();
+    if gs.len() != xs.len() || !gs[gs.len() - 1].is(axes as i64) {
+        return Err(Error::shape(format!("a grid {} for {}", grid.ty(), x.ty())));
+    }
+    let mode = c.word("mode", &["linear", "bilinear", "nearest", "cubic", "bicubic"])?;
+    let beyond = match c.word("padding_mode", &["zeros", "border", "reflection"])? {
+        "zeros" => Beyond::Zeros,
+        "border" => Beyond::Border,
+        _ => Beyond::Reflection,
+    };
+    let at_centres = c.flag("align_corners", false)?;
+    let images = Images::new(x, beyond, at_centres);
+    let flat = grid.reshape(vec![gs[0].clone(), Dim::product(&gs[1..gs.len() - 1]), gs[gs.len() - 1].clone()]);
+    // The grid counts axes from the last, from -1 to 1.
+    let position = |axis: usize| {
+        let p = flat.slice_axis(2, Dim::from(axes - 1 - axis), Dim::Const(1)).reshape(flat.ty().shape[..2].to_vec());
+        let (n, one, two) = (dim(c, &xs[2 + axis], p.ty().dtype), p.scalar_like(1.0), p.scalar_like(2.0));
+        let p = if at_centres { (p + one) / two * (n - one) } else { ((p + one) * n - one) / two };
+        images.inside(axis, if mode == "nearest" { p.map(ScalarFn::Round) } else { p })
+    };
+    let positions: Vec<V<'g>> = (0..axes).map(position).collect();
+    let y = match mode {
+        "nearest" => images.at(&positions),
+        "cubic" | "bicubic" => images.interpolated(&positions, &cubic),
+        _ => images.interpolated(&positions, &linear),
+    };
+    let shape = [&xs[..2], &gs[1..gs.len() - 1]].concat();
+    Ok(vec![y.transpose(&[0, 2, 1]).reshape(shape)])
+}
+
+/// Positions of a regular grid from -1 to 1, mapped by a matrix a sample.
+fn affine_grid<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let theta = c.x(0)?;
+    let size = c.dims_or_read(1, "size")?;
+    let axes = size.len().checked_sub(2).filter(|n| matches!(n, 2 | 3));
+    let axes = axes.ok_or_else(|| Error::shape(format!("a size of {} numbers; [N,C,H,W] or [N,C,D,H,W] is expected", size.len())))?;
+    let ty = theta.ty();
+    if ty.rank() != 3 || !ty.shape[1].is(axes as i64) || !ty.shape[2].is(axes as i64 + 1) {
+        return Err(Error::shape(format!("theta should be [N,{axes},{}], found {ty}", axes + 1)));
+    }
+    let at_corners = c.flag("align_corners", false)?;
+    let area = &size[2..];
+    let mut column = area.to_vec();
+    column.push(Dim::Const(1));
+    let axis = |i: usize| {
+        let at = ramp(c, area[i].clone(), i, axes + 1).cast(ty.dtype);
+        let (n, one, two) = (dim(c, &area[i], ty.dtype), at.scalar_like(1.0), at.scalar_like(2.0));
+        let p = if at_corners { at * two / (n - one) - one } else { (at * two + one) / n - one };
+        p.expand(column.clone())
+    };
+    // The last axis of the image is the first coordinate; a 1 follows the last.
+    let one = theta.scalar_like(1.0).expand(column.clone());
+    let coordinates: Vec<V<'g>> = (0..axes).rev().map(axis).chain([one]).collect();
+    let points = V::concat(&coordinates, axes).reshape(vec![Dim::product(area), Dim::from(axes + 1)]);
+    let y = matmul(points, theta.transpose(&[0, 2, 1]));
+    Ok(vec![y.reshape([&ty.shape[..1], area, &[Dim::from(axes)]].concat())])
+}
+
+/// Sums windows into an image: a transposed convolution whose filters each have a single 1.
+fn col2im<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let (image, block) = (c.known_ints(1, "image_shape")?, c.known_ints(2, "block_shape")?);
+    let n = image.len();
+    let list = |name: &str, len: usize, default: i64| -> Result<Vec<i64>> {
+        let v = c.ints(name)?.unwrap_or(vec![default; len]);
+        if v.len() == len { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {len} integers, found {v:?}"))) }
+    };
+    let (strides, dilations, pads) = (list("strides", n, 1)?, list("dilations", n, 1)?, list("pads", 2 * n, 0)?);
+    let s = x.ty().shape;
+    let limits = |v: &i64| (1..=1 << 20).contains(v);
+    let count = block.iter().try_fold(1i64, |a, b| a.checked_mul(*b)).filter(|k| limits(k) && block.iter().all(limits));
+    let channels = s.get(1).and_then(Dim::as_const).zip(count).filter(|(ck, k)| ck % k == 0).map(|(ck, k)| ck / k);
+    let (Some(count), Some(channels), true) = (count, channels, s.len() == 3 && block.len() == n && strides.iter().chain(&dilations).all(limits))
+    else {
+        return Err(Error::shape(format!("blocks {block:?} of {} into an image {image:?}", x.ty())));
+    };
+    let mut blocks = vec![];
+    let mut output_padding = vec![];
+    for i in 0..n {
+        let slack = image[i] + pads[i] + pads[n + i] - (block[i] - 1) * dilations[i] - 1;
+        if slack < 0 {
+            return Err(Error::shape(format!("a block of {} along an axis of {}", block[i], image[i])));
+        }
+        blocks.push(Dim::Const(slack / strides[i] + 1));
+        output_padding.push(slack % strides[i]);
+    }
+    let mut eye = vec![0f32; (count * count) as usize];
+    (0..count as usize).for_each(|i| eye[i * (count as usize + 1)] = 1.0);
+    let eye = c.b.constant(Tensor::new(&[count as usize, count as usize], &eye)).cast(x.ty().dtype);
+    let kernel: Vec<Dim> = block.iter().map(|b| Dim::Const(*b)).collect();
+    let filters = super::shape::tiled(eye, &[Dim::Const(channels), Dim::Const(1)])?;
+    let filters = filters.reshape([&[Dim::Const(channels * count), Dim::Const(1)], &kernel[..]].concat());
+    let columns = x.reshape([&s[..2], &blocks[..]].concat());
+    let fold = ConvTranspose { strides, dilations, pads, output_padding, group: channels as usize, post: vec![] };
+    Ok(vec![c.b.op(fold, &[columns, filters])])
+}
+
+/// A convolution whose windows read at positions that are shifted one by one.
+fn deform_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, w, offset) = (c.x(0)?, c.x(1)?, c.x(2)?);
+    let (xs, ws, os) = (x.ty().shape, w.ty().shape, offset.ty().shape);
+    let area = spatial(x)?;
+    if area.len() != 2 || ws.len() != 4 || os.len() != 4 {
+        return Err(Error::unsupported(format!("only images of two axes are supported, found {}", x.ty())));
+    }
+    let g = Geometry::read(c, &area, Some(&ws[2..]))?;
+    let (groups, offset_groups) = (group(c)?, c.int("offset_group", 1)?);
+    let (kh, kw) = (g.kernel[0], g.kernel[1]);
+    let taps = kh * kw;
+    let channels = xs[1].as_const().filter(|ch| offset_groups > 0 && ch % offset_groups == 0 && ch % groups as i64 == 0);
+    let outputs = ws[0].as_const().filter(|o| o % groups as i64 == 0);
+    let (Some(channels), Some(outputs)) = (channels, outputs) else {
+        return Err(Error::shape(format!("{} and weights {} with group={groups}, offset_group={offset_groups}", x.ty(), w.ty())));
+    };
+    let (n, out) = (xs[0].clone(), os[2..].to_vec());
+    let points = Dim::product(&out);
+    let og = Dim::Const(offset_groups);
+    // Each group of channels with offsets of its own is an image of its own.
+    let image = x.reshape(vec![n.clone() * og.clone(), xs[1].floor_div(&og), area[0].clone(), area[1].clone()]);
+    let images = Images::new(image, Beyond::Zeros, false);
+    let rows = n.clone() * og.clone();
+    // [N*og, taps, 2, out..]: shifts of the two axes.
+    let shifts = offset.reshape(vec![rows.clone(), Dim::Const(taps), Dim::Const(2), out[0].clone(), out[1].clone()]);
+    let regular = |axis: usize| {
+        let k = |v: i64| c.b.constant(Tensor::scalar(v));
+        let tap = ramp(c, Dim::Const(taps), 0, 3);
+        let tap = if axis == 0 { tap / k(kw) } else { c.b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[tap, k(kw)]) };
+        let at = ramp(c, out[axis].clone(), 1 + axis, 3) * k(g.strides[axis]) + tap * k(g.dilations[axis]);
+        at - c.b.op(Dims { values: vec![g.lo[axis].clone()], scalar: true }, &[])
+    };
+    let position = |axis: usize| {
+        let shift =
+            shifts.slice_axis(2, Dim::from(axis), Dim::Const(1)).reshape(vec![rows.clone(), Dim::Const(taps), out[0].clone(), out[1].clone()]);
+        (shift + regular(axis).cast(shift.ty().dtype)).reshape(vec![rows.clone(), Dim::Const(taps) * points.clone()])
+    };
+    let mut columns = images.interpolated(&[position(0), position(1)], &linear);
+    if let Some(mask) = c.opt(4) {
+        columns = columns * mask.reshape(vec![rows.clone(), Dim::Const(taps) * points.clone(), Dim::Const(1)]);
+    }
+    // [N*og, taps, points, C/og] to [N, groups, (C/groups) * taps, points].
+    let per = Dim::Const(channels / offset_groups);
+    let columns = columns.reshape(vec![rows, Dim::Const(taps), points.clone(), per]).transpose(&[0, 3, 1, 2]);
+    let inner = Dim::Const(channels / groups as i64 * taps);
+    let columns = columns.reshape(vec![n.clone(), Dim::from(groups), inner.clone(), points]);
+    let filters = w.reshape(vec![Dim::from(groups), Dim::Const(outputs / groups as i64), inner]);
+    let y = matmul(filters, columns).reshape(vec![n, Dim::Const(outputs), out[0].clone(), out[1].clone()]);
+    Ok(vec![c.opt(3).map_or(y, |b| y + super::norm::per_channel(b, y))])
+}
+
+/// Averages or maxima of regions, read at a fixed number of points in each bin.
+fn roi_align<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, rois, batch) = (c.x(0)?, c.x(1)?, c.x(2)?);
+    let (xs, rs) = (x.ty().shape, rois.ty().shape);
+    if xs.len() != 4 || rs.len() != 2 || !rs[1].is(4) {
+        return Err(Error::shape(format!("images {} and regions {}", x.ty(), rois.ty())));
+    }
+    let half_pixel = match c.opset {
+        10..16 => false,
+        _ => c.word("coordinate_transformation_mode", &["half_pixel", "output_half_pixel"])? == "half_pixel",
+    };
+    let average = c.word("mode", &["avg", "max"])? == "avg";
+    let positive = |name: &str| {
+        c.int(name, 1).and_then(|n| if (1..=4096).contains(&n) { Ok(n) } else { Err(Error::attribute(format!("attribute `{name}` is {n}"))) })
+    };
+    let (height, width) = (positive("output_height")?, positive("output_width")?);
+    let samples = c.int("sampling_ratio", 0)?;
+    if !(1..=64).contains(&samples) {
+        return Err(Error::unsupported(format!("a sampling_ratio of {samples}: the number of points a bin must be given")));
+    }
+    let dtype = rois.ty().dtype;
+    let scale = rois.scalar_like(c.float("spatial_scale", 1.0)?);
+    let (k, r) = (|v: f64| rois.scalar_like(v), rs[0].clone());
+    let edge = |i: i64| {
+        let e = rois.slice_axis(1, Dim::Const(i), Dim::Const(1)) * scale;
+        if half_pixel { e - k(0.5) } else { e }
+    };
+    // For an axis: [R, bins * samples] low and high neighbours with their weights, and whether the point counts.
+    let axis = |start: i64, end: i64, bins: i64, length: &Dim| {
+        let (start, end) = (edge(start), edge(end));
+        let span = if half_pixel { end - start } else { (end - start).max(k(1.0)) };
+        let i = c.b.op(Iota { shape: vec![Dim::Const(bins * samples)], axis: 0 }, &[]);
+        let at = start + (i.cast(dtype) + k(0.5)) * (span / k((bins * samples) as f64));
+        let n = dim(c, length, dtype);
+        let counts = at.greater_equal(k(-1.0)).and(at.less_equal(n));
+        let at = at.max(k(0.0)).min(n - k(1.0));
+        let low = at.floor();
+        let high = (low + k(1.0)).min(n - k(1.0));
+        (low, high, at - low, counts)
+    };
+    let (y0, y1, yr, y_ok) = axis(1, 3, height, &xs[2]);
+    let (x0, x1, xr, x_ok) = axis(0, 2, width, &xs[3]);
+    let (rows, columns) = (Dim::Const(height * samples), Dim::Const(width * samples));
+    let down = |v: V<'g>| v.reshape(vec![r.clone(), rows.clone(), Dim::Const(1)]);
+    let across = |v: V<'g>| v.reshape(vec![r.clone(), Dim::Const(1), columns.clone()]);
+    let flat = x.reshape(vec![xs[0].clone(), xs[1].clone(), xs[2].clone() * xs[3].clone()]).transpose(&[0, 2, 1]);
+    let every = vec![r.clone(), rows.clone(), columns.clone(), Dim::Const(1)];
+    let image = batch.cast(DType::I64).reshape(vec![r.clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]).expand(every.clone());
+    let counts = down(y_ok).and(across(x_ok)).reshape(every.clone());
+    let one = |v: V<'g>| v.scalar_like(1.0) - v;
+    let tap = |y: V<'g>, wy: V<'g>, x: V<'g>, wx: V<'g>| {
+        let at = (down(y) * dim(c, &xs[3], dtype) + across(x)).cast(DType::I64).reshape(every.clone());
+        let value = c.b.op(GatherNd { batch_dims: 0 }, &[flat, V::concat(&[image, at], 3)]);
+        let weight = (down(wy) * across(wx)).reshape(every.clone()).cast(value.ty().dtype);
+        counts.select(value * weight, value.scalar_like(0.0))
+    };
+    let taps = [tap(y0, one(yr), x0, one(xr)), tap(y0, one(yr), x1, xr), tap(y1, yr, x0, one(xr)), tap(y1, yr, x1, xr)];
+    // [R, height, samples, width, samples, C].
+    let s = Dim::Const(samples);
+    let bins = vec![r, Dim::Const(height), s.clone(), Dim::Const(width), s, xs[1].clone()];
+    let both = taps.into_iter().reduce(|a, b| if average { a + b } else { a.max(b) }).unwrap_or(c.b.poison()).reshape(bins);
+    let y = if average {
+        both.reduce(ReduceKind::Sum, &[2, 4], false) / both.scalar_like((samples * samples) as f64)
+    } else {
+        both.reduce(ReduceKind::Max, &[2, 4], false)
+    };
+    Ok(vec![y.transpose(&[0, 3, 1, 2])])
+}

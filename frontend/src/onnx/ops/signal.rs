@@ -1,0 +1,190 @@
+//! Fourier transforms as matrix products, and the windows that go with them.
+
+use super::index::ramp;
+use super::matmul::matmul;
+use super::{Row, op};
+use crate::onnx::call::Call;
+use nnc_ir::ops::index::Gather;
+use nnc_ir::ops::source::{Dims, Iota};
+use nnc_ir::types::normalize_axis;
+use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+use std::f64::consts::TAU;
+
+pub const ROWS: &[Row] = &[
+    op("BlackmanWindow", 17, (1, 1), |c| window(c, &[0.42, -0.5, 0.08])),
+    op("DFT", 17, (1, 2), |c| dft(c, c.int("axis", 1)?)),
+    op("DFT", 20, (1, 3), |c| match c.opt(2) {
+        Some(_) => dft(c, c.known_ints(2, "axis")?.first().copied().unwrap_or(-2)),
+        None => dft(c, -2),
+    }),
+    // 25/46 and 21/46, as the specification has them.
+    op("HammingWindow", 17, (1, 1), |c| window(c, &[25.0 / 46.0, -21.0 / 46.0])),
+    op("HannWindow", 17, (1, 1), |c| window(c, &[0.5, -0.5])),
+    op("MelWeightMatrix", 17, (5, 5), mel_weights),
+    op("STFT", 17, (2, 4), stft),
+];
+
+fn scalar<'g>(c: &Call<'g>, d: &Dim, dtype: DType) -> V<'g> {
+    c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype)
+}
+
+/// The one number in an integer input, known or read at run time.
+fn length(c: &Call, i: usize, what: &str) -> Result<Dim> {
+    c.dims_or_read(i, what)?.first().cloned().ok_or_else(|| Error::shape(format!("{what} should be one number")))
+}
+
+/// Sum of `terms[j] * cos(2 pi j k / N)`.
+fn window<'g>(c: &Call<'g>, terms: &[f64]) -> Result<Vec<V<'g>>> {
+    let size = length(c, 0, "size")?;
+    let span = if c.flag("periodic", true)? { size.clone() } else { size.clone() - Dim::Const(1) };
+    let k = c.b.op(Iota { shape: vec![size], axis: 0 }, &[]).cast(DType::F64);
+    let turn = k * k.scalar_like(TAU) / scalar(c, &span, DType::F64);
+    let term = |(j, a): (usize, &f64)| (turn * turn.scalar_like(j as f64)).map(ScalarFn::Cos) * turn.scalar_like(*a);
+    let sum = terms.iter().enumerate().map(term).reduce(|a, b| a + b).ok_or_else(|| Error::internal("a window without terms"))?;
+    Ok(vec![sum.cast(c.dtype("output_datatype", Some(DType::F32))?)])
+}
+
+/// Cosines and sines of `2 pi j k / n`, f64 `[rows, columns]`.
+fn waves<'g>(c: &Call<'g>, n: &Dim, rows: &Dim, columns: &Dim) -> (V<'g>, V<'g>) {
+    let product = ramp(c, rows.clone(), 0, 2) * ramp(c, columns.clone(), 1, 2);
+    // Whole turns taken off first: large angles would lose digits.
+    let turn = c.b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[product, scalar(c, n, DType::I64)]).cast(DType::F64);
+    let angle = turn * turn.scalar_like(TAU) / scalar(c, n, DType::F64);
+    (angle.map(ScalarFn::Cos), angle.map(ScalarFn::Sin))
+}
+
+/// The last axis cut or filled with zeros to `n`.
+fn fitted<'g>(x: V<'g>, n: &Dim) -> V<'g> {
+    let ty = x.ty();
+    let last = ty.rank() - 1;
+    let have = ty.shape[last].clone();
+    let cut = x.slice_axis(last, Dim::Const(0), have.minimum(n));
+    let mut hi = vec![Dim::Const(0); ty.rank()];
+    hi[last] = (n - &have).maximum(&Dim::Const(0));
+    cut.pad_zero(vec![Dim::Const(0); ty.rank()], hi)
+}
+
+/// The transform of `[.., length, .., 1 or 2]` along `axis`.
+fn dft<'g>(c: &Call<'g>, axis: i64) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let ty = x.ty();
+    let axis = normalize_axis(axis, ty.rank())?;
+    if axis + 1 >= ty.rank() {
+        return Err(Error::attribute(format!("axis {axis} of {ty} holds real and imaginary parts")));
+    }
+    let (inverse, onesided) = (c.flag("inverse", false)?, c.flag("onesided", false)?);
+    let have = ty.shape[axis].clone();
+    let n = match c.opt(1) {
+        Some(_) => length(c, 1, "dft_length")?,
+        None if inverse && onesided => (have - Dim::Const(1)) * Dim::Const(2),
+        None => have,
+    };
+    Ok(vec![transform(c, x, axis, n, inverse, onesided)?])
+}
+
+/// Computed in f64: sums of many terms cancel, and what should be zero would not be.
+fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -> Result<V<'g>> {
+    let dtype = x.ty().dtype;
+    let x = x.cast(DType::F64);
+    let ty = x.ty();
+    let last = ty.rank() - 1;
+    let parts = ty.shape[last].as_const().filter(|p| matches!(p, 1 | 2));
+    let parts = parts.ok_or_else(|| Error::shape(format!("the last axis of {ty} should hold a real part, or a real and an imaginary one")))?;
+    let half = n.floor_div(&Dim::Const(2)) + Dim::Const(1);
+    let taken = if inverse && onesided { &half } else { &n };
+    // The axis goes to the end, the parts come apart.
+    let mut perm: Vec<usize> = (0..last).filter(|a| *a != axis).collect();
+    perm.push(axis);
+    let part = |i: i64| {
+        let p = x.slice_axis(last, Dim::Const(i), Dim::Const(1)).reshape(ty.shape[..last].to_vec());
+        fitted(p.transpose(&perm), taken)
+    };
+    let (re, im) = (part(0), (parts == 2).then(|| part(1)));
+    let back = |v: V<'g>| {
+        let mut undo = vec![0; perm.len()];
+        perm.iter().enumerate().for_each(|(i, p)| undo[*p] = i);
+        let v = v.transpose(&undo);
+        v.reshape(v.ty().shape.into_iter().chain([Dim::Const(1)]).collect())
+    };
+    let scale = |v: V<'g>| v / scalar(c, &n, ty.dtype);
+    if inverse && onesided {
+        // The other half is the conjugate of this one: every frequency but the first and (for even n) the last counts twice.
+        let (cos, sin) = waves(c, &n, &half, &n);
+        let k = ramp(c, half.clone(), 0, 2);
+        let zero = k.scalar_like(0.0);
+        let alone = k.equal(zero).or((k + k).equal(scalar(c, &n, DType::I64)));
+        let times = alone.select(cos.scalar_like(1.0), cos.scalar_like(2.0));
+        let y = matmul(re, cos * times);
+        return Ok(back(scale(im.map_or(y, |im| y - matmul(im, sin * times)))).cast(dtype));
+    }
+    let bins = if onesided { half } else { n.clone() };
+    let (cos, sin) = waves(c, &n, &n, &bins);
+    let sin = if inverse { -sin } else { sin };
+    let (real, imaginary) = match im {
+        Some(im) => (matmul(re, cos) + matmul(im, sin), matmul(im, cos) - matmul(re, sin)),
+        None => (matmul(re, cos), -matmul(re, sin)),
+    };
+    let (real, imaginary) = if inverse { (scale(real), scale(imaginary)) } else { (real, imaginary) };
+    Ok(V::concat(&[back(real), back(imaginary)], last).cast(dtype))
+}
+
+/// Transforms of frames of `[batch, length, 1 or 2]`: `[batch, frames, bins, 2]`.
+fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let ty = x.ty();
+    if ty.rank() != 3 {
+        return Err(Error::shape(format!("expected [batch, length, parts], found {ty}")));
+    }
+    let step = length(c, 1, "frame_step")?;
+    let size = match (c.opt(3), c.opt(2)) {
+        (Some(_), _) => length(c, 3, "frame_length")?,
+        (None, Some(w)) => w.ty().elems(),
+        (None, None) => ty.shape[1].clone(),
+    };
+    let frames = (&ty.shape[1] - &size).floor_div(&step) + Dim::Const(1);
+    let index = ramp(c, frames, 0, 2) * scalar(c, &step, DType::I64) + ramp(c, size.clone(), 1, 2);
+    let mut framed = c.b.op(Gather { axis: 1 }, &[x, index]);
+    if let Some(w) = c.opt(2) {
+        framed = framed * w.reshape(vec![size.clone(), Dim::Const(1)]);
+    }
+    if framed.is_poison() {
+        return Ok(c.poisoned());
+    }
+    Ok(vec![transform(c, framed, 2, size, false, c.flag("onesided", true)?)?])
+}
+
+/// Triangular filters, evenly spaced in mel, as weights of the bins of a transform.
+fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let number = |i: usize, what: &str| -> Result<f64> {
+        let t = c.fold(c.x(i)?).filter(|t| t.elems() == 1);
+        t.map(|t| t.num(0).as_f64()).ok_or_else(|| c.unknown(i, what))
+    };
+    let (bands, size, rate) = (number(0, "num_mel_bins")?, number(1, "dft_length")?, number(2, "sample_rate")?);
+    let (low, high) = (number(3, "lower_edge_hertz")?, number(4, "upper_edge_hertz")?);
+    if !(1.0..=4096.0).contains(&bands) || !(1.0..=1e6).contains(&size) || rate < 1.0 {
+        return Err(Error::attribute(format!("{bands} bands of a transform of {size} at {rate} Hz")));
+    }
+    let (bands, bins) = (bands as usize, size as usize / 2 + 1);
+    let to_mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();
+    let to_hertz = |mel: f64| 700.0 * (10f64.powf(mel / 2595.0) - 1.0);
+    let step = (to_mel(high) - to_mel(low)) / (bands + 2) as f64;
+    let edge = |i: usize| (((size + 1.0) * to_hertz(to_mel(low) + i as f64 * step)) / rate).floor().clamp(0.0, (bins - 1) as f64) as usize;
+    let mut weights = vec![0f32; bins * bands];
+    for band in 0..bands {
+        let (left, centre, right) = (edge(band), edge(band + 1), edge(band + 2));
+        if left == centre {
+            weights[centre * bands + band] = 1.0;
+        }
+        for bin in left..centre.max(left) {
+            weights[bin * bands + band] = (bin - left) as f32 / (centre - left) as f32;
+        }
+        for bin in centre..right.max(centre) {
+            weights[bin * bands + band] = (right - bin) as f32 / (right - centre) as f32;
+        }
+        if left < centre {
+            weights[centre * bands + band] = 1.0;
+        }
+    }
+    let t = c.b.constant(Tensor::new(&[bins, bands], &weights));
+    Ok(vec![t.cast(c.dtype("output_datatype", Some(DType::F32))?)])
+}

@@ -1,0 +1,85 @@
+//! Optimiser steps of ai.onnx.preview.training: each takes the learning rate, the step number, then parameters, gradients and state.
+
+use super::{MANY, Row, op};
+use crate::onnx::call::Call;
+use nnc_ir::{Error, Result, Tensor, V};
+
+const DOMAIN: &str = "ai.onnx.preview.training";
+
+pub const ROWS: &[Row] = &[
+    op("Adagrad", 1, (2, MANY), adagrad).domain(DOMAIN),
+    op("Adam", 1, (2, MANY), adam).domain(DOMAIN),
+    op("Momentum", 1, (2, MANY), momentum).domain(DOMAIN),
+];
+
+/// Applies `step` to each parameter with its companions: `kinds` values each, all first ones first. Results likewise.
+fn each<'g>(c: &Call<'g>, kinds: usize, step: impl Fn(&[V<'g>]) -> Vec<V<'g>>) -> Result<Vec<V<'g>>> {
+    let x = c.all()?;
+    let rest = &x[2..];
+    let n = rest.len() / kinds;
+    if rest.len() % kinds != 0 {
+        return Err(Error::arity(format!("{} values are no multiple of {kinds}", rest.len())));
+    }
+    let results: Vec<Vec<V<'g>>> = (0..n).map(|i| step(&(0..kinds).map(|k| rest[k * n + i]).collect::<Vec<_>>())).collect();
+    // All but the gradient have a successor.
+    Ok((0..kinds - 1).flat_map(|k| results.iter().map(move |r| r[k])).collect())
+}
+
+fn times<'g>(v: V<'g>, by: f64) -> V<'g> {
+    v * v.scalar_like(by)
+}
+
+/// Whether any step was made before.
+fn later<'g>(t: V<'g>) -> V<'g> {
+    t.greater(t.scalar_like(0.0))
+}
+
+fn adagrad<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (decay, epsilon, norm) = (c.float("decay_factor", 0.0)?, c.float("epsilon", 1e-6)?, c.float("norm_coefficient", 0.0)?);
+    let (rate, t) = (c.x(0)?, c.x(1)?);
+    let t = t.cast(rate.ty().dtype);
+    let rate = rate / (t.scalar_like(1.0) + times(t, decay));
+    each(c, 3, |v| {
+        let [x, g, h] = v else { return vec![] };
+        let g = times(*x, norm) + *g;
+        let h = *h + g * g;
+        vec![*x - rate * g / (h.sqrt() + h.scalar_like(epsilon)), h]
+    })
+}
+
+fn adam<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (alpha, beta, epsilon) = (c.float("alpha", 0.9)?, c.float("beta", 0.999)?, c.float("epsilon", 1e-6)?);
+    let (norm, post) = (c.float("norm_coefficient", 0.0)?, c.float("norm_coefficient_post", 0.0)?);
+    let (rate, t) = (c.x(0)?, c.x(1)?);
+    let steps = t.cast(rate.ty().dtype);
+    let left = |base: f64| {
+        let base = c.b.constant(Tensor::scalar_of(rate.ty().dtype, base));
+        base.scalar_like(1.0) - base.pow(steps)
+    };
+    let corrected = rate * left(beta).sqrt() / left(alpha);
+    let rate = later(t).select(corrected, rate);
+    each(c, 4, |v| {
+        let [x, g, m, h] = v else { return vec![] };
+        let g = times(*x, norm) + *g;
+        let m = times(*m, alpha) + times(g, 1.0 - alpha);
+        let h = times(*h, beta) + times(g * g, 1.0 - beta);
+        let new = *x - rate * (m / (h.sqrt() + h.scalar_like(epsilon)));
+        vec![times(new, 1.0 - post), m, h]
+    })
+}
+
+fn momentum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let needed = |name: &str| c.opt_float(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")));
+    let (alpha, beta, norm) = (needed("alpha")?, needed("beta")?, needed("norm_coefficient")?);
+    let nesterov = c.word("mode", &["standard", "nesterov"])? == "nesterov";
+    let (rate, t) = (c.x(0)?, c.x(1)?);
+    // The first gradient counts in full.
+    let share = later(t).select(rate.scalar_like(beta), rate.scalar_like(1.0));
+    each(c, 3, |v| {
+        let [x, g, m] = v else { return vec![] };
+        let g = times(*x, norm) + *g;
+        let m = times(*m, alpha) + share * g;
+        let direction = if nesterov { g + times(m, alpha) } else { m };
+        vec![*x - rate * direction, m]
+    })
+}
