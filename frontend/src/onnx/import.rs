@@ -36,7 +36,7 @@ pub struct Model {
 }
 
 /// The newest file format that is understood.
-const NEWEST_IR: i64 = 13;
+const NEWEST_IR: i64 = 14;
 
 /// Reads a model file. Tensors stay windows into the mapped file, or into external data files below its folder.
 pub fn load(path: &Path, options: &ImportOptions) -> Result<Model, Report> {
