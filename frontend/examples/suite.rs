@@ -44,8 +44,7 @@ fn case(dir: &Path, atol_rel: f64) -> Result<String, String> {
     for set in sets {
         let path = dir.join("model.onnx");
         let names = {
-            let m = onnx::input_names(&path).map_err(|e| e.to_string())?;
-            m
+            onnx::input_names(&path).map_err(|e| e.to_string())?
         };
         let mut inputs = vec![];
         for k in 0..names.len() {

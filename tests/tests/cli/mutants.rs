@@ -77,7 +77,9 @@ fn model() -> proto::ModelProto {
 fn mutant(k: usize) -> Vec<u8> {
     use prost::Message;
     let mut r = Numbers(0x9e37_79b9_7f4a_7c15 ^ (k as u64 + 1).wrapping_mul(0x2545_f491_4f6c_dd1d));
-    (0..5).for_each(|_| drop(r.below(2)));
+    for _ in 0..5 {
+        r.below(2);
+    }
     let mut m = model();
     let mut bytes = m.encode_to_vec();
     if k < 40 {
