@@ -144,6 +144,27 @@ pub const RULES: &[Rule] = &[
         witness: |b| (x(b, &[2, 3]) * ramp(b, &[3], 0.5)) * x(b, &[]).scalar_like(3.0),
     },
     Rule {
+        name: "constant-outward",
+        find: &["(mul ?y (mul ?x ?c))"],
+        make: |m| {
+            let (x, y, c) = (m.v("?x"), m.v("?y"), m.v("?c"));
+            let inner = m.constant(c) && c.ty().elems().is(1) && !m.constant(x) && !m.constant(y) && m.sole("mul", &["?x", "?c"]);
+            inner.then(|| (y * x) * c)
+        },
+        rounding: Rounding::Other,
+        witness: |b| x(b, &[2, 3]) * (x(b, &[2, 3]) * x(b, &[]).scalar_like(3.0)),
+    },
+    Rule {
+        name: "neutral-extremum",
+        find: &["(max ?x ?c)", "(min ?x ?c)"],
+        make: |m| {
+            let neutral = if m.root() == "max" { f64::NEG_INFINITY } else { f64::INFINITY };
+            (m.number(m.v("?c")) == Some(neutral)).then(|| m.v("?x"))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3]).max(x(b, &[]).scalar_like(f64::NEG_INFINITY)),
+    },
+    Rule {
         name: "scale-past-shift",
         find: &["(mul (add ?x ?c) ?d)"],
         make: |m| {

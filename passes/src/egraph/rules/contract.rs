@@ -61,6 +61,24 @@ pub const RULES: &[Rule] = &[
         witness: |b| conv(b, &[Post::Act(Act::Fn(nnc_ir::ScalarFn::Relu))]) * x(b, &[]).scalar_like(3.0),
     },
     Rule {
+        name: "scale-out-of-matmul",
+        find: &["(matmul ?a (mul ?x ?c) ?w ?p)", "(matmul ?a ?w (mul ?x ?c) ?p)"],
+        make: |m| {
+            let (Op::MatMul(mm), x, w, c) = (m.op("?a"), m.v("?x"), m.v("?w"), m.v("?c")) else { return None };
+            let scaled = m.constant(c) && c.ty().elems().is(1) && c.ty().rank() <= x.ty().rank() && m.sole("mul", &["?x", "?c"]);
+            if !scaled || m.constant(x) || !mm.post.is_empty() || mm.packed > 0 {
+                return None;
+            }
+            let y = if m.pattern() == 0 { m.b.op(mm.clone(), &[x, w]) } else { m.b.op(mm.clone(), &[w, x]) };
+            Some(y * c.reshape(vec![]))
+        },
+        rounding: Rounding::Other,
+        witness: |b| {
+            let scaled = x(b, &[3, 5]) * x(b, &[]).scalar_like(0.25);
+            b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[x(b, &[2, 3]), scaled])
+        },
+    },
+    Rule {
         name: "bias-into-epilogue",
         find: &["(add (contract ?a ?x ?w ?p) ?r)"],
         make: |m| {

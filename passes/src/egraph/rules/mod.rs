@@ -60,7 +60,7 @@ impl Rule {
     /// The rule as egg's rewrites: one for each pattern and each way to read it.
     pub fn compile(&'static self, index: usize) -> Vec<(Rounding, Compiled)> {
         let mut out = vec![];
-        for pattern in self.find {
+        for (number, pattern) in self.find.iter().enumerate() {
             for (head, text) in heads(pattern) {
                 let ast: PatternAst<ENode> = text.parse().unwrap_or_else(|e| panic!("rule {}: {text}: {e}", self.name));
                 let root = match ast.last() {
@@ -69,7 +69,7 @@ impl Rule {
                 };
                 for ast in commuted(&ast) {
                     let pattern = Pattern::new(ast);
-                    let apply = Apply { rule: self, index, head, root, vars: pattern.vars() };
+                    let apply = Apply { rule: self, index, head, root, pattern: number, vars: pattern.vars() };
                     // egg wants distinct names.
                     let name = format!("{}.{}", self.name, out.len());
                     out.push((self.rounding, Rewrite::new(name, pattern, apply).expect("the right side has no variables")));
@@ -141,6 +141,7 @@ pub struct Match<'m, 'g> {
     subst: &'m Subst,
     head: &'static str,
     root: &'static str,
+    pattern: usize,
     pub b: &'g Builder,
     /// Classes that stand as inputs of the builder's graph, in order.
     inputs: RefCell<Vec<(Id, V<'g>)>>,
@@ -198,6 +199,11 @@ impl<'g> Match<'_, 'g> {
     /// The name of the operation at the pattern's root.
     pub fn root(&self) -> &'static str {
         self.root
+    }
+
+    /// Which of the rule's patterns matched.
+    pub fn pattern(&self) -> usize {
+        self.pattern
     }
 
     /// Whether the value follows from constants alone.
@@ -282,6 +288,7 @@ struct Apply {
     index: usize,
     head: &'static str,
     root: &'static str,
+    pattern: usize,
     vars: Vec<Var>,
 }
 
@@ -293,7 +300,7 @@ impl egg::Applier<ENode, Facts> for Apply {
             return vec![];
         }
         let b = Builder::new("");
-        let m = Match { egraph, subst, head: self.head, root: self.root, b: &b, inputs: RefCell::default() };
+        let m = Match { egraph, subst, head: self.head, root: self.root, pattern: self.pattern, b: &b, inputs: RefCell::default() };
         let Some(y) = (self.rule.make)(&m).filter(|y| !y.is_poison()) else { return vec![] };
         // Both sides must have one type: a rule whose other side broadcasts otherwise does not apply.
         if y.ty() != lang::value(egraph, class).ty {

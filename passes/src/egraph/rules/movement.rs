@@ -2,8 +2,12 @@
 
 use super::contract::x;
 use super::{Rounding, Rule};
+use nnc_ir::ops::composite::activation::{Act, Activation};
+use nnc_ir::ops::contract::MatMul;
 use nnc_ir::ops::index::Gather;
+
 use nnc_ir::ops::movement::{Pad, PadMode, Slice};
+use nnc_ir::ops::reduce::{ReduceKind, reduced_shape};
 use nnc_ir::scalar::Out;
 use nnc_ir::{Dim, Op, Tensor, V};
 
@@ -116,6 +120,16 @@ pub const RULES: &[Rule] = &[
         witness: |b| x(b, &[2, 6]).transpose(&[1, 0]).relu(),
     },
     Rule {
+        name: "activation-before-move",
+        find: &["(activation ?f (reshape ?p ?x))", "(activation ?f (transpose ?p ?x))"],
+        make: |m| {
+            let (f, p, x) = (m.op("?f"), m.op("?p"), m.v("?x"));
+            m.sole(p.name(), &["?p", "?x"]).then(|| m.b.op(p.clone(), &[m.b.op(f.clone(), &[x])]))
+        },
+        rounding: Rounding::Same,
+        witness: |b| b.op(Activation { act: Act::HardSwish {} }, &[x(b, &[2, 6]).reshape(dims(&[3, 4]))]),
+    },
+    Rule {
         name: "arithmetic-before-transpose",
         find: &["(binary (transpose ?p ?x) (transpose ?p ?y))"],
         make: |m| {
@@ -157,6 +171,69 @@ pub const RULES: &[Rule] = &[
         },
         rounding: Rounding::Same,
         witness: |b| x(b, &[2, 4, 1, 3]).reshape(dims(&[1, 2, 4, 3])) + super::contract::ramp(b, &[4, 1], 0.5),
+    },
+    Rule {
+        name: "residual-before-reshape",
+        find: &["(add (reshape ?q (contract ?a ?x ?w ?p)) ?r)"],
+        make: |m| {
+            let y = m.contraction()?.build();
+            let (Op::Reshape(q), r) = (m.op("?q"), m.v("?r")) else { return None };
+            let fits = r.ty().shape == q.shape && !m.constant(r);
+            fits.then(|| (y + r.reshape(y.ty().shape)).reshape(q.shape.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| {
+            let y = b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[x(b, &[2, 3]), x(b, &[3, 4])]);
+            y.reshape(dims(&[1, 2, 4])) + x(b, &[1, 2, 4])
+        },
+    },
+    Rule {
+        name: "slice-before-transpose",
+        find: &["(slice ?s (transpose ?p ?x))"],
+        make: |m| {
+            let (Op::Slice(s), Op::Transpose(p)) = (m.op("?s"), m.op("?p")) else { return None };
+            let back = p.inverse().perm;
+            let permuted = |d: &[Dim]| back.iter().map(|i| d[*i].clone()).collect::<Vec<_>>();
+            let steps = if s.steps.is_empty() { vec![] } else { back.iter().map(|i| s.steps[*i]).collect() };
+            let slice = Slice { starts: permuted(&s.starts), sizes: permuted(&s.sizes), steps };
+            Some(m.b.op(slice, &[m.v("?x")]).transpose(&p.perm))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[4, 5, 6]).transpose(&[2, 0, 1]).slice(dims(&[1, 0, 2]), dims(&[3, 4, 2])),
+    },
+    Rule {
+        name: "slice-before-reshape",
+        find: &["(slice ?s (reshape ?p ?x))"],
+        make: |m| {
+            let (Op::Slice(s), Op::Reshape(p)) = (m.op("?s"), m.op("?p")) else { return None };
+            let x = m.v("?x");
+            let from = x.ty().shape;
+            // Axes of length 1 come and go; the others are cut as before.
+            let long = |s: &[Dim]| (0..s.len()).filter(|i| !s[*i].is(1)).collect::<Vec<_>>();
+            let (a, b) = (long(&from), long(&p.shape));
+            let whole_units = (0..p.shape.len()).all(|i| !p.shape[i].is(1) || s.sizes[i].is(1));
+            if a.len() != b.len() || a.iter().zip(&b).any(|(i, j)| from[*i] != p.shape[*j]) || !whole_units {
+                return None;
+            }
+            let (mut starts, mut sizes, mut steps) = (vec![Dim::Const(0); from.len()], from.clone(), vec![1; from.len()]);
+            for (i, j) in a.iter().zip(&b) {
+                (starts[*i], sizes[*i], steps[*i]) = (s.starts[*j].clone(), s.sizes[*j].clone(), s.step(*j));
+            }
+            Some(m.b.op(Slice { starts, sizes, steps }, &[x]).reshape(s.sizes.clone()))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[4, 1, 6]).reshape(dims(&[4, 6, 1])).slice(dims(&[1, 2, 0]), dims(&[2, 3, 1])),
+    },
+    Rule {
+        name: "reduce-keeps-axes",
+        find: &["(reshape ?p (reduce ?r ?x))"],
+        make: |m| {
+            let (Op::Reshape(p), Op::Reduce(r)) = (m.op("?p"), m.op("?r")) else { return None };
+            let kept = reduced_shape(&m.v("?x").ty().shape, &r.axes, true);
+            (!r.keepdims && kept == p.shape).then(|| m.v("?x").reduce(r.kind, &r.axes, true))
+        },
+        rounding: Rounding::Same,
+        witness: |b| x(b, &[2, 3, 4]).reduce(ReduceKind::Max, &[1], false).reshape(dims(&[2, 1, 4])),
     },
     Rule {
         name: "gather-of-one",
