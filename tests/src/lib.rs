@@ -1,5 +1,6 @@
 //! nnc-tests: what the suites in `tests/` share. The suites hold every engine against the interpreter, the interpreter against
 //! ONNX's own test data, and the repository against its own rules.
 
+pub mod assertion;
 pub mod command;
 pub mod data;

@@ -68,7 +68,7 @@ fn spelled(t: &Tok) -> String {
         Tok::Hash(h) => format!("#{h}"),
         Tok::Punct(p) => (*p).into(),
         Tok::Newline => ";".into(),
-        Tok::End => String::new(),
+        Tok::Wrong | Tok::End => String::new(),
     }
 }
 

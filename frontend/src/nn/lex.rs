@@ -26,6 +26,8 @@ pub enum Tok {
     Newline,
     /// `// ...` without the line's end. Only [`Lexer::with_comments`] gives these.
     Comment(String),
+    /// What the lexer has refused.
+    Wrong,
     End,
 }
 
@@ -38,6 +40,7 @@ impl fmt::Display for Tok {
             Tok::Str(s) => write!(f, "string {s:?}"),
             Tok::Punct(p) => write!(f, "`{p}`"),
             Tok::Comment(_) => f.write_str("comment"),
+            Tok::Wrong => f.write_str("an error"),
             Tok::Newline => f.write_str("end of line"),
             Tok::End => f.write_str("end of text"),
         }

@@ -59,7 +59,7 @@ impl Parser<'_> {
             }
             Err((e, pos)) => {
                 self.pos = pos;
-                self.tok = Tok::Newline;
+                self.tok = Tok::Wrong;
                 Err(e.at(&self.loc(pos)))
             }
         }
@@ -527,7 +527,10 @@ impl Parser<'_> {
             Tok::Punct("(") => {
                 self.bump()?;
                 let e = self.expr()?;
-                self.expect(")")?;
+                if !self.eat(")")? {
+                    let e = self.expected::<()>("`)`").unwrap_err();
+                    return Err(e.note(format!("`(` stands at line {}, column {}", pos.line, pos.col)));
+                }
                 return Ok(e);
             }
             Tok::Punct("[") => ExprKind::List(self.list("]", |p| p.expr())?),

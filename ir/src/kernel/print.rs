@@ -134,7 +134,7 @@ impl Display for OriginText<'_> {
 /// Statements; recursion follows the nesting of loops, which lowering keeps small.
 fn block(f: &mut fmt::Formatter<'_>, k: &Kernel, list: &[Stmt], depth: usize) -> fmt::Result {
     let indent = "  ".repeat(depth);
-    let e = |id: &ExprId| ExprText { kernel: k, id: *id, depth: 0, parts: &Cell::new(0) }.to_string();
+    let e = |id: &ExprId| ExprText { kernel: k, id: *id, depth: 0, operand: false, parts: &Cell::new(0) }.to_string();
     for s in list {
         match s {
             Stmt::For { var, lo, hi, body } => {
@@ -174,18 +174,21 @@ struct ExprText<'a> {
     kernel: &'a Kernel,
     id: ExprId,
     depth: u32,
+    /// Stands beside an operator: a sum there needs parentheses.
+    operand: bool,
     /// Parts printed so far.
     parts: &'a Cell<u32>,
 }
 
 impl Display for ExprText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ExprText { kernel: k, id, depth, parts } = *self;
+        let ExprText { kernel: k, id, depth, operand, parts } = *self;
         parts.set(parts.get() + 1);
         if depth > MAX_DEPTH || parts.get() > MAX_PARTS {
             return f.write_str("(..)");
         }
-        let sub = |id: ExprId| ExprText { kernel: k, id, depth: depth + 1, parts };
+        let part = |id: ExprId, operand: bool| ExprText { kernel: k, id, depth: depth + 1, operand, parts };
+        let sub = |id: ExprId| part(id, false);
         match k.exprs.get(id.0 as usize) {
             None => write!(f, "e{}?", id.0),
             // Indices are bare; other constants show their type.
@@ -201,10 +204,8 @@ impl Display for ExprText<'_> {
             Some(Expr::Load { buf, index }) => write!(f, "p{buf}[{}]", sub(*index)),
             Some(Expr::Cast { to, arg }) => write!(f, "{to}({})", sub(*arg)),
             Some(Expr::Map { fun, args }) => match (infix(*fun), &args[..]) {
-                (Some(op), [a, b]) => {
-                    let open = depth > 0;
-                    write!(f, "{}{} {op} {}{}", if open { "(" } else { "" }, sub(*a), sub(*b), if open { ")" } else { "" })
-                }
+                (Some(op), [a, b]) if operand => write!(f, "({} {op} {})", part(*a, true), part(*b, true)),
+                (Some(op), [a, b]) => write!(f, "{} {op} {}", part(*a, true), part(*b, true)),
                 _ => {
                     write!(f, "{}(", fun.name())?;
                     for (i, a) in args.iter().enumerate() {
@@ -258,7 +259,7 @@ mod tests {
             text,
             "kernel scale(p0: read f32[s0], p1: write f32[s0]) sizes 1 task v0 of 1 {
   for v1 in 0..s0 {
-    p1[v1] = tanh((p0[v1] * f32(2.0)))
+    p1[v1] = tanh(p0[v1] * f32(2.0))
   }
 }
 "

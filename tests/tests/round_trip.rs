@@ -1,0 +1,65 @@
+//! Graphs of ONNX models, printed and read back: `.nn` text says everything that a graph holds.
+
+use nnc_frontend::{nn, onnx};
+use nnc_ir::Graph;
+use nnc_tests::data::{onnx_suite, root, skip};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn round_trip(graph: &Graph) -> Result<(), String> {
+    let text = nnc_ir::print::full(graph).to_string();
+    let again = nn::parse(&text, "printed.nn").map_err(|r| format!("{r}\n{text}"))?;
+    let twice = nnc_ir::print::full(&again).to_string();
+    if twice == text && again.len() == graph.len() { Ok(()) } else { Err(format!("{text}\nread and printed again:\n{twice}")) }
+}
+
+/// Models below `folder`, by path.
+fn models(folder: &Path) -> Vec<PathBuf> {
+    let (mut out, mut folders) = (vec![], vec![folder.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "onnx") {
+                out.push(path);
+            }
+        }
+    }
+    out.sort();
+    out
+}
+
+/// Every model that is supported prints and reads back; the number is returned.
+fn check(folder: &Path) -> usize {
+    let mut failures = vec![];
+    let mut read = 0;
+    for path in models(folder) {
+        // What is unsupported has tests of its own.
+        let Ok(model) = onnx::load(&path, &Default::default()) else { continue };
+        read += 1;
+        if let Err(e) = round_trip(&model.graph) {
+            failures.push(format!("{}: {e}", path.display()));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {read} do not read back:\n{}", failures.len(), failures[..failures.len().min(5)].join("\n"));
+    read
+}
+
+#[test]
+fn onnx_suite_cases_read_back() {
+    match onnx_suite() {
+        Ok(folder) => assert!(check(&folder.join("node")) + check(&folder.join("simple")) > 500),
+        Err(why) => skip("onnx_suite_cases_read_back", &why),
+    }
+}
+
+#[test]
+fn benchmark_models_read_back() {
+    let folder = root().join("../shared/bench/models");
+    if folder.is_dir() {
+        assert!(check(&folder) > 5);
+    } else {
+        skip("benchmark_models_read_back", "../shared/bench is absent");
+    }
+}
