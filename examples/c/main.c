@@ -1,7 +1,7 @@
 /* Runs a compiled model on zeros, or on the raw bytes of a file for each input, and prints its outputs.
  *
  *     nnc compile model.onnx -o model.so
- *     cc -O2 -D_GNU_SOURCE -I. -Iruntime/include examples/c/main.c ./model.so -lm -pthread -o run     (model.h lies beside model.so)
+ *     cc -O2 -D_GNU_SOURCE -I. -Iruntime/include examples/c/main.c ./model.so -Wl,-rpath,'$ORIGIN' -lm -pthread -o run     (model.h lies beside model.so)
  *     ./run THREADS [INPUT.raw ...]
  *
  * The sizes come from the library's own plan: nothing about the model is written here but the number of its inputs and outputs and the

@@ -43,9 +43,7 @@ fn case(dir: &Path, atol_rel: f64) -> Result<String, String> {
     sets.sort();
     for set in sets {
         let path = dir.join("model.onnx");
-        let names = {
-            onnx::input_names(&path).map_err(|e| e.to_string())?
-        };
+        let names = { onnx::input_names(&path).map_err(|e| e.to_string())? };
         let mut inputs = vec![];
         for k in 0..names.len() {
             let p = set.join(format!("input_{k}.pb"));

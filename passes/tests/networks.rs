@@ -1,7 +1,7 @@
 //! What the pipeline makes of small networks: which operations are left, and the same numbers.
 
-mod common;
-use common::*;
+mod graphs;
+use graphs::*;
 use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::contract::{Layout, Post};
 use nnc_ir::{Builder, DType, Dim, Op, ScalarFn, Type, V};

@@ -1,7 +1,7 @@
 //! Random graphs: what the pipeline makes of them gives the same values.
 
-mod common;
-use common::*;
+mod graphs;
+use graphs::*;
 use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::contract::MatMul;
 use nnc_ir::ops::movement::Slice;

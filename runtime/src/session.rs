@@ -147,7 +147,7 @@ impl Session {
         let Engine::Native(library) = &self.engine else {
             return Err(Error::internal("only compiled models are bound"));
         };
-        self.check(inputs)?;
+        self.all_given(inputs)?;
         let inputs = self.inputs().iter().zip(inputs).map(|(port, t)| Argument::input(port, t.as_ref())).collect::<Result<Vec<_>>>()?;
         let mut bound = Bound { session: self, library, inputs, outputs: vec![], sized: vec![], work: Aligned::new(0)?, work_bytes: 0 };
         bound.plan()?;

@@ -9,7 +9,7 @@ fn unknown_names_list_the_valid_ones() {
     call(f.path(), "compyle mlp.nn").fails(2, &["compyle", "verbs: compile, run, bench"]);
     call(f.path(), "run mlp.nn --engine warp").fails(2, &["interp", "jit", "so", "cuda", "vulkan"]);
     call(f.path(), "compile mlp.nn -o m.so --target z80").fails(2, &["no target is called `z80`", "native, x86-64"]);
-    call(f.path(), "compile mlp.nn -o m.so --target native,+mmx").fails(2, &["`mmx`"]);
+    call(f.path(), "compile mlp.nn -o m.so --target native,+mmx").fails(2, &["`+mmx`"]);
     call(f.path(), "opt mlp.nn --pass polish").fails(2, &["E0206", "passes are", "cse"]);
     call(f.path(), "compile mlp.nn -o m.nn --print-ir-after=polish").fails(2, &["passes are"]);
     call(f.path(), "compile mlp.nn -o m.nn --stop-after polish").fails(2, &["passes are", "stages are"]);

@@ -121,7 +121,7 @@ fn made_up_inputs_are_the_same_everywhere() {
     // tanh of the columns' sums plus the bias.
     let h = [(0.5 - 2.0 + 1.0 + 0.1f64).tanh(), (-1.0 + 1.0 + 1.0 + 0.25 + 0.2f64).tanh(), (2.0 - 0.5 + 1.0 + 0.3f64).tanh()];
     for v in h {
-        assert!(ones.contains(&format!("{v:.4}")[..6]), "{v} in {ones}");
+        assert!(ones.contains(&format!("{v:.8}")[..6]), "{v} in {ones}");
     }
     let random = |seed: u32| call(f.path(), &format!("run mlp.nn --dim N=2 -i x=random:{seed} --engine interp")).ok();
     assert_eq!(random(5), random(5));

@@ -12,7 +12,19 @@ use std::process::Command;
 use std::sync::Arc;
 
 /// LeNet-5's shapes, small enough to be written out.
-const CNN: &str = "module Lenet (x: f32[1,1,28,28]) -> (y: f32[1,10]) {
+const CNN: &str = "module Conv(c, k) (x) {
+  w = param [c, x.shape[1], k, k] ~ lecun
+  b = param [c] ~ zeros
+  return conv(x, w, b)
+}
+
+module Dense(n) (x) {
+  w = param [n, x.shape[1]] ~ lecun
+  b = param [n] ~ zeros
+  return gemm(x, w, b, transB=1)
+}
+
+module Lenet (x: f32[1,1,28,28]) -> (y: f32[1,10]) {
   h = max_pool(tanh(Conv(6, 5)(x)), kernel_shape=[2, 2], strides=[2, 2])
   h = max_pool(tanh(Conv(16, 5)(h)), kernel_shape=[2, 2], strides=[2, 2])
   h = tanh(Dense(84)(flatten(h)))
@@ -50,7 +62,7 @@ fn build(p: &Path, extra: &[&str]) {
     let main = root().join("examples/c/main.c");
     let mut cc = Command::new("cc");
     cc.current_dir(p).args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-g", "-D_GNU_SOURCE", "-I."]).arg("-I").arg(include).arg(main);
-    output(cc.args(extra).args(["./model.so", "-lm", "-pthread", "-o", "run"]));
+    output(cc.args(extra).args(["./model.so", "-Wl,-rpath,$ORIGIN", "-lm", "-pthread", "-o", "run"]));
 }
 
 #[test]

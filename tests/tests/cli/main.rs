@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 /// A network with a symbolic batch: 4 -> 3 -> 2.
 const MLP: &str = "module mlp(x: f32[N,4]) -> (y: f32[N,2], h: f32[N,3]) {
-  w: f32[4,3] = [[0.5, -1, 2], [0, 1, -0.5], [1, 1, 1], [-2, 0.25, 0]]
-  b: f32[3] = [0.1, 0.2, 0.3]
+  w = f32[4,3] [0.5, -1, 2, 0, 1, -0.5, 1, 1, 1, -2, 0.25, 0]
+  b = f32[3] [0.1, 0.2, 0.3]
   h = tanh(matmul(x, w) + b)
-  v: f32[3,2] = [[1, 2], [3, 4], [5, 6]]
+  v = f32[3,2] [1, 2, 3, 4, 5, 6]
   y = matmul(h, v)
   return y, h
 }

@@ -63,7 +63,7 @@ fn bench_reports_what_scripts_read() {
         assert!(v.as_object().unwrap().contains_key("gflop") && v.as_object().unwrap().contains_key("gflops"));
     }
     assert!(call(f.path(), "bench mlp.nn --dim N=3 --duration 0").ok().contains("median"));
-    call(f.path(), "bench mlp.nn --dim N=3 --duration -1").fails(2, &["E0301"]);
+    call(f.path(), "bench mlp.nn --dim N=3 --duration=-1").fails(2, &["E0301"]);
 }
 
 #[test]

@@ -29,8 +29,8 @@ pub fn compile(a: &Compile) -> Outcome {
         let graph = build::optimized(graph, &options, &mut watch)?;
         watch.finish()?;
         // With --stop-after the text goes where text was asked for.
-        let output = if emit == Emit::Nn { output } else { Path::new("-") };
-        edge::write(output, graph.to_string().as_bytes())?;
+        let (output, text) = if emit == Emit::Nn { (output, nnc_ir::print::full(&graph).to_string()) } else { (Path::new("-"), graph.to_string()) };
+        edge::write(output, text.as_bytes())?;
         return stats(a, json!({"passes": watch.stats()}));
     }
     let program = build::program(graph, &options, &mut watch)?;
@@ -138,8 +138,9 @@ fn library(compiled: &Compiled, output: &Path, target: &Target, options: &Option
     } else {
         edge::say(&format!("{} is for {}, which this machine does not run: it was not called", output.display(), target.name));
     }
-    edge::write(&output.with_extension("h"), compiled.header().as_bytes())?;
-    Ok(draft.publish()?)
+    // The header last: where the library cannot take its place, nothing is left behind.
+    draft.publish()?;
+    edge::write(&output.with_extension("h"), compiled.header().as_bytes())
 }
 
 /// Carries the library's errors through a writer.
