@@ -160,19 +160,33 @@ struct Fold {
 pub struct Group<'g> {
     graph: &'g Graph,
     inside: &'g dyn Fn(NodeId) -> bool,
+    top: Value,
     domain: Vec<Dim>,
     params: Vec<Value>,
     outer: Stage,
     inner: Stage,
     fold: Option<Fold>,
     root: usize,
+    /// Whether there are nodes beside the root.
+    fused: bool,
 }
 
 impl<'g> Group<'g> {
     /// The nodes for which `inside` holds, down from `root`, which is one of them.
     pub fn new(graph: &'g Graph, root: Value, inside: &'g dyn Fn(NodeId) -> bool) -> Result<Group<'g>> {
         let domain = graph.ty(root).shape.clone();
-        let mut group = Group { graph, inside, domain, params: vec![], outer: Stage::default(), inner: Stage::default(), fold: None, root: 0 };
+        let mut group = Group {
+            graph,
+            inside,
+            top: root,
+            domain,
+            params: vec![],
+            outer: Stage::default(),
+            inner: Stage::default(),
+            fold: None,
+            root: 0,
+            fused: false,
+        };
         let at = (0..group.domain.len()).map(Affine::axis).collect();
         group.root = group.term(root, at, false)?;
         Ok(group)
@@ -196,6 +210,7 @@ impl<'g> Group<'g> {
         let node = self.graph.node(v.node);
         let ty = &node.types[v.port as usize];
         let axes = self.axes(folding);
+        self.fused |= v != self.top && (self.inside)(v.node);
         let operand = |i: usize| (node.operands[i], &self.graph.ty(node.operands[i]).shape);
         let term = match &node.op {
             Op::Const(c) if c.0.elems() == 1 || c.0.splat_element().is_some() => Term::Literal(c.0.num(0), c.0.dtype()),
@@ -281,10 +296,13 @@ impl<'g> Group<'g> {
         Ok(i)
     }
 
-    /// The kernel called `name`, of results of type `y`; and the operands of its launch.
-    pub fn lower(self, name: &str, y: &Type) -> (Loops, Vec<Value>) {
+    /// The kernel, and the operands of its launch.
+    pub fn lower(self) -> (Loops, Vec<Value>) {
+        let y = self.graph.ty(self.top);
+        let name = self.graph.node(self.top.node).op.name();
+        let name = if self.fused { format!("fused_{name}") } else { name.to_string() };
         let x: Vec<Type> = self.params.iter().map(|v| self.graph.ty(*v).clone()).collect();
-        let mut k = Loops::new(name, &x, std::slice::from_ref(y), Access::Write);
+        let mut k = Loops::new(&name, &x, std::slice::from_ref(y), Access::Write);
         let out = k.result(0);
         let rank = self.domain.len();
         // Views of the whole nest: those of the outer stage, the outer part of those of the inner stage, the result.

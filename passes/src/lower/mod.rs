@@ -30,7 +30,7 @@ use nnc_ir::graph::{Graph, NodeId, Value};
 use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step};
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
-use program::{Emitter, Site};
+use program::{Compiled, Emitter, Site};
 use std::collections::HashMap;
 
 pub use group::reshape_is_affine;
@@ -39,7 +39,7 @@ pub use movement::contiguous;
 /// The program of a graph, its workspace planned. The report names every node that cannot be lowered.
 pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
     let graph = expand::expand(graph, &has_kernel)?;
-    let mut l = Lowering { target, out: Emitter::new(&graph.name), site: Site::default(), errors: vec![] };
+    let mut l = Lowering { target, out: Emitter::new(&graph.name), site: Site::default(), errors: vec![], compiled: HashMap::new() };
     let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
     let mut targets = vec![];
     for (i, o) in graph.outputs.iter().enumerate() {
@@ -73,6 +73,8 @@ struct Lowering<'t> {
     /// The node at hand.
     site: Site,
     errors: Vec<Error>,
+    /// Kernels of operations on operands of these types.
+    compiled: HashMap<(Op, Vec<Type>), Compiled>,
 }
 
 /// A graph or region while it is lowered.
@@ -208,18 +210,26 @@ impl Lowering<'_> {
         Ok(at)
     }
 
-    /// One kernel that computes all results of the node.
+    /// One kernel that computes all results of the node. Built once for equal nodes on equal types.
     fn kernel(&mut self, frame: &mut Frame, id: NodeId, access: Access, f: impl FnOnce(&mut Loops) -> Result<()>) -> Result<()> {
         let node = frame.graph.node(id);
         let x: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
         let mut buffers = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
-        let mut k = Loops::of(&node.op, &x, &node.types, access);
-        f(&mut k)?;
+        let key = (node.op.clone(), x);
+        let compiled = match self.compiled.get(&key) {
+            Some(c) => c.clone(),
+            None => {
+                let mut k = Loops::of(&node.op, &key.1, &node.types, access);
+                f(&mut k)?;
+                let compiled = self.out.kernel(k);
+                self.compiled.entry(key).or_insert(compiled).clone()
+            }
+        };
         for port in 0..node.types.len() {
             buffers.push(self.result(frame, id, port)?);
         }
         let site = self.site.clone();
-        self.out.launch(&site, k, buffers)
+        self.out.launch_kernel(&site, compiled, buffers)
     }
 
     /// The node and what is inlined into it as one kernel.
@@ -227,7 +237,7 @@ impl Lowering<'_> {
         let graph = frame.graph;
         let root = Value { node: id, port: 0 };
         let inside = |n: NodeId| n == id || inlined[n.0 as usize];
-        let (k, operands) = Group::new(graph, root, &inside)?.lower(graph.node(id).op.name(), graph.ty(root));
+        let (k, operands) = Group::new(graph, root, &inside)?.lower();
         let mut buffers = operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
         buffers.push(self.result(frame, id, 0)?);
         let site = self.site.clone();

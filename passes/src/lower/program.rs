@@ -24,6 +24,13 @@ pub struct Site {
     pub loc: Loc,
 }
 
+/// A kernel of the program and the sizes of a launch.
+#[derive(Clone)]
+pub struct Compiled {
+    kernel: u32,
+    sizes: Vec<Dim>,
+}
+
 #[derive(Default)]
 pub struct Emitter {
     pub program: Program,
@@ -163,12 +170,21 @@ impl Emitter {
         missing.map_or(Ok(()), Err)
     }
 
+    /// The number of a kernel, equal ones having the same, and what its sizes are.
+    pub fn kernel(&mut self, k: Loops) -> Compiled {
+        let (kernel, sizes) = k.finish();
+        let next = self.kernels.len() as u32;
+        Compiled { kernel: *self.kernels.entry(kernel).or_insert(next), sizes }
+    }
+
     /// Launches a kernel on its operands and results, in order.
     pub fn launch(&mut self, site: &Site, k: Loops, buffers: Vec<BufferRef>) -> Result<()> {
-        let (kernel, sizes) = k.finish();
+        let compiled = self.kernel(k);
+        self.launch_kernel(site, compiled, buffers)
+    }
+
+    pub fn launch_kernel(&mut self, site: &Site, Compiled { kernel, sizes }: Compiled, buffers: Vec<BufferRef>) -> Result<()> {
         self.check_bound(&sizes)?;
-        let next = self.kernels.len() as u32;
-        let kernel = *self.kernels.entry(kernel).or_insert(next);
         self.step(Step::Launch(Launch { kernel, buffers, sizes, name: site.name.clone(), loc: site.loc.clone() }));
         Ok(())
     }
