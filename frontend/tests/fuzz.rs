@@ -103,7 +103,8 @@ fn mutate(text: &str, other: &str, r: &mut Random) -> String {
     let mut chars: Vec<char> = text.chars().collect();
     for _ in 0..1 + r.below(4) {
         let at = r.below(chars.len() + 1);
-        let len = r.below(1 + r.below(40)).min(chars.len() - at);
+        let most = r.below(40);
+        let len = r.below(1 + most).min(chars.len() - at);
         match r.below(6) {
             0 => drop(chars.drain(at..at + len)),
             1 => drop(chars.splice(at..at, SPLINTERS[r.below(SPLINTERS.len())].chars())),

@@ -1,6 +1,6 @@
 //! What shares a kernel, and what it costs to find out: launches, kernels and workspace of small programs.
 
-mod common;
+mod graphs;
 
 use nnc_ir::kernel::{Program, Step};
 use nnc_ir::ops::movement::Concat;
@@ -101,7 +101,7 @@ fn tower(layers: usize) -> Graph {
     let b = Builder::new("tower");
     let mut x = b.input("x", f32s(&[1, 4, 6, 6]));
     for _ in 0..layers {
-        x = common::conv(x, 4, 3, 1, 1).tanh();
+        x = graphs::conv(x, 4, 3, 1, 1).tanh();
     }
     b.output("y", x);
     b.finish().unwrap()

@@ -11,8 +11,8 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-fn buffer(p: &mut Program, dtype: DType, elems: impl Into<Dim>, place: Place) -> BufferId {
-    p.buffers.push(Buffer { dtype, elems: elems.into(), place });
+fn buffer(p: &mut Program, dtype: DType, elems: Dim, place: Place) -> BufferId {
+    p.buffers.push(Buffer { dtype, elems, place });
     BufferId(p.buffers.len() as u32 - 1)
 }
 
@@ -68,10 +68,10 @@ fn positives() -> Program {
     let (n, s0, s1) = (Dim::sym("N"), Dim::sym("s0"), Dim::sym("s1"));
     let x = input(&mut p, "x", Type::new(DType::F32, vec![n.clone()]));
     let y = output(&mut p, "y", Type::new(DType::F32, vec![Dim::sym("M")]));
-    let count = buffer(&mut p, DType::I64, 1, Place::Work { offset: 0.into() });
+    let count = buffer(&mut p, DType::I64, Dim::Const(1), Place::Work { offset: Dim::Const(0) });
 
     let mut b = KernelBuilder::new("count", 1);
-    let (px, pc) = (b.param(DType::F32, Access::Read, s0.clone()), b.param(DType::I64, Access::Write, 1.into()));
+    let (px, pc) = (b.param(DType::F32, Access::Read, s0.clone()), b.param(DType::I64, Access::Write, Dim::Const(1)));
     let zero = b.int(0);
     let sum = b.set_new(zero);
     let end = b.dim(&s0);
@@ -154,9 +154,9 @@ fn loops_and_branches_over_launches() {
     let mut p = Program { name: "control".into(), workspace: Dim::Const(192), ..Program::default() };
     let n = input(&mut p, "n", Type::of(DType::I64, &[1]));
     let y = output(&mut p, "y", Type::of(DType::I64, &[1]));
-    let counter = buffer(&mut p, DType::I64, 1, Place::Work { offset: 0.into() });
-    let go = buffer(&mut p, DType::Bool, 1, Place::Work { offset: 64.into() });
-    let odd = buffer(&mut p, DType::Bool, 1, Place::Work { offset: 128.into() });
+    let counter = buffer(&mut p, DType::I64, Dim::Const(1), Place::Work { offset: Dim::Const(0) });
+    let go = buffer(&mut p, DType::Bool, Dim::Const(1), Place::Work { offset: Dim::Const(64) });
+    let odd = buffer(&mut p, DType::Bool, Dim::Const(1), Place::Work { offset: Dim::Const(128) });
     let kernel = |name: &str, f: &dyn Fn(&mut KernelBuilder)| {
         let mut b = KernelBuilder::new(name, 0);
         f(&mut b);
@@ -172,9 +172,9 @@ fn loops_and_branches_over_launches() {
         b.store(odd, zero, bit);
     };
     let start = kernel("start", &|b| {
-        let n = b.param(DType::I64, Access::Read, 1.into());
-        let (c, y) = (b.param(DType::I64, Access::Write, 1.into()), b.param(DType::I64, Access::Write, 1.into()));
-        let (go, odd) = (b.param(DType::Bool, Access::Write, 1.into()), b.param(DType::Bool, Access::Write, 1.into()));
+        let n = b.param(DType::I64, Access::Read, Dim::Const(1));
+        let (c, y) = (b.param(DType::I64, Access::Write, Dim::Const(1)), b.param(DType::I64, Access::Write, Dim::Const(1)));
+        let (go, odd) = (b.param(DType::Bool, Access::Write, Dim::Const(1)), b.param(DType::Bool, Access::Write, Dim::Const(1)));
         let zero = b.int(0);
         let v = b.load(n, zero);
         b.store(c, zero, v);
@@ -182,8 +182,8 @@ fn loops_and_branches_over_launches() {
         flags(b, v, go, odd);
     });
     let down = kernel("down", &|b| {
-        let c = b.param(DType::I64, Access::ReadWrite, 1.into());
-        let (go, odd) = (b.param(DType::Bool, Access::Write, 1.into()), b.param(DType::Bool, Access::Write, 1.into()));
+        let c = b.param(DType::I64, Access::ReadWrite, Dim::Const(1));
+        let (go, odd) = (b.param(DType::Bool, Access::Write, Dim::Const(1)), b.param(DType::Bool, Access::Write, Dim::Const(1)));
         let (zero, one) = (b.int(0), b.int(1));
         let v = b.load(c, zero);
         let v = b.sub(v, one);
@@ -193,7 +193,7 @@ fn loops_and_branches_over_launches() {
     });
     let change = |name: &str, f: ScalarFn, by: i64| {
         kernel(name, &|b| {
-            let y = b.param(DType::I64, Access::ReadWrite, 1.into());
+            let y = b.param(DType::I64, Access::ReadWrite, Dim::Const(1));
             let (zero, by) = (b.int(0), b.int(by));
             let v = b.load(y, zero);
             let v = b.map(f, &[v, by]);
@@ -207,7 +207,7 @@ fn loops_and_branches_over_launches() {
     let branch = Step::If { cond: at(odd), then: vec![add], otherwise: vec![double] };
     p.steps = vec![first, Step::While { cond: at(go), body: vec![branch, last] }];
     let j = jit(&p);
-    for n in [0, 1, 2, 9] {
+    for n in [0i64, 1, 2, 9] {
         let want = (1..=n).rev().fold(0, |y, c| if c % 2 == 1 { y + 1 } else { y * 2 });
         let y = run(j.functions(), &[Tensor::new(&[1], &[n])], 1, None).expect("runs");
         assert_eq!(y[0].to_vec::<i64>(), Some(vec![want]), "{n}");
@@ -220,7 +220,7 @@ fn faults_of_kernels_become_codes() {
     let i = input(&mut p, "i", Type::of(DType::I64, &[1]));
     let y = output(&mut p, "y", Type::of(DType::I64, &[1]));
     let mut b = KernelBuilder::new("pick", 0);
-    let (pi, py) = (b.param(DType::I64, Access::Read, 1.into()), b.param(DType::I64, Access::Write, 1.into()));
+    let (pi, py) = (b.param(DType::I64, Access::Read, Dim::Const(1)), b.param(DType::I64, Access::Write, Dim::Const(1)));
     let (zero, limit) = (b.int(0), b.int(10));
     let v = b.load(pi, zero);
     let out = b.map(ScalarFn::GreaterEqual, &[v, limit]);
@@ -240,7 +240,7 @@ fn chain(launches: usize, distinct: usize) -> Program {
     let n = Dim::Const(16);
     let x = input(&mut p, "x", Type::of(DType::F32, &[16]));
     let y = output(&mut p, "y", Type::of(DType::F32, &[16]));
-    let work = [0, 128].map(|o: i64| buffer(&mut p, DType::F32, 16, Place::Work { offset: o.into() }));
+    let work = [0, 128].map(|o: i64| buffer(&mut p, DType::F32, Dim::Const(16), Place::Work { offset: Dim::Const(o) }));
     for i in 0..distinct {
         p.kernels.push(elementwise(&format!("k{i}"), &n, |b, v| {
             let c = b.num(i as f64, DType::F32);
@@ -253,7 +253,13 @@ fn chain(launches: usize, distinct: usize) -> Program {
         let from = if i == 0 { x } else { work[i % 2] };
         let to = if i + 1 == launches { y } else { work[(i + 1) % 2] };
         let buffers = vec![at(from), at(to)];
-        p.steps.push(Step::Launch(Launch { kernel: (i % distinct) as u32, buffers, sizes: vec![], name: format!("step {i}").into(), loc: Loc::Unknown }));
+        p.steps.push(Step::Launch(Launch {
+            kernel: (i % distinct) as u32,
+            buffers,
+            sizes: vec![],
+            name: format!("step {i}").into(),
+            loc: Loc::Unknown,
+        }));
     }
     p
 }
@@ -277,7 +283,7 @@ fn eight_threads_call_one_library() {
     let n = Dim::sym("N");
     let x = input(&mut p, "x", Type::new(DType::F32, vec![n.clone()]));
     let y = output(&mut p, "y", Type::new(DType::F32, vec![n.clone()]));
-    let t = buffer(&mut p, DType::F32, n.clone(), Place::Work { offset: 0.into() });
+    let t = buffer(&mut p, DType::F32, n.clone(), Place::Work { offset: Dim::Const(0) });
     let s0 = Dim::sym("s0");
     let one = elementwise("tan", &s0, |b, v| b.map(ScalarFn::Tanh, &[v]));
     let two = elementwise("square", &s0, |b, v| b.mul(v, v));
