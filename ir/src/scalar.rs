@@ -403,7 +403,7 @@ impl ScalarFn {
                     GreaterEqual => return Num::B(a >= b),
                     Div => a.checked_div(b).unwrap_or(0),
                     Mod | Fmod => a.checked_rem(b).unwrap_or(0),
-                    Pow => a.wrapping_pow(b.min(u64::from(u32::MAX)) as u32),
+                    Pow => pow_u64(a, b),
                     Neg => a.wrapping_neg(),
                     Abs | Relu => a,
                     Sign => u64::from(a != 0),
@@ -530,20 +530,24 @@ impl ScalarFn {
     }
 }
 
+/// Integer power, wrapping.
+fn pow_u64(mut base: u64, mut exponent: u64) -> u64 {
+    let mut out = 1u64;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            out = out.wrapping_mul(base);
+        }
+        base = base.wrapping_mul(base);
+        exponent >>= 1;
+    }
+    out
+}
+
 /// Integer power; a negative exponent gives what truncation of the real result gives.
 fn pow_i64(a: i64, b: i64) -> i64 {
     match (a, b) {
-        (_, 0..) => {
-            let (mut base, mut e, mut out) = (a, b, 1i64);
-            while e > 0 {
-                if e & 1 == 1 {
-                    out = out.wrapping_mul(base);
-                }
-                base = base.wrapping_mul(base);
-                e >>= 1;
-            }
-            out
-        }
+        // Two's complement: the bits of the product are those of unsigned numbers.
+        (_, 0..) => pow_u64(a as u64, b as u64) as i64,
         (1, _) => 1,
         (-1, _) => {
             if b % 2 == 0 {

@@ -147,10 +147,12 @@ impl Session {
         let Engine::Native(library) = &self.engine else {
             return Err(Error::internal("only compiled models are bound"));
         };
-        self.all_given(inputs)?;
+        self.check(inputs)?;
+        let absent: Vec<&str> = self.inputs().iter().zip(inputs).filter(|(_, t)| t.is_none()).map(|(p, _)| &*p.name).collect();
         let inputs = self.inputs().iter().zip(inputs).map(|(port, t)| Argument::input(port, t.as_ref())).collect::<Result<Vec<_>>>()?;
         let mut bound = Bound { session: self, library, inputs, outputs: vec![], sized: vec![], work: Aligned::new(0)?, work_bytes: 0 };
-        bound.plan()?;
+        // Some models can do without some inputs; where this one cannot, that is what is wrong.
+        bound.plan().map_err(|e| if absent.is_empty() { e } else { e.note(format!("not given: `{}`", absent.join("`, `"))) })?;
         Ok(bound)
     }
 }

@@ -30,6 +30,10 @@ fn models(folder: &Path) -> Vec<PathBuf> {
     out
 }
 
+/// Models that are known not to read back, by folder, and why; one that does is an error too, so the list can only shrink.
+/// `test_loop11`: the shape of a carried value is a symbol of the loop's own body, which text has no place to declare.
+const KNOWN: &[&str] = &["test_loop11"];
+
 /// Every model that is supported prints and reads back; the number is returned.
 fn check(folder: &Path) -> usize {
     let mut failures = vec![];
@@ -38,7 +42,11 @@ fn check(folder: &Path) -> usize {
         // What is unsupported has tests of its own.
         let Ok(model) = onnx::load(&path, &Default::default()) else { continue };
         read += 1;
-        if let Err(e) = round_trip(&model.graph) {
+        let known = path.parent().and_then(Path::file_name).is_some_and(|n| KNOWN.iter().any(|k| n == *k));
+        let result = round_trip(&model.graph);
+        if known {
+            assert!(result.is_err(), "{} reads back now: take it off the list", path.display());
+        } else if let Err(e) = result {
             failures.push(format!("{}: {e}", path.display()));
         }
     }
