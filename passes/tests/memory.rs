@@ -140,6 +140,12 @@ impl Checker<'_> {
                     let (write, reads) = l.buffers.split_last().unwrap();
                     reads.iter().for_each(|r| self.read(r.buffer.0 as usize));
                     let b = write.buffer.0 as usize;
+                    // A result shares its operands' memory only where it is computed element by element, and then all of it.
+                    let mine = self.cells(b);
+                    for x in reads.iter().map(|r| self.cells(r.buffer.0 as usize)) {
+                        let apart = mine.end <= x.start || x.end <= mine.start;
+                        assert!(apart || (reads.len() == 1 && mine == x), "buffer {b} is computed over its operand");
+                    }
                     for c in self.cells(b) {
                         self.cells[c] = b;
                     }

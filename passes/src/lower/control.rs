@@ -30,7 +30,7 @@ struct Counter {
     go: BufferRef,
 }
 
-impl Lowering<'_> {
+impl Lowering {
     pub(super) fn if_(&mut self, frame: &mut Frame, id: NodeId) -> Result<()> {
         let node = frame.graph.node(id);
         let cond = self.operand(frame, node.operands[0])?;

@@ -156,7 +156,7 @@ pub enum Scatter<'a> {
     Nd(ScatterKind),
 }
 
-impl Lowering<'_> {
+impl Lowering {
     /// A copy of x, then the updates in place.
     pub(super) fn scatter(&mut self, frame: &mut Frame, id: NodeId, op: Scatter) -> Result<()> {
         let node = frame.graph.node(id);

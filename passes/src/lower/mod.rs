@@ -36,10 +36,11 @@ use std::collections::HashMap;
 pub use group::reshape_is_affine;
 pub use movement::contiguous;
 
-/// The program of a graph, its workspace planned. The report names every node that cannot be lowered.
-pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
+/// The program of a graph, its workspace planned. The report names every node that cannot be lowered. The loops are the same for
+/// every target: a backend puts its own kernels in the place of those that it recognises.
+pub fn lower(graph: &Graph, _: &Target) -> Result<Program, Report> {
     let graph = expand::expand(graph, &has_kernel)?;
-    let mut l = Lowering { target, out: Emitter::new(&graph.name), site: Site::default(), errors: vec![], compiled: HashMap::new() };
+    let mut l = Lowering { out: Emitter::new(&graph.name), site: Site::default(), errors: vec![], compiled: HashMap::new() };
     let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
     let mut targets = vec![];
     for (i, o) in graph.outputs.iter().enumerate() {
@@ -66,9 +67,7 @@ fn has_kernel(op: &Op, x: &[Type]) -> bool {
     }
 }
 
-struct Lowering<'t> {
-    #[allow(dead_code)]
-    target: &'t Target,
+struct Lowering {
     out: Emitter,
     /// The node at hand.
     site: Site,
@@ -96,7 +95,7 @@ impl Frame<'_> {
     }
 }
 
-impl Lowering<'_> {
+impl Lowering {
     fn input(&mut self, graph: &Graph, i: usize, id: NodeId) -> BufferRef {
         let node = graph.node(id);
         let ty = &node.types[0];

@@ -20,7 +20,7 @@ pub fn contiguous(op: &Slice, x: &[Dim]) -> Option<Dim> {
     fits.then(|| op.starts.iter().zip(row_major(x)).fold(ZERO, |sum, (s, stride)| sum + s.clone() * stride))
 }
 
-impl Lowering<'_> {
+impl Lowering {
     /// Each operand is copied to its place, unless it was computed there.
     pub(super) fn concat(&mut self, frame: &mut Frame, id: NodeId, axis: usize) -> Result<()> {
         let node = frame.graph.node(id);
