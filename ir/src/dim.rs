@@ -175,7 +175,7 @@ impl Dim {
     }
 
     /// Whether the value is at least that of `other`, whatever the sizes.
-    fn never_below(&self, other: &Dim) -> bool {
+    pub(crate) fn never_below(&self, other: &Dim) -> bool {
         (self - other).least().is_some_and(|l| l >= 0)
     }
 

@@ -365,7 +365,7 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
             // What is known outside is known inside.
             let inner = match (is_operand(*v), v.constant(), v.known()) {
                 (false, Some(t), _) => b.constant(t),
-                (false, None, Some(k)) => b.op(Dims { values: k.to_vec(), scalar: ty.rank() == 0 }, &[]).cast(ty.dtype),
+                (false, None, Some(k)) => b.op(Dims { values: k.to_vec(), scalar: false }, &[]).reshape(ty.shape).cast(ty.dtype),
                 _ => b.input("", ty),
             };
             outside.insert(v.value(), inner);

@@ -4,6 +4,7 @@
 mod control;
 mod errors;
 mod external;
+mod families;
 mod hostile;
 mod import;
 mod model;

@@ -112,11 +112,6 @@ impl Primitive for Iota {
     }
 }
 
-/// A constant's contents where it is a small integer tensor: what shape arithmetic starts from.
-pub(crate) fn known_const(t: &Tensor) -> Option<Vec<Dim>> {
-    (t.dtype().is_int() && t.shape().len() <= 1 && t.elems() <= 64).then(|| t.to_ints().unwrap_or_default().into_iter().map(Dim::Const).collect())
-}
-
 /// Attribute text of a shape.
 pub fn shape_attr(shape: &[Dim]) -> Attr {
     Attr::List(shape.iter().map(AttrValue::to_attr).collect())

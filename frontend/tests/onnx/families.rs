@@ -1,0 +1,166 @@
+//! Families of operators that are compositions: each against numbers worked out by hand.
+
+use crate::model::*;
+use nnc_frontend::onnx::proto::*;
+use nnc_ir::Tensor;
+
+fn x(n: &str, shape: &str) -> ValueInfoProto {
+    value(n, F32, shape)
+}
+
+#[test]
+fn einsum_multiplies_sums_and_transposes() {
+    let of = |equation: &str, inputs: &str, shapes: &[(&str, &str)], feeds: &[Tensor]| {
+        let inputs_info = shapes.iter().map(|(n, s)| x(n, s)).collect();
+        run(&single(12, node("Einsum", inputs, "y", vec![string("equation", equation)]), inputs_info, &[]), feeds).remove(0)
+    };
+    let m = f32s(&[2, 2], &[1., 2., 3., 4.]);
+    let v = f32s(&[2], &[10., 1.]);
+    assert_eq!(of("ij,j->i", "a b", &[("a", "2,2"), ("b", "2")], &[m.clone(), v.clone()]), f32s(&[2], &[12., 34.]));
+    assert_eq!(of("ij,kj->ki", "a b", &[("a", "2,2"), ("b", "2,2")], &[m.clone(), m.clone()]), f32s(&[2, 2], &[5., 11., 11., 25.]));
+    assert_eq!(of("ii", "a", &[("a", "2,2")], std::slice::from_ref(&m)), Tensor::scalar(5f32), "the trace");
+    assert_eq!(of("...i->...", "a", &[("a", "2,2")], std::slice::from_ref(&m)), f32s(&[2], &[3., 7.]));
+    assert_eq!(of("i,j", "a b", &[("a", "2"), ("b", "2")], &[v.clone(), v.clone()]), f32s(&[2, 2], &[100., 10., 10., 1.]));
+    assert_eq!(of("ij,j,i->", "a b c", &[("a", "2,2"), ("b", "2"), ("c", "2")], &[m, v.clone(), v]), Tensor::scalar(154f32));
+    let wrong = problems(&single(12, node("Einsum", "a", "y", vec![string("equation", "ij->k")]), vec![x("a", "2,2")], &[]));
+    assert!(wrong[0].contains("equation `ij->k`"), "{wrong:?}");
+}
+
+#[test]
+fn attention_looks_at_nothing_it_must_not() {
+    // One head of size 1; equal scores, so that each query averages the values it may see.
+    let qkv = |length: &str| vec![x("q", length), x("k", length), x("v", length)];
+    let m = single(23, node("Attention", "q k v", "y", vec![int("is_causal", 1)]), qkv("1,1,3,1"), &[]);
+    let zeros = f32s(&[1, 1, 3, 1], &[0.; 3]);
+    let values = f32s(&[1, 1, 3, 1], &[3., 6., 12.]);
+    assert_eq!(run(&m, &[zeros.clone(), zeros.clone(), values.clone()]), [f32s(&[1, 1, 3, 1], &[3., 4.5, 7.])]);
+
+    let mask = [("mask", Tensor::new(&[3, 3], &[true, false, false, false, false, false, false, true, true]))];
+    let m = single(23, node("Attention", "q k v mask", "y", vec![]), qkv("1,1,3,1"), &mask);
+    let y = run(&m, &[zeros.clone(), zeros, values]);
+    assert_eq!(y, [f32s(&[1, 1, 3, 1], &[3., 0., 9.])], "a query that sees nothing gives zero");
+}
+
+#[test]
+fn query_heads_share_keys() {
+    // Two query heads, one of keys; the keys are far apart, so that each query picks one value.
+    let inputs = vec![x("q", "1,2,1,1"), x("k", "1,1,2,1"), x("v", "1,1,2,1")];
+    let m = single(23, node("Attention", "q k v", "y", vec![float("scale", 1.0)]), inputs, &[]);
+    let y = run(&m, &[f32s(&[1, 2, 1, 1], &[100., -100.]), f32s(&[1, 1, 2, 1], &[1., -1.]), f32s(&[1, 1, 2, 1], &[5., 7.])]);
+    assert_eq!(y, [f32s(&[1, 2, 1, 1], &[5., 7.])]);
+}
+
+#[test]
+fn losses_leave_out_what_is_ignored() {
+    let log = f32s(&[3, 2], &[-1., -2., -3., -4., -5., -6.]);
+    let target = ("t", i64s(&[1, -100, 0]));
+    let loss = |attributes: Vec<AttributeProto>| {
+        let op = node("NegativeLogLikelihoodLoss", "x t", "y", [attributes, vec![int("ignore_index", -100)]].concat());
+        run(&single(13, op, vec![x("x", "3,2")], std::slice::from_ref(&target)), std::slice::from_ref(&log)).remove(0)
+    };
+    assert_eq!(loss(vec![string("reduction", "none")]), f32s(&[3], &[2., 0., 5.]));
+    assert_eq!(loss(vec![string("reduction", "sum")]), Tensor::scalar(7f32));
+    assert_eq!(loss(vec![]), Tensor::scalar(3.5f32), "the mean over what counts");
+}
+
+#[test]
+fn suppression_keeps_the_best_of_those_that_overlap() {
+    // The second box covers 9/11 of both; the third is elsewhere.
+    let boxes = f32s(&[1, 3, 4], &[0., 0., 1., 1., 0., 0.1, 1., 1.1, 5., 5., 6., 6.]);
+    let scores = f32s(&[1, 1, 3], &[0.5, 0.9, 0.7]);
+    let select = |limit: i64, overlap: f32, least: f32| {
+        let constants = [("n", i64s(&[limit])), ("o", f32s(&[1], &[overlap])), ("s", f32s(&[1], &[least]))];
+        let op = node("NonMaxSuppression", "b x n o s", "y", vec![]);
+        run(&single(11, op, vec![x("b", "1,k,4"), x("x", "1,1,k")], &constants), &[boxes.clone(), scores.clone()]).remove(0)
+    };
+    let rows = |v: &[i64]| Tensor::new(&[v.len() / 3, 3], v);
+    assert_eq!(select(10, 0.5, 0.0), rows(&[0, 0, 1, 0, 0, 2]));
+    assert_eq!(select(10, 0.9, 0.0), rows(&[0, 0, 1, 0, 0, 2, 0, 0, 0]));
+    assert_eq!(select(1, 0.9, 0.0), rows(&[0, 0, 1]));
+    assert_eq!(select(10, 0.5, 0.8), rows(&[0, 0, 1]));
+    assert_eq!(select(10, 0.5, 1.0), rows(&[]));
+}
+
+#[test]
+fn quantising_rounds_to_even_and_saturates() {
+    let constants = [("s", Tensor::scalar(2f32)), ("z", Tensor::scalar(10u8))];
+    let m = single(13, node("QuantizeLinear", "x s z", "y", vec![]), vec![x("x", "5")], &constants);
+    let y = run(&m, &[f32s(&[5], &[1., 3., -100., 1000., 4.])]);
+    assert_eq!(y, [Tensor::new(&[5], &[10u8, 12, 0, 255, 12])]);
+
+    let per_axis = [("s", f32s(&[2], &[1., 10.])), ("z", Tensor::new(&[2], &[0i8, 1]))];
+    let inputs = vec![value("x", 3, "2,2")];
+    let m = single(13, node("DequantizeLinear", "x s z", "y", vec![int("axis", 0)]), inputs, &per_axis);
+    assert_eq!(run(&m, &[Tensor::new(&[2, 2], &[1i8, 2, 3, -128])]), [f32s(&[2, 2], &[1., 2., 20., -1290.])]);
+}
+
+#[test]
+fn integer_products_take_off_zero_points() {
+    let constants = [("b", Tensor::new(&[2, 1], &[1u8, 255])), ("za", Tensor::scalar(2u8)), ("zb", Tensor::scalar(1u8))];
+    let m = single(10, node("MatMulInteger", "x b za zb", "y", vec![]), vec![value("x", 2, "1,2")], &constants);
+    // (0-2)*(1-1) + (255-2)*(255-1)
+    assert_eq!(run(&m, &[Tensor::new(&[1, 2], &[0u8, 255])]), [Tensor::new(&[1, 1], &[64262i32])]);
+}
+
+#[test]
+fn grids_read_between_elements_and_beyond_the_edge() {
+    let image = f32s(&[1, 1, 2, 2], &[1., 2., 3., 4.]);
+    // The middle of the image, its upper left corner, and far outside to the right.
+    let grid = f32s(&[1, 1, 3, 2], &[0., 0., -1., -1., 3., -0.5]);
+    let sample = |padding: &str| {
+        let attributes = vec![string("mode", "linear"), string("padding_mode", padding)];
+        run(&single(20, node("GridSample", "x g", "y", attributes), vec![x("x", "1,1,2,2"), x("g", "1,1,3,2")], &[]), &[image.clone(), grid.clone()])
+            .remove(0)
+    };
+    assert_eq!(sample("zeros"), f32s(&[1, 1, 1, 3], &[2.5, 0.25, 0.]));
+    assert_eq!(sample("border"), f32s(&[1, 1, 1, 3], &[2.5, 1., 2.]));
+    // 3 is position 3.5 of 0..2: back to 1.5 at the edge, and on to -0.5, which is the edge of element 0.
+    assert_eq!(sample("reflection"), f32s(&[1, 1, 1, 3], &[2.5, 1., 1.]));
+}
+
+#[test]
+fn windows_add_up_to_an_image() {
+    // Two windows of two elements that share one.
+    let constants = [("image", i64s(&[1, 3])), ("block", i64s(&[1, 2]))];
+    let m = single(18, node("Col2Im", "x image block", "y", vec![]), vec![x("x", "1,2,2")], &constants);
+    assert_eq!(run(&m, &[f32s(&[1, 2, 2], &[1., 2., 10., 20.])]), [f32s(&[1, 1, 1, 3], &[1., 12., 20.])]);
+}
+
+#[test]
+fn a_transform_and_its_inverse() {
+    let m = single(17, node("DFT", "x", "y", vec![int("axis", 1), int("onesided", 1)]), vec![x("x", "1,4,1")], &[]);
+    let y = run(&m, &[f32s(&[1, 4, 1], &[1., 2., 3., 4.])]);
+    let near = |got: &[f64], want: &[f64]| got.len() == want.len() && got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+    assert!(near(&y[0].to_f64s(), &[10., 0., -2., 2., -2., 0.]), "{y:?}");
+    let m = single(20, node("DFT", "x", "y", vec![int("inverse", 1), int("onesided", 1)]), vec![x("x", "1,3,2")], &[]);
+    let back = run(&m, &y).remove(0);
+    assert!(near(&back.to_f64s(), &[1., 2., 3., 4.]), "{back:?}");
+}
+
+#[test]
+fn unique_elements_in_order_and_as_they_came() {
+    let of = |sorted: i64| {
+        let m = single(11, node("Unique", "x", "y first inverse counts", vec![int("sorted", sorted)]), vec![x("x", "5")], &[]);
+        run(&m, &[f32s(&[5], &[2., 1., 1., 3., 2.])])
+    };
+    assert_eq!(of(1), [f32s(&[3], &[1., 2., 3.]), i64s(&[1, 0, 3]), i64s(&[1, 0, 0, 2, 1]), i64s(&[2, 2, 1])]);
+    assert_eq!(of(0), [f32s(&[3], &[2., 1., 3.]), i64s(&[0, 1, 3]), i64s(&[0, 1, 1, 2, 0]), i64s(&[2, 2, 1])]);
+}
+
+#[test]
+fn shapes_that_exporters_compute_stay_symbolic() {
+    // torch's expand: shape = where(s == -1, 1, s) with s = [batch, -1, 4] from Shape, Gather, Concat.
+    let nodes = vec![
+        node("Shape", "x", "all", vec![]),
+        node("Slice", "all zero one", "batch", vec![]),
+        node("Concat", "batch rest", "s", vec![int("axis", 0)]),
+        node("Equal", "s open", "is_open", vec![]),
+        node("Where", "is_open ones s", "shape", vec![]),
+        node("Expand", "x shape", "y", vec![]),
+    ];
+    let constants = [("zero", i64s(&[0])), ("one", i64s(&[1])), ("rest", i64s(&[-1, 4])), ("open", i64s(&[-1])), ("ones", i64s(&[1, 1, 1]))];
+    let mut g = graph(vec![x("x", "batch,3,1")], nodes, vec![x("y", "b,3,4")]);
+    g.initializer = constants.iter().map(|(n, t)| nnc_frontend::onnx::tensor::to_proto(n, t)).collect();
+    let m = load(&model(17, g)).unwrap();
+    assert_eq!(m.graph.ty(m.graph.outputs[0].value).to_string(), "f32[batch,3,4]");
+}
