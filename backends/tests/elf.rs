@@ -6,6 +6,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataDescription, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use nnc_backends::cpu::elf::{Library, write_library};
+use nnc_ir::Tensor;
 use std::process::Command;
 
 /// `float f(int64 i)`: cosf of the i-th weight, plus the i-th entry of a table in read-only data.
@@ -66,11 +67,11 @@ fn object() -> Vec<u8> {
 
 fn library(object: &[u8]) -> Vec<u8> {
     let exports = ["test_f".to_string()];
-    let l = Library { object, exports: &exports, soname: "test.so", weights_symbol: "test_weights", weight_bytes: 64 + 4 };
-    let weight = |x: f32| bytes::Bytes::from(x.to_le_bytes().to_vec());
-    let weights = [(0, weight(0.5)), (4, weight(1.0)), (64, weight(2.0))];
+    let weight = |x: &[f32]| Tensor::new(&[x.len()], x);
+    let weights = [(0, weight(&[0.5, 1.0])), (64, weight(&[2.0]))];
+    let l = Library { object, exports: &exports, soname: "test.so", weights_symbol: "test_weights", weights: &weights };
     let mut out = vec![];
-    write_library(&l, weights, &mut out).expect("a library");
+    write_library(&l, &mut out).expect("a library");
     out
 }
 

@@ -48,9 +48,7 @@ impl Compiled<'_> {
     pub fn write_so(&self, soname: &str, out: &mut dyn Write) -> Result<()> {
         let symbol = self.options.weights_symbol();
         let exports = crate::abi::NAMES.map(|n| format!("{}{n}", self.options.prefix));
-        let weights = self.weights();
-        let library = Library { object: &self.object, exports: &exports, soname, weights_symbol: &symbol, weight_bytes: weight_bytes(weights) };
-        write_library(&library, weights.iter().map(|(at, t)| (*at, t.bytes())), out)
+        write_library(&Library { object: &self.object, exports: &exports, soname, weights_symbol: &symbol, weights: self.weights() }, out)
     }
 
     /// A relocatable object, weights included where they are embedded. Returns the file's length.

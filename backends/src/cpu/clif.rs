@@ -260,9 +260,13 @@ impl<'m, M: Module> Emitter<'m, M> {
         }
     }
 
-    /// A function given by its machine code, which refers to nothing outside itself.
+    /// A function given by its x86-64 machine code, which refers to nothing outside itself.
     pub fn define_bytes(&mut self, id: FuncId, bytes: &[u8]) -> Result<()> {
-        self.m.define_function_bytes(id, 64, bytes, &[]).map_err(|e| module_error("emitted kernel", &e))
+        self.m.define_function_bytes(id, 64, bytes, &[]).map_err(|e| module_error("emitted code", &e))?;
+        if let Some(frames) = &mut self.frames {
+            frames.add_emitted(self.m.isa(), id, bytes);
+        }
+        Ok(())
     }
 
     /// Constant data, or zeroed writable data where `bytes` is the number of them.

@@ -7,7 +7,8 @@
 //!
 //! Formats: System V ABI (gABI) chapters 4 and 5, the x86-64 psABI and the Arm 64-bit ELF ABI for relocations.
 
-use nnc_ir::{Error, Result};
+use super::weights::{weight_bytes, write_weights};
+use nnc_ir::{Error, Result, Tensor};
 use object::read::elf::ElfFile64;
 use object::{
     Architecture, Endianness, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionIndex, SectionKind, SymbolIndex,
@@ -26,8 +27,8 @@ pub struct Library<'a> {
     pub soname: &'a str,
     /// The symbol that the code uses for the start of the weights.
     pub weights_symbol: &'a str,
-    /// Length of the weights in the file; 0 where they are elsewhere.
-    pub weight_bytes: u64,
+    /// By ascending byte offsets; empty where the weights are elsewhere.
+    pub weights: &'a [(u64, Tensor)],
 }
 
 /// Functions that libc has; any other import comes from libm.
@@ -124,8 +125,8 @@ struct Writer<'a> {
     weights_at: u64,
 }
 
-/// Writes the library to `out`. `weights` are byte offsets and data in increasing order.
-pub fn write_library(library: &Library<'_>, weights: impl IntoIterator<Item = (u64, bytes::Bytes)>, out: &mut dyn Write) -> Result<()> {
+/// Writes the library to `out`.
+pub fn write_library(library: &Library<'_>, out: &mut dyn Write) -> Result<()> {
     let file = ElfFile64::<Endianness>::parse(library.object).map_err(bad)?;
     let arm = match file.architecture() {
         Architecture::X86_64 => false,
@@ -146,17 +147,7 @@ pub fn write_library(library: &Library<'_>, weights: impl IntoIterator<Item = (u
     let image = w.build()?;
     let io = |e: std::io::Error| Error::io(format!("writing the library: {e}"));
     out.write_all(&image).map_err(io)?;
-    let mut at = 0u64;
-    for (offset, data) in weights {
-        let gap = offset.checked_sub(at).ok_or_else(|| bad("weights overlap"))?;
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), gap), out).map_err(io)?;
-        out.write_all(&data).map_err(io)?;
-        at = offset + data.len() as u64;
-    }
-    if at > library.weight_bytes {
-        return Err(bad("more weights than announced"));
-    }
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), library.weight_bytes - at), out).map_err(io)?;
+    write_weights(library.weights, out)?;
     out.flush().map_err(io)
 }
 
@@ -594,7 +585,7 @@ impl Writer<'_> {
 
     /// Headers and sections, up to the weights.
     fn emit(&mut self, headers: u64, relro_end: Option<usize>) -> Result<Vec<u8>> {
-        let (weights_at, page, weight_bytes) = (self.weights_at, self.page, self.library.weight_bytes);
+        let (weights_at, page, weight_bytes) = (self.weights_at, self.page, weight_bytes(self.library.weights));
         // Program headers: one a segment, then what the loader looks for.
         let mut ph: Vec<[u64; 7]> = vec![];
         let mut add = |kind: u32, flags: u32, at: u64, file: u64, memory: u64, align: u64| {

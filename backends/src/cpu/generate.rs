@@ -6,7 +6,7 @@ use super::driver::commands::{Form, Tables, encode, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
 use super::unwind::Frames;
-use super::{Options, Weights, abi, loops, select};
+use super::{Options, Weights, abi, isa, loops, select, x86};
 use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
 use nnc_ir::ops::Op;
@@ -43,10 +43,16 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
     let padded = padded_operands(p);
     for (i, k) in p.kernels.iter().enumerate() {
         let choice = select::choose(k, t, padded[i]);
+        let name = symbol(i, k);
         let id = match &choice.vector {
-            Some((func, isa)) => declare_kernel(e.m, &symbol(i, k), func, *isa)?,
+            Some((func, isa::Isa::Portable)) => declare_kernel(e.m, &name, func, isa::Isa::Portable)?,
+            Some((func, _)) => {
+                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
+                e.define_bytes(id, &x86::assemble(func)?.bytes)?;
+                id
+            }
             None => {
-                let id = e.declare(&symbol(i, k), Linkage::Local, &[I64, I64], &[])?;
+                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
                 loops::define(&mut e, id, k)?;
                 id
             }
@@ -109,6 +115,7 @@ fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
         "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(tables.head().bytes))),
         "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "weight_bytes": tables.weight_bytes,
+        "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "flops": number(&p.flops),
     })
     .to_string()

@@ -7,8 +7,9 @@ use cranelift_codegen::isa::unwind::UnwindInfo;
 use cranelift_module::FuncId;
 use cranelift_object::ObjectProduct;
 use gimli::constants::{DW_EH_PE_pcrel, DW_EH_PE_sdata4};
-use gimli::write::{Address, CieId, EhFrame, EndianVec, FrameTable, RelocateWriter, Relocation};
+use gimli::write::{Address, CallFrameInstruction, CieId, EhFrame, EndianVec, FrameDescriptionEntry, FrameTable, RelocateWriter, Relocation};
 use gimli::{DwEhPe, LittleEndian};
+use iced_x86::{Code, Decoder, DecoderOptions, Register};
 use nnc_ir::{Error, Result};
 use object::write::StandardSection;
 use object::{RelocationEncoding, RelocationFlags, RelocationKind};
@@ -26,20 +27,49 @@ fn fail(e: impl std::fmt::Display) -> Error {
 }
 
 impl Frames {
+    /// A function that Cranelift has compiled.
     pub fn add(&mut self, isa: &dyn TargetIsa, id: FuncId, code: &CompiledCode) -> Result<()> {
-        let Some(UnwindInfo::SystemV(info)) = code.create_unwind_info(isa).map_err(fail)? else { return Ok(()) };
+        if let Some(UnwindInfo::SystemV(info)) = code.create_unwind_info(isa).map_err(fail)? {
+            let address = self.function(id);
+            self.describe(isa, info.to_fde(address));
+        }
+        Ok(())
+    }
+
+    /// An emitted x86-64 function, which begins with pushes and one subtraction from the stack pointer and restores it at its end only.
+    pub fn add_emitted(&mut self, isa: &dyn TargetIsa, id: FuncId, bytes: &[u8]) {
+        let mut frame = FrameDescriptionEntry::new(self.function(id), bytes.len() as u32);
+        // At entry the stack holds the return address.
+        let mut depth = 8;
+        for i in Decoder::new(64, bytes, DecoderOptions::NONE).iter() {
+            depth += match i.code() {
+                Code::Push_r64 => 8,
+                Code::Sub_rm64_imm32 | Code::Sub_rm64_imm8 if i.op0_register() == Register::RSP => i.immediate(1) as i32,
+                _ => break,
+            };
+            frame.add_instruction(i.next_ip() as u32, CallFrameInstruction::CfaOffset(depth));
+            if let (Code::Push_r64, Some(r)) = (i.code(), dwarf_register(i.op0_register())) {
+                frame.add_instruction(i.next_ip() as u32, CallFrameInstruction::Offset(r, -depth));
+            }
+        }
+        self.describe(isa, frame);
+    }
+
+    fn function(&mut self, id: FuncId) -> Address {
+        self.functions.push(id);
+        Address::Symbol { symbol: self.functions.len() - 1, addend: 0 }
+    }
+
+    fn describe(&mut self, isa: &dyn TargetIsa, frame: FrameDescriptionEntry) {
         let common = match (self.common, isa.create_systemv_cie()) {
             (Some(c), _) => c,
             (None, Some(mut c)) => {
                 c.fde_address_encoding = DwEhPe(DW_EH_PE_pcrel.0 | DW_EH_PE_sdata4.0);
                 *self.common.insert(self.table.add_cie(c))
             }
-            (None, None) => return Ok(()),
+            (None, None) => return,
         };
-        let address = Address::Symbol { symbol: self.functions.len(), addend: 0 };
-        self.table.add_fde(common, info.to_fde(address));
-        self.functions.push(id);
-        Ok(())
+        self.table.add_fde(common, frame);
     }
 
     /// Adds the section to the object.
@@ -65,6 +95,19 @@ impl Frames {
         }
         Ok(())
     }
+}
+
+/// Numbers of the registers that functions must preserve (x86-64 psABI, figure 3.36).
+fn dwarf_register(r: Register) -> Option<gimli::Register> {
+    Some(gimli::Register(match r {
+        Register::RBX => 3,
+        Register::RBP => 6,
+        Register::R12 => 12,
+        Register::R13 => 13,
+        Register::R14 => 14,
+        Register::R15 => 15,
+        _ => return None,
+    }))
 }
 
 struct Section {
