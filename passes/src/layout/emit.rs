@@ -239,23 +239,30 @@ impl Emit<'_> {
 
     /// Puts a matmul's constant weights into panels. Says whether it did.
     fn matmul(&mut self, id: NodeId, constant: &[bool]) -> Result<bool> {
-        let old = self.r.old.node(id);
-        let Op::MatMul(mm) = &old.op else { return Ok(false) };
-        let w = self.r.old.ty(old.operands[1]);
-        let Some([rows, cols]) = w.const_shape().and_then(|s| <[i64; 2]>::try_from(s).ok()) else { return Ok(false) };
-        if mm.packed > 0 || w.dtype != DType::F32 || !constant[old.operands[1].node.0 as usize] || rows == 0 || cols == 0 {
-            return Ok(false);
-        }
-        let (mm, operands) = (mm.clone(), old.operands.clone());
-        let mut args: Vec<Value> = operands.iter().map(|v| self.r.get(*v)).collect();
+        let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, constant), &self.r.old.node(id).op) else { return Ok(false) };
+        let mut args: Vec<Value> = self.r.old.node(id).operands.iter().map(|v| self.r.get(*v)).collect();
         let axis = if mm.transposed { 0 } else { 1 };
         let w = self.filled(args[1], axis, PANEL)?;
         let w = self.split(w, axis, PANEL)?;
         // [K,N/p,p] or [N/p,p,K] -> [N/p,K,p]
         args[1] = self.transposed(w, if mm.transposed { vec![0, 2, 1] } else { vec![1, 0, 2] })?;
-        let packed = if mm.transposed { rows } else { cols } as usize;
-        let y = self.named(id, MatMul { transposed: false, packed, ..mm }, args)?;
+        let y = self.named(id, MatMul { transposed: false, packed, ..mm.clone() }, args)?;
         self.r.set(id, vec![y]);
         Ok(true)
+    }
+}
+
+/// The number of columns of a matmul whose weights can lie in panels, or why they cannot.
+pub fn panels(graph: &Graph, id: NodeId, constant: &[bool]) -> Result<usize, &'static str> {
+    let node = graph.node(id);
+    let Op::MatMul(mm) = &node.op else { return Err("it is no matmul") };
+    let w = graph.ty(node.operands[1]);
+    let shape = w.const_shape().and_then(|s| <[i64; 2]>::try_from(s).ok());
+    match shape {
+        _ if mm.packed > 0 => Err("its weights are packed already"),
+        _ if w.dtype != DType::F32 => Err("kernels for panels take f32"),
+        _ if !constant[node.operands[1].node.0 as usize] => Err("its weights are not constant"),
+        Some([rows, cols]) if rows > 0 && cols > 0 => Ok(if mm.transposed { rows } else { cols } as usize),
+        _ => Err("its weights are no matrix"),
     }
 }

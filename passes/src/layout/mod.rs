@@ -12,6 +12,7 @@ use crate::cost;
 use crate::fold;
 use crate::pass::{Context, Refusal};
 use flexible::{Role, role};
+use nnc_ir::attrs::AttrValue;
 use nnc_ir::ops::contract::{Conv, Layout};
 use nnc_ir::{DType, Dim, Graph, NodeId, Op, Report, Target, Type};
 
@@ -23,25 +24,38 @@ pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let constant = fold::constants(&graph);
     let plan = Plan::new(&graph, &constant, cx.target);
     let blocked = plan.choose();
-    for (node, blocked) in plan.nodes.iter().zip(&blocked) {
-        if let Role::Conv(choice) = &node.role {
-            let (chosen, cycles, refused) = match (choice, blocked) {
-                (Ok(layout), true) => (
-                    format!("{layout:?}").to_lowercase(),
-                    node.cycles[1],
-                    Refusal { what: "plain".into(), why: format!("{:.0} cycles", node.cycles[0]) },
-                ),
-                (Ok(layout), false) => (
-                    "plain".into(),
-                    node.cycles[0],
-                    Refusal { what: format!("{layout:?}").to_lowercase(), why: format!("{:.0} cycles and conversions", node.cycles[1]) },
-                ),
-                (Err(why), _) => ("plain".into(), node.cycles[0], Refusal { what: "blocked".into(), why: why.to_string() }),
-            };
-            cx.decide("layout", &graph, node.id, chosen, cycles, vec![refused]);
+    report(&graph, &plan, &blocked, &constant, cx);
+    emit::emit(&graph, &plan, &blocked, &constant, cx.options.halo)
+}
+
+/// Tells of each convolution and matmul what was chosen, and why not something else.
+fn report(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], cx: &mut Context) {
+    for id in graph.order() {
+        let node = graph.node(id);
+        if let Some(i) = plan.index[id.0 as usize]
+            && let Role::Conv(layout) = &plan.nodes[i].role
+        {
+            let [plain, fast] = plan.nodes[i].cycles;
+            let refuse = |what: &str, why: String| vec![Refusal { what: what.into(), why }];
+            let name = layout.map_or("blocked".into(), |l| l.to_attr().to_string());
+            match (layout, blocked[i]) {
+                (Err(why), _) => cx.decide("layout", graph, id, "plain".into(), plain, refuse(&name, why.to_string())),
+                (Ok(_), true) => cx.decide("layout", graph, id, name, fast, refuse("plain", format!("{plain:.0} cycles"))),
+                (Ok(_), false) => cx.decide("layout", graph, id, "plain".into(), plain, refuse(&name, format!("{fast:.0} cycles and conversions"))),
+            }
+        }
+        if let Op::MatMul(_) = node.op {
+            let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+            let cycles = cost::cycles(&node.op, &x, &node.types, cx.target);
+            match emit::panels(graph, id, constant) {
+                Ok(_) => cx.decide("layout", graph, id, "packed".into(), cycles, vec![]),
+                Err(why) => {
+                    let refused = vec![Refusal { what: "packed".into(), why: why.into() }];
+                    cx.decide("layout", graph, id, "plain".into(), cycles, refused)
+                }
+            }
         }
     }
-    emit::emit(&graph, &plan, &blocked, &constant, cx.options.halo)
 }
 
 /// How a convolution of these types may be blocked, or why not. `constant` says whether its weights are constant, `enters` whether
