@@ -22,6 +22,10 @@ use edge::Failure;
 use nnc::ir::Error;
 use std::process::ExitCode;
 
+/// Graphs are many small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
