@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod control;
 mod convert;
+mod det;
 mod detect;
 mod einsum;
 mod index;
@@ -11,6 +12,7 @@ mod loss;
 mod math;
 mod matmul;
 mod movement;
+mod ngram;
 mod norm;
 mod quant;
 mod recurrent;
@@ -70,6 +72,7 @@ pub const TABLE: &[&[Row]] = &[
     attention::ROWS,
     control::ROWS,
     convert::ROWS,
+    det::ROWS,
     detect::ROWS,
     einsum::ROWS,
     index::ROWS,
@@ -77,6 +80,7 @@ pub const TABLE: &[&[Row]] = &[
     math::ROWS,
     matmul::ROWS,
     movement::ROWS,
+    ngram::ROWS,
     norm::ROWS,
     quant::ROWS,
     recurrent::ROWS,
