@@ -24,6 +24,7 @@ mod load;
 mod memory;
 pub mod npy;
 mod options;
+pub mod profile;
 mod session;
 mod specialize;
 pub mod threads;
