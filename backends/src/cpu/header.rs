@@ -63,6 +63,8 @@ extern \"C\" {
 #define NNC_ABI_VERSION 1
 
 typedef struct nnc_tensor {
+  /* Elements in row-major order. Types of fewer than 8 bits (int4, uint4, int2, uint2, float4e2m1, float6e2m3, float6e3m2) take a byte each:
+     the value's low bits count, integers are sign- or zero-extended on output. Files pack them; memory does not. */
   void    *data;   /* input: NULL = not given. output: the caller's memory, or NULL = allocate through host->alloc */
   int64_t *shape;  /* the caller's storage; outputs': written by plan and run */
   int32_t  rank;   /* output: in, the capacity of shape; out, the rank */

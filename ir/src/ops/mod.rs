@@ -158,6 +158,7 @@ ops! {
         ReadDims "read_dims" source::ReadDims,
         Iota "iota" source::Iota,
         Cast "cast" map::Cast,
+        BitCast "bit_cast" map::BitCast,
         Reduce "reduce" reduce::Reduce,
         ArgReduce "arg_reduce" reduce::ArgReduce,
         Cumulate "cumulate" reduce::Cumulate,
