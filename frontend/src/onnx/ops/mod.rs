@@ -12,6 +12,7 @@ mod matmul;
 mod movement;
 mod norm;
 mod quant;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -77,6 +78,7 @@ pub const TABLE: &[&[Row]] = &[
     movement::ROWS,
     norm::ROWS,
     quant::ROWS,
+    random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
     resize::ROWS,
@@ -144,6 +146,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len())));
     }
     Ok(y)
+}
+
+/// Whether the operator draws random numbers.
+pub fn draws(name: &[u8]) -> bool {
+    random::ROWS.iter().any(|r| r.name.as_bytes() == name)
 }
 
 pub fn qualified(domain: &str, name: &str) -> String {
