@@ -47,7 +47,13 @@ impl Builder {
 
     /// A builder for a region of this graph: its fresh symbols differ from those of the graph.
     pub fn nested(&self, name: impl AsRef<str>) -> Builder {
-        Builder { graph: RefCell::new(Graph::new(name)), loc: self.loc.clone(), fresh: self.fresh.clone(), draws: self.draws.clone(), ..Builder::default() }
+        Builder {
+            graph: RefCell::new(Graph::new(name)),
+            loc: self.loc.clone(),
+            fresh: self.fresh.clone(),
+            draws: self.draws.clone(),
+            ..Builder::default()
+        }
     }
 
     /// Everything built from now on, and every error, stands at `loc`.

@@ -9,6 +9,7 @@ mod index;
 mod loss;
 mod math;
 mod matmul;
+mod ml;
 mod movement;
 mod norm;
 mod quant;
@@ -75,6 +76,9 @@ pub const TABLE: &[&[Row]] = &[
     loss::ROWS,
     math::ROWS,
     matmul::ROWS,
+    ml::features::ROWS,
+    ml::linear::ROWS,
+    ml::tree::ROWS,
     movement::ROWS,
     norm::ROWS,
     quant::ROWS,

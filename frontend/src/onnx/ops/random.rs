@@ -71,7 +71,9 @@ fn multinomial<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let dtype = c.dtype("dtype", Some(DType::I32))?;
     let samples = c.int("sample_size", 1)?;
     if ty.rank() != 2 || samples < 0 || !matches!(dtype, DType::I32 | DType::I64) {
-        return Err(Error::attribute(format!("expected [batch,classes], a sample_size of at least 0 and i32 or i64, found {ty}, {samples} and {dtype}")));
+        return Err(Error::attribute(format!(
+            "expected [batch,classes], a sample_size of at least 0 and i32 or i64, found {ty}, {samples} and {dtype}"
+        )));
     }
     let (batch, classes) = (ty.shape[0].clone(), ty.shape[1].clone());
     let weights = (x - x.max_keep(&[1])).exp();
