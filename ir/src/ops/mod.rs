@@ -10,9 +10,11 @@ pub mod control;
 pub mod index;
 pub mod map;
 pub mod movement;
+pub mod random;
 pub mod reduce;
 pub mod sort;
 pub mod source;
+pub mod tree;
 pub mod window;
 
 use crate::attrs::{Attr, Attrs};
@@ -157,6 +159,7 @@ ops! {
         Dims "dims" source::Dims,
         ReadDims "read_dims" source::ReadDims,
         Iota "iota" source::Iota,
+        Random "random" random::Random,
         Cast "cast" map::Cast,
         BitCast "bit_cast" map::BitCast,
         Reduce "reduce" reduce::Reduce,
@@ -180,6 +183,7 @@ ops! {
         ScatterElements "scatter_elements" index::ScatterElements,
         ScatterNd "scatter_nd" index::ScatterNd,
         NonZero "non_zero" index::NonZero,
+        TreeLeaves "tree_leaves" tree::TreeLeaves,
         TopK "top_k" sort::TopK,
         If "if" control::If,
         Loop "loop" control::Loop,

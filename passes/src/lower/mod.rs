@@ -15,9 +15,11 @@ mod loops;
 mod movement;
 mod norm;
 mod program;
+mod random;
 mod reduce;
 mod scalar;
 mod sort;
+mod tree;
 mod view;
 mod window;
 
@@ -262,6 +264,7 @@ impl Lowering {
                 }
                 Ok(())
             }),
+            Op::Random(op) => self.kernel(frame, id, Write, |k| random::random(k, op)),
             Op::ReadDims(d) => self.read_dims(frame, id, &d.symbols),
             Op::ArgReduce(op) => self.kernel(frame, id, Write, |k| {
                 reduce::arg_reduce(k, op);
@@ -286,6 +289,7 @@ impl Lowering {
             Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
             Op::ScatterNd(op) => self.scatter(frame, id, Scatter::Nd(op.reduction)),
             Op::NonZero(op) => self.non_zero(frame, id, op),
+            Op::TreeLeaves(op) => self.kernel(frame, id, Write, |k| tree::leaves(k, op)),
             Op::TopK(op) => self.kernel(frame, id, ReadWrite, |k| sort::top_k(k, op)),
             Op::If(_) => self.if_(frame, id),
             Op::Loop(op) => self.loop_(frame, id, op),
