@@ -174,6 +174,7 @@ ops! {
         Expand "expand" movement::Expand,
         Slice "slice" movement::Slice,
         Concat "concat" movement::Concat,
+        Interleave "interleave" movement::Interleave,
         Pad "pad" movement::Pad,
         Pack "pack" movement::Pack,
         Unpack "unpack" movement::Unpack,

@@ -279,6 +279,7 @@ impl Lowering {
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
             Op::Concat(op) => self.concat(frame, id, op.axis),
+            Op::Interleave(op) => self.interleave(frame, id, op),
             Op::Pad(op) if op.mode == PadMode::Constant => self.kernel(frame, id, Write, |k| movement::pad_constant(k, op)),
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
