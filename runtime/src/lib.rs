@@ -19,6 +19,7 @@ pub mod build;
 pub mod compare;
 mod describe;
 pub mod fill;
+mod gradient;
 mod library;
 mod load;
 mod memory;
@@ -31,6 +32,7 @@ pub mod threads;
 
 pub use build::{compile, compile_with, session};
 pub use describe::{Description, Port, Size};
+pub use gradient::gradient;
 pub use library::Library;
 pub use load::{Format, Model, declared_inputs, load, parse};
 pub use memory::Aligned;

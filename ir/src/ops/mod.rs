@@ -7,6 +7,7 @@
 pub mod composite;
 pub mod contract;
 pub mod control;
+pub mod gradient;
 pub mod index;
 pub mod map;
 pub mod movement;
@@ -189,6 +190,7 @@ ops! {
         If "if" control::If,
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
+        Gradient "gradient" gradient::Gradient,
     }
     composites {
         Activation "activation" composite::activation::Activation,
@@ -198,6 +200,7 @@ ops! {
         LayerNorm "layer_norm" composite::norm::LayerNorm,
         InstanceNorm "instance_norm" composite::norm::InstanceNorm,
         Lrn "lrn" composite::norm::Lrn,
+        StopGrad "stop_grad" gradient::StopGrad,
     }
 }
 
