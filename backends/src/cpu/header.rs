@@ -27,6 +27,7 @@ const char *{prefix}describe(void);  /* JSON */
 int32_t     {prefix}plan(const nnc_tensor *inputs, nnc_tensor *outputs, size_t *workspace_bytes);
 /* The workspace is 64-byte aligned; calls on different workspaces may run at once. */
 int32_t     {prefix}run(const nnc_tensor *inputs, nnc_tensor *outputs, void *workspace, const nnc_host *host);
+const char *{prefix}launches(void);  /* JSON: an array, what each launch that host->trace tells of computes */
 const char *{prefix}error(int32_t code);  /* the text of a code that plan or run returned; 0 is success */
 
 #ifdef __cplusplus
@@ -75,9 +76,11 @@ typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedd
   void   *ctx;
   int32_t threads;
   void  (*parallel_for)(void *ctx, int64_t n, void (*body)(void *arg, int64_t i), void *arg);  /* each i once, any order, any thread */
-  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data */
+  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data, and for results whose size only the run knows;
+                              all blocks are the host's, which may release those that are no output's data when the run has returned */
   const void *weights;     /* external weights: the file, mapped, 64-byte aligned */
   size_t  weights_bytes;
+  void  (*trace)(void *ctx, int64_t launch, int32_t phase);  /* around each launch, phase 0 and 1, on the calling thread; NULL: none */
 } nnc_host;
 #endif
 ";

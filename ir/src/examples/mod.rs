@@ -8,7 +8,9 @@ mod control;
 mod index;
 mod map;
 mod movement;
+mod random;
 mod reduce;
+mod tree;
 
 use crate::builder::Builder;
 use crate::dim::Dim;
@@ -55,8 +57,18 @@ pub enum Values {
 
 /// All examples, in the order of the table's families.
 pub fn examples() -> Vec<Example> {
-    [map::examples(), reduce::examples(), contract::examples(), movement::examples(), index::examples(), control::examples(), composite::examples()]
-        .concat()
+    [
+        map::examples(),
+        random::examples(),
+        reduce::examples(),
+        contract::examples(),
+        movement::examples(),
+        index::examples(),
+        tree::examples(),
+        control::examples(),
+        composite::examples(),
+    ]
+    .concat()
 }
 
 impl Example {

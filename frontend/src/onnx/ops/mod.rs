@@ -11,10 +11,12 @@ mod index;
 mod loss;
 mod math;
 mod matmul;
+mod ml;
 mod movement;
 mod ngram;
 mod norm;
 mod quant;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -79,10 +81,14 @@ pub const TABLE: &[&[Row]] = &[
     loss::ROWS,
     math::ROWS,
     matmul::ROWS,
+    ml::features::ROWS,
+    ml::linear::ROWS,
+    ml::tree::ROWS,
     movement::ROWS,
     ngram::ROWS,
     norm::ROWS,
     quant::ROWS,
+    random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
     resize::ROWS,
@@ -150,6 +156,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len())));
     }
     Ok(y)
+}
+
+/// Whether the operator draws random numbers.
+pub fn draws(name: &[u8]) -> bool {
+    random::ROWS.iter().any(|r| r.name.as_bytes() == name)
 }
 
 pub fn qualified(domain: &str, name: &str) -> String {
