@@ -11,7 +11,8 @@ use nnc_ir::{Builder, DType, Dim, Error, Graph, Result, Tensor, Type, V};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-pub const ROWS: &[Row] = &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 9, (1, MANY), scan)];
+pub const ROWS: &[Row] =
+    &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 8, (2, MANY), scan_batch), op("Scan", 9, (1, MANY), scan)];
 
 /// What several bodies read from outside, each value once.
 fn captures<'g>(bodies: &[&Rc<dyn Region<'g> + 'g>]) -> Vec<V<'g>> {
@@ -216,6 +217,50 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         Ok(moved(v, 0, normalize_axis(out_axes[k - states], v.ty().rank())?))
     };
     y.into_iter().take(results).enumerate().map(|(k, v)| out(k, v)).collect()
+}
+
+/// Opset 8: a first input with the sequences' lengths, and a batch axis before the scanned one. A scan over the batch scans each of its
+/// sequences.
+fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let body = c.region("body")?;
+    let x = c.inputs[1..].iter().map(|v| v.ok_or_else(|| Error::arity("a state or scanned input is missing"))).collect::<Result<Vec<_>>>()?;
+    let scanned = c.opt_int("num_scan_inputs")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=x.len()).contains(n));
+    let scanned = scanned.ok_or_else(|| Error::attribute("attribute `num_scan_inputs` should be at least 1 and at most the number of inputs"))?;
+    let states = x.len() - scanned;
+    let (declared, results) = body.arity();
+    if declared != x.len() || results < states {
+        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {states} states and {scanned} inputs are scanned")));
+    }
+    if c.opt(0).is_some() {
+        return Err(Error::unsupported("sequences of different lengths are not supported").note("pad them, and leave sequence_lens out"));
+    }
+    let backward = c.ints("directions")?.unwrap_or(vec![0; scanned]);
+    if backward.len() != scanned {
+        return Err(Error::attribute(format!("attribute `directions` should be {scanned} integers, found {backward:?}")));
+    }
+    let without = |t: Type, axes: usize| t.with_shape(t.shape.get(axes..).unwrap_or_default().to_vec());
+    if x.iter().any(|v| v.ty().rank() < 1) || x[states..].iter().any(|v| v.ty().rank() < 2) {
+        return Err(Error::shape("states need a batch axis, scanned inputs one for the batch and one for the sequence"));
+    }
+    let outside = captures(&[&body]);
+    let args: Vec<Arg> = x.iter().enumerate().map(|(i, v)| Arg::Type(without(v.ty(), 1 + usize::from(i >= states)))).collect();
+    let Some(step) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    for (k, state) in x[..states].iter().enumerate() {
+        let (before, after) = (without(state.ty(), 1), step.ty(step.outputs[k].value));
+        if before != *after {
+            return Err(Error::shape(format!("state {k} is {before} before and {after} after a step")));
+        }
+    }
+    let outside: Vec<V<'g>> = operands(&outside).collect();
+    let sequence = c.b.nested("sequence");
+    let mut own: Vec<V> = x.iter().map(|v| sequence.input("x", without(v.ty(), 1))).collect();
+    own.iter_mut().skip(states).zip(&backward).filter(|(_, b)| **b == 1).for_each(|(v, _)| *v = flipped(*v));
+    own.extend(outside.iter().map(|v| sequence.input("outer", v.ty())));
+    let y = sequence.op_all(Scan { states, scanned, reverse: false }, &own, vec![step]);
+    y.into_iter().take(results).for_each(|v| sequence.output("", v));
+    let sequence = sequence.finish().map_err(|mut e| e.0.remove(0))?;
+    let operands: Vec<V<'g>> = x.iter().copied().chain(outside).collect();
+    Ok(c.b.op_all(Scan { states: 0, scanned: x.len(), reverse: false }, &operands, vec![sequence]))
 }
 
 /// Axis `from` becomes axis `to`, the others keep their order.

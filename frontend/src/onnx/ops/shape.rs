@@ -192,10 +192,10 @@ fn tile<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 /// Opset 1: a number of tiles along one axis.
 fn tile_axis<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let (tiles, axis) = (c.dims_or_read(1, "tiles")?, c.known_ints(2, "axis")?);
+    let (tiles, axis) = (c.old_ints(1, "tiles")?, c.old_ints(2, "axis")?);
     let ([tiles], [axis]) = (&tiles[..], &axis[..]) else { return Err(Error::shape("tiles and axis are scalars")) };
     let mut repeats = vec![Dim::Const(1); x.ty().rank()];
-    repeats[normalize_axis(*axis, x.ty().rank())?] = tiles.clone();
+    repeats[normalize_axis(*axis, x.ty().rank())?] = Dim::Const((*tiles).max(0));
     Ok(vec![tiled(x, &repeats)?])
 }
 
