@@ -165,15 +165,15 @@ fn matmuls() {
     for d in [DType::F32, DType::F16, DType::I32] {
         for (a, b) in [(&[3, 4][..], &[4, 5][..]), (&[2, 3, 4], &[4, 5]), (&[2, 3, 4], &[2, 4, 5]), (&[4], &[4, 5]), (&[3, 4], &[4]), (&[4], &[4])] {
             both(&format!("matmul {a:?} {b:?}"), &[r.tensor(d, a), r.tensor(d, b)], |b, x| {
-                one(b.op(MatMul { transposed: false, packed: 0, post: vec![] }, x))
+                one(b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, x))
             });
         }
     }
     let x = [r.tensor(DType::F32, &[2, 1, 3, 4]), r.tensor(DType::F32, &[5, 6, 4]), r.tensor(DType::F32, &[6]), r.tensor(DType::F32, &[2, 5, 3, 6])];
     let post = vec![Post::Bias, Post::Act(Act::Gelu {}), Post::Add, Post::Act(Act::Fn(ScalarFn::Relu))];
-    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: 0, post: post.clone() }, x)));
+    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: Dim::Const(0), post: post.clone() }, x)));
     let x = [r.tensor(DType::F32, &[2, 3, 4]), r.tensor(DType::F32, &[2, 4, 16]), r.tensor(DType::F32, &[21])];
-    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: 21, post: vec![Post::Scale] }, x)));
+    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: Dim::Const(21), post: vec![Post::Scale] }, x)));
 }
 
 #[test]

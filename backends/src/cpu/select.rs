@@ -311,22 +311,49 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let Op::MatMul(op) = &s.origin.op else { return no("not a matrix product") };
     let op: MatMul = op.clone();
     s.all_f32()?;
-    if op.packed == 0 {
-        return no("the right matrix is not packed");
+    let (xs, ws, ys) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.y().shape.clone());
+    let packed = op.is_packed();
+    let (Some(batch_w), Some(columns)) = (ws.len().checked_sub(if packed { 3 } else { 2 }), ys.last()) else { return no("vectors") };
+    if op.transposed {
+        return no("the right matrix is transposed and not packed");
     }
-    let (xs, ys) = (s.x(0).shape.clone(), s.y().shape.clone());
-    let columns = op.packed as i64;
-    if columns % BLOCK != 0 && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
+    let blocks = columns.as_const().is_some_and(|n| n % BLOCK == 0);
+    if !blocks && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
         return no("vectors of the epilogue are not padded to 16");
     }
-    let depth = s.x(1).shape[1].clone();
-    let rows: Dim = Dim::product(&xs[..xs.len() - 1]);
-    debug_assert_eq!(ys.last().and_then(Dim::as_const), Some(columns));
-    let (m, k) = (s.size(&rows), s.size(&depth));
-    let c = Matrix { word: s.output(), pitch: Size::Const(columns), batch: vec![] };
-    let (bias, post) = s.epilogue(&op.post, |_, word| Matrix { word, pitch: Size::Const(columns), batch: vec![] }.place())?;
-    let a = Matrix { word: 0, pitch: k, batch: vec![] };
-    let g = Gemm { name: s.kernel.name.to_string(), batch: vec![], m, n: Size::Const(columns), k, a, b: 1, b_batch: vec![], c, bias, post };
+    let (batch_w, matrix) = ws.split_at(batch_w);
+    let depth = xs.last().filter(|d| d.as_const().is_some()).unwrap_or(&matrix[matrix.len() - 2]).clone();
+    // One right matrix for all: the left ones are one.
+    let shared = batch_w.iter().all(|d| d.is(1));
+    let batch = if shared { 0 } else { ys.len() - 2 };
+    if xs.len() < 2 && !shared {
+        return no("a vector times matrices");
+    }
+    let rows = Dim::product(&ys[batch..ys.len() - 1]);
+    let (n, m, k) = (s.size(columns), s.size(&rows), s.size(&depth));
+    // Distances along the batch of an operand whose own is `own`; what is stretched stands still.
+    let mut steps = |own: &[Dim], elems: Dim| -> Vec<Size> {
+        let mut step = elems;
+        let mut out = vec![];
+        for (i, d) in own.iter().enumerate().rev() {
+            let stretched = d.is(1) && !ys[batch - own.len() + i].is(1);
+            out.push(if stretched { Size::Const(0) } else { s.size(&step) });
+            step = step * d.clone();
+        }
+        out.resize(batch, Size::Const(0));
+        out.reverse();
+        out
+    };
+    let (x_batch, w_batch) = if shared { (&[][..], &[][..]) } else { (&xs[..xs.len() - 2], batch_w) };
+    let a_batch = steps(x_batch, rows.clone() * depth);
+    let b_batch = steps(w_batch, Dim::product(matrix));
+    let c_batch = steps(&ys[..batch], rows * columns.clone());
+    let batch = ys[..batch].iter().map(|d| s.size(d)).collect();
+    let c = |word| Matrix { word, pitch: n, batch: c_batch.clone() };
+    let output = s.output();
+    let (bias, post) = s.epilogue(&op.post, |_, word| c(word).place())?;
+    let a = Matrix { word: 0, pitch: k, batch: a_batch };
+    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, b_batch, c: c(output), bias, post };
     gemm(&g, s.isa, &s.machine)
 }
 
