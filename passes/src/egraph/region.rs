@@ -18,7 +18,7 @@ pub enum Piece {
 
 fn is_outside(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_))
+    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_) | Op::Random(_))
         || node.types.len() != 1
         || !node.regions.is_empty()
         || dce::binds_symbols(node)
