@@ -50,9 +50,24 @@ struct Site<'k> {
 
 type Accept = fn(&mut Site) -> Result<kernels::Kernel>;
 
+/// An implementation: its name, what it makes, and whether it writes results that are windows of larger tensors.
+struct Implementation(&'static str, Accept, Windows);
+
+#[derive(PartialEq)]
+enum Windows {
+    Yes,
+    No,
+}
+
 /// In order of preference.
-const IMPLEMENTATIONS: &[(&str, Accept)] =
-    &[("convolution", convolution), ("depthwise", channelwise), ("gemm", product), ("pool", pooling), ("reorder", reorder), ("rows", row_function)];
+const IMPLEMENTATIONS: &[Implementation] = &[
+    Implementation("convolution", convolution, Windows::Yes),
+    Implementation("depthwise", channelwise, Windows::Yes),
+    Implementation("gemm", product, Windows::No),
+    Implementation("pool", pooling, Windows::No),
+    Implementation("reorder", reorder, Windows::No),
+    Implementation("rows", row_function, Windows::No),
+];
 
 /// The instruction set of vector kernels for a target.
 pub fn vector_isa(t: &Target) -> Isa {
@@ -69,7 +84,11 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
     let machine = Machine { l1_bytes: target.l1_bytes as i64, l2_bytes: target.l2_bytes as i64, ..Machine::default() };
     let mut refused = vec![];
     if let Some(origin) = &kernel.origin {
-        for (name, accept) in IMPLEMENTATIONS {
+        for Implementation(name, accept, windows) in IMPLEMENTATIONS {
+            if origin.within.is_some() && *windows == Windows::No {
+                refused.push((*name, "the result is a window of a larger tensor".into()));
+                continue;
+            }
             let mut site = Site { kernel, origin, isa, machine, padded, extra: vec![] };
             match accept(&mut site) {
                 Ok(made) => {
@@ -167,6 +186,18 @@ impl Site<'_> {
         Image { word, origin: Size::Const(0), image, plane, pitches }
     }
 
+    /// The result in blocks, as an image with a height where it has one spatial dimension and `flat` asks for two. It may be a window
+    /// of a larger tensor.
+    fn result(&mut self, flat: bool) -> Image {
+        let word = self.output();
+        let Some(w) = self.origin.within.clone() else {
+            let shape = with_height(&self.y().shape.clone(), flat);
+            return self.image(word, &shape, true);
+        };
+        let image = self.image(word, &with_height(&w.shape, flat), true);
+        Image { origin: self.size(&w.offset()), ..image }
+    }
+
     /// The epilogue after a leading bias, which the accumulators start from. `place` walks a tensor like the output.
     fn epilogue(&mut self, post: &[Post], mut place: impl FnMut(&mut Self, u32) -> kernels::contract::Place) -> Result<(Option<u32>, Vec<Epilogue>)> {
         let mut word = 2;
@@ -244,7 +275,7 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
     let groups = op.group as i64;
     let in_channels = known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK };
     let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
-    let (input, output) = (s.image(0, &xs, !plain), s.image(s.output(), &ys, true));
+    let (input, output) = (s.image(0, &xs, !plain), s.result(false));
     let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_channels / BLOCK))?;
     let batch = s.size(&xs[0]);
@@ -277,10 +308,10 @@ fn pair(v: &[i64], height: i64) -> Result<[i64; 2]> {
     }
 }
 
-/// The shape with a height of 1 where there is one spatial dimension.
-fn with_height(shape: &[Dim], spatial: usize) -> Vec<Dim> {
+/// The shape, with a height of 1 where it is `flat`.
+fn with_height(shape: &[Dim], flat: bool) -> Vec<Dim> {
     let mut shape = shape.to_vec();
-    if spatial == 1 {
+    if flat {
         shape.insert(2, Dim::Const(1));
     }
     shape
@@ -295,11 +326,11 @@ fn channelwise(s: &mut Site) -> Result<kernels::Kernel> {
     }
     let window = op.window(s.x(1))?;
     no_padding(&window)?;
-    let n = window.kernel.len();
-    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let flat = window.kernel.len() == 1;
+    let (xs, ys) = (with_height(&s.x(0).shape, flat), with_height(&s.y().shape, flat));
     let (kernel, stride, dilation) = (pair(&window.kernel, 1)?, pair(&window.strides, 1)?, pair(&window.dilations, 1)?);
     let channels = known(&xs[1], "channels")? * BLOCK;
-    let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
+    let (input, output) = (s.image(0, &xs, true), s.result(flat));
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(1))?;
     let (batch, out) = (s.size(&xs[0]), [s.size(&ys[2]), s.size(&ys[3])]);
     let name = s.kernel.name.to_string();
@@ -372,7 +403,7 @@ fn pooling(s: &mut Site) -> Result<kernels::Kernel> {
     };
     let w = op.window()?;
     let n = w.kernel.len();
-    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let (xs, ys) = (with_height(&s.x(0).shape, n == 1), with_height(&s.y().shape, n == 1));
     let (before, after) = (pair(&w.pads[..n], 0)?, pair(&w.pads[n..], 0)?);
     if before.iter().chain(&after).any(|p| *p < 0) {
         return no("negative padding");
