@@ -20,6 +20,7 @@ pub mod near;
 pub mod ops;
 pub mod print;
 pub mod scalar;
+pub mod symbols;
 pub mod target;
 pub mod tensor;
 pub mod types;

@@ -76,7 +76,8 @@ typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedd
   void   *ctx;
   int32_t threads;
   void  (*parallel_for)(void *ctx, int64_t n, void (*body)(void *arg, int64_t i), void *arg);  /* each i once, any order, any thread */
-  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data */
+  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data, and for results whose size only the run knows;
+                              all blocks are the host's, which may release those that are no output's data when the run has returned */
   const void *weights;     /* external weights: the file, mapped, 64-byte aligned */
   size_t  weights_bytes;
   void  (*trace)(void *ctx, int64_t launch, int32_t phase);  /* around each launch, phase 0 and 1, on the calling thread; NULL: none */

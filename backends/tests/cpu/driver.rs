@@ -136,7 +136,10 @@ fn outputs_whose_size_depends_on_data() {
     let mut work = Workspace::new(bytes);
     // SAFETY: as above, and the workspace is as large as planned.
     let mut go = |outputs: &mut [Raw; 1], host: *const Host| unsafe { (f.run)(inputs.as_ptr(), outputs.as_mut_ptr(), work.ptr(), host) };
-    assert_eq!(text(f, go(&mut outputs, std::ptr::null())), "an output has no data pointer and nnc_host.alloc gave none");
+    assert_eq!(
+        text(f, go(&mut outputs, std::ptr::null())),
+        "nnc_host.alloc is not given or gave no memory, for an output without data or a result whose size only the run knows"
+    );
     let host = Host { alloc: Some(leak), ..Host::default() };
     assert_eq!(go(&mut outputs, &host), 0);
     let want: Vec<f32> = x.to_vec::<f32>().expect("f32").into_iter().filter(|x| *x > 0.0).collect();

@@ -287,6 +287,11 @@ fn reference(program: &Program, what: &str, r: &BufferRef, want: DType, bound: &
             errors.push(Error::internal(format!("{what}: buffer {} holds {}, not {want}", r.buffer.0, b.dtype)))
         }
         Some(b) => {
+            if let Place::Heap { slot } = b.place
+                && slot >= program.heap
+            {
+                errors.push(Error::internal(format!("{what}: buffer {} is in block {slot} of {}", r.buffer.0, program.heap)));
+            }
             if let Some(s) = unbound(&b.elems, bound) {
                 errors.push(Error::internal(format!("{what}: the length of buffer {} reads {s}, which is not bound yet", r.buffer.0)));
             }

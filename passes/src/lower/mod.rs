@@ -4,7 +4,8 @@
 //! groups ([`group`]), the others one kernel each. A reshape, and a slice that is one piece of its operand, are the operand's buffer.
 //!
 //! Sizes: what the inputs decide is an expression over their symbols. A buffer whose size only the run knows takes the least
-//! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, the program is refused.
+//! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, its length is an expression
+//! over symbols that steps of the program bind, and the run allocates it.
 
 mod contract;
 mod control;
@@ -120,7 +121,7 @@ impl Lowering {
             values[id.0 as usize] = vec![None; graph.node(id).types.len()];
         }
         let order = graph.order();
-        let live = crate::dce::live(graph);
+        let live = graph.live();
         let claims = self.claims(graph, targets, order.iter().rev().filter(|id| live[id.0 as usize]));
         let padded = padded(graph, &live);
         let mut frame = Frame { graph, values, claims, padded };
@@ -157,7 +158,9 @@ impl Lowering {
         let mut out = HashMap::new();
         for (o, target) in graph.outputs.iter().zip(targets) {
             let v = computed(graph, o.value);
-            if is_written(graph, v) {
+            // Another name of the same length may have no value yet where `v` is computed.
+            let length = &self.out.program.buffers[target.buffer.0 as usize].elems;
+            if is_written(graph, v) && (self.out.is_fixed(length) || *length == graph.ty(v).elems()) {
                 out.entry(v).or_insert_with(|| target.clone());
             }
         }
@@ -167,15 +170,17 @@ impl Lowering {
             if node.types[0].shape[..c.axis].iter().any(|d| !d.is(1)) {
                 continue;
             }
+            // The parts may be computed before the length of the whole is known.
             let y = Value { node: *id, port: 0 };
+            let length = |at: &BufferRef, l: &Lowering| l.out.program.buffers[at.buffer.0 as usize].elems.clone();
             let whole = match out.get(&y) {
                 Some(at) => at.clone(),
-                None => match self.out.work(&node.types[0]) {
-                    Ok(at) => out.entry(y).or_insert(at).clone(),
-                    // Lowering of the node itself reports it.
-                    Err(_) => continue,
-                },
+                None if self.out.limit(&node.types[0].elems()).is_some() => out.entry(y).or_insert(self.out.work(&node.types[0])).clone(),
+                None => continue,
             };
+            if !self.out.is_fixed(&length(&whole, self)) {
+                continue;
+            }
             let mut start = Dim::Const(0);
             for operand in &node.operands {
                 let (v, part) = (computed(graph, *operand), program::shifted(&whole, start.clone()));
@@ -209,7 +214,7 @@ impl Lowering {
         let v = Value { node: id, port: port as u32 };
         let at = match frame.claims.get(&v) {
             Some(at) => at.clone(),
-            None => self.out.work(frame.graph.ty(v))?,
+            None => self.out.work(frame.graph.ty(v)),
         };
         frame.set(id, port, at.clone());
         Ok(at)

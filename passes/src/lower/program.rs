@@ -61,14 +61,10 @@ impl Emitter {
         whole(BufferId(self.program.buffers.len() as u32 - 1))
     }
 
-    /// A workspace buffer. An error where nothing bounds its size before the run.
-    pub fn work(&mut self, ty: &Type) -> Result<BufferRef> {
-        let elems = self.limit(&ty.elems()).ok_or_else(|| {
-            Error::unsupported(format!(
-                "a result of type {ty} has a size that only the run knows and nothing bounds; nnc sizes its memory before the run"
-            ))
-        })?;
-        Ok(self.buffer(ty.dtype, elems, Place::Unplanned))
+    /// A buffer for a result: as large as it can become where that is known before the run, else as large as it is.
+    pub fn work(&mut self, ty: &Type) -> BufferRef {
+        let elems = self.limit(&ty.elems()).unwrap_or_else(|| ty.elems());
+        self.buffer(ty.dtype, elems, Place::Unplanned)
     }
 
     /// Constant data. Equal constants share a buffer.
@@ -95,6 +91,19 @@ impl Emitter {
         if let Some(l) = limit {
             self.limits.insert(symbol.clone(), l);
         }
+    }
+
+    /// What a symbol is at most, where that is known.
+    pub fn limit_of(&self, symbol: &str) -> Option<Dim> {
+        self.limits.get(symbol).cloned()
+    }
+
+    /// Replaces what a symbol is at most.
+    pub fn set_limit(&mut self, symbol: &Arc<str>, limit: Option<Dim>) {
+        match limit {
+            Some(l) => self.limits.insert(symbol.clone(), l),
+            None => self.limits.remove(symbol),
+        };
     }
 
     /// Declares an input's symbol: known before the run.
@@ -231,8 +240,13 @@ impl Emitter {
         self.bound.clone()
     }
 
-    pub fn restore(&mut self, scope: BTreeSet<Arc<str>>) {
-        self.bound = scope;
+    /// Forgets all but these; returns those that had one until now.
+    pub fn restore(&mut self, scope: BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        std::mem::replace(&mut self.bound, scope)
+    }
+
+    pub fn is_bound(&self, symbol: &str) -> bool {
+        self.bound.contains(symbol)
     }
 
     pub fn step(&mut self, s: Step) {

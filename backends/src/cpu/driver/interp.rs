@@ -129,7 +129,7 @@ impl Machine {
         Values { constants, slots }.known(c, r)
     }
 
-    /// Fills in the bases: weights, the workspace's body, inputs, outputs.
+    /// Fills in the bases: weights, the workspace's body, inputs, outputs; blocks are empty.
     pub fn bases(&self, c: &mut Code<'_>, t: &Tables, workspace: Value, weights: Value, inputs: Value, outputs: Value) {
         let bases = c.b.ins().iadd_imm_s(workspace, self.head.bases);
         let zero = c.int(0);
@@ -148,6 +148,15 @@ impl Machine {
                 c.store(data, slot, 0);
             });
             first += count as i64;
+        }
+        for (at, count) in [(first, t.blocks), (t.head().capacities / 8 - t.slots as i64, t.blocks)] {
+            let to = c.b.ins().iadd_imm_s(bases, 8 * at);
+            let n = c.int(count as i64);
+            c.times(n, |c, i| {
+                let slot = c.at(to, i, 8);
+                let zero = c.int(0);
+                c.store(zero, slot, 0);
+            });
         }
         let args = c.b.ins().iadd_imm_s(workspace, self.head.args);
         c.store(zero, args, -8);
@@ -372,6 +381,7 @@ fn execute<M: Module>(
     let alloc_sig = e.signature(&[I64, I64, I64], &[I64]);
     let trace_sig = e.signature(&[I64, I64, I32], &[]);
     let first_output = i64::from(BASE_INPUTS) + t.inputs as i64;
+    let first_block = first_output + t.outputs as i64;
     e.define(id, |m, c, p| {
         let (workspace, outputs, host) = (p[0], p[1], p[2]);
         let kernel_sig = c.b.import_signature(kernel_sig);
@@ -381,6 +391,7 @@ fn execute<M: Module>(
         let values = Values { constants: data_addr(m, c, constants), slots: workspace };
         let bases = c.b.ins().iadd_imm_s(workspace, head.bases);
         let args = c.b.ins().iadd_imm_s(workspace, head.args);
+        let capacities = c.b.ins().iadd_imm_s(workspace, head.capacities);
         let zero = c.int(0);
         let start = data_addr(m, c, commands);
 
@@ -409,7 +420,8 @@ fn execute<M: Module>(
         c.jump(head_block);
         c.b.switch_to_block(head_block);
         let at = c.get(pc);
-        let arms = [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output].map(|k| (k, c.b.create_block()));
+        let arms =
+            [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Reserve].map(|k| (k, c.b.create_block()));
         let command = word(c, at, 0);
         let targets: Vec<_> = [done].into_iter().chain(arms.map(|a| a.1)).chain([done]).collect();
         c.switch(command, &targets);
@@ -420,6 +432,22 @@ fn execute<M: Module>(
             let base = c.load(I64, base, 0);
             let offset = values.get(c, offset);
             c.b.ins().iadd(base, offset)
+        };
+        // Memory of the host's; it stays the host's, whatever becomes of the run.
+        let allocate = |c: &mut Code<'_>, bytes: Value| {
+            let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
+            c.fail_if(negative, abi::ERROR_SIZE);
+            let huge = c.cmp_c(IntCC::SignedGreaterThan, bytes, abi::MAX_BYTES);
+            c.fail_if(huge, abi::ERROR_SIZE);
+            c.fail_unless(host, abi::ERROR_ALLOC);
+            let alloc = c.load(I64, host, ALLOC);
+            c.fail_unless(alloc, abi::ERROR_ALLOC);
+            let align = c.int(abi::ALIGN as i64);
+            let ctx = c.get(ctx);
+            let call = c.b.ins().call_indirect(alloc_sig, alloc, &[ctx, bytes, align]);
+            let data = c.b.inst_results(call)[0];
+            c.fail_unless(data, abi::ERROR_ALLOC);
+            data
         };
         for (kind, arm) in arms {
             c.enter(arm);
@@ -502,25 +530,48 @@ fn execute<M: Module>(
                     let have = c.load(I64, slot, 0);
                     let missing = c.cmp_c(IntCC::Equal, have, 0);
                     c.if_(missing, |c| {
-                        c.fail_unless(host, abi::ERROR_ALLOC);
-                        let alloc = c.load(I64, host, ALLOC);
-                        c.fail_unless(alloc, abi::ERROR_ALLOC);
                         let bytes = word(c, at, 2);
                         let bytes = values.get(c, bytes);
-                        let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
-                        c.fail_if(negative, abi::ERROR_SIZE);
                         // An empty tensor has an address, too.
                         let none = c.cmp_c(IntCC::Equal, bytes, 0);
                         let one = c.int(1);
                         let bytes = c.select(none, one, bytes);
-                        let align = c.int(abi::ALIGN as i64);
-                        let ctx = c.get(ctx);
-                        let call = c.b.ins().call_indirect(alloc_sig, alloc, &[ctx, bytes, align]);
-                        let data = c.b.inst_results(call)[0];
-                        c.fail_unless(data, abi::ERROR_ALLOC);
+                        let data = allocate(c, bytes);
                         c.store(data, slot, 0);
                         let tensor = c.at(outputs, output, TENSOR);
                         c.store(data, tensor, DATA);
+                    });
+                    let after = c.b.ins().iadd_imm_s(at, 12);
+                    c.set(pc, after);
+                }
+                Command::Reserve => {
+                    let block = word(c, at, 1);
+                    let bytes = word(c, at, 2);
+                    let bytes = values.get(c, bytes);
+                    let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
+                    c.fail_if(negative, abi::ERROR_SIZE);
+                    let capacity_at = c.at(capacities, block, 8);
+                    let capacity = c.load(I64, capacity_at, 0);
+                    let small = c.cmp(IntCC::SignedLessThan, capacity, bytes);
+                    c.if_(small, |c| {
+                        // Twice what it was, so that what grows element by element is not copied each time; whole words.
+                        let twice = c.b.ins().ishl_imm_u(capacity, 1);
+                        let more = c.cmp(IntCC::SignedGreaterThan, twice, bytes);
+                        let want = c.select(more, twice, bytes);
+                        let want = c.b.ins().iadd_imm_s(want, abi::ALIGN as i64 - 1);
+                        let want = c.b.ins().band_imm_s(want, -(abi::ALIGN as i64));
+                        let data = allocate(c, want);
+                        let index = c.b.ins().iadd_imm_s(block, first_block);
+                        let slot = c.at(bases, index, 8);
+                        let old = c.load(I64, slot, 0);
+                        let words = c.b.ins().ushr_imm_u(capacity, 3);
+                        c.times(words, |c, i| {
+                            let (from, to) = (c.at(old, i, 8), c.at(data, i, 8));
+                            let v = c.load(I64, from, 0);
+                            c.store(v, to, 0);
+                        });
+                        c.store(data, slot, 0);
+                        c.store(want, capacity_at, 0);
                     });
                     let after = c.b.ins().iadd_imm_s(at, 12);
                     c.set(pc, after);
