@@ -165,15 +165,15 @@ fn matmuls() {
     for d in [DType::F32, DType::F16, DType::I32] {
         for (a, b) in [(&[3, 4][..], &[4, 5][..]), (&[2, 3, 4], &[4, 5]), (&[2, 3, 4], &[2, 4, 5]), (&[4], &[4, 5]), (&[3, 4], &[4]), (&[4], &[4])] {
             both(&format!("matmul {a:?} {b:?}"), &[r.tensor(d, a), r.tensor(d, b)], |b, x| {
-                one(b.op(MatMul { transposed: false, packed: 0, post: vec![] }, x))
+                one(b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, x))
             });
         }
     }
     let x = [r.tensor(DType::F32, &[2, 1, 3, 4]), r.tensor(DType::F32, &[5, 6, 4]), r.tensor(DType::F32, &[6]), r.tensor(DType::F32, &[2, 5, 3, 6])];
     let post = vec![Post::Bias, Post::Act(Act::Gelu {}), Post::Add, Post::Act(Act::Fn(ScalarFn::Relu))];
-    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: 0, post: post.clone() }, x)));
+    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: Dim::Const(0), post: post.clone() }, x)));
     let x = [r.tensor(DType::F32, &[2, 3, 4]), r.tensor(DType::F32, &[2, 4, 16]), r.tensor(DType::F32, &[21])];
-    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: 21, post: vec![Post::Scale] }, x)));
+    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: Dim::Const(21), post: vec![Post::Scale] }, x)));
 }
 
 #[test]
@@ -435,4 +435,49 @@ fn sizes_from_data() {
         &inputs.iter().map(|t| t.ty()).collect::<Vec<_>>(),
     );
     check_graph(&g, &inputs, "read_dims");
+}
+
+/// A convolution whose result only a pad reads writes into the padded tensor, in every layout, beside a residual that is not padded.
+#[test]
+fn padded_results_are_written_in_place() {
+    let mut r = Random(15);
+    let f = DType::F32;
+    let pads = [([0, 0, 1, 2, 0], [0, 0, 0, 1, 0]), ([0, 0, 0, 0, 0], [0, 0, 2, 0, 0]), ([0; 5], [0, 0, 0, 3, 0])];
+    let conv = |layout, group| Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group, layout, post: vec![Post::Bias, Post::Add] };
+    for (layout, x, w, group) in [
+        (Layout::Blocked(4), &[2, 2, 5, 4, 4][..], &[2, 1, 3, 3, 4, 4][..], 2),
+        (Layout::Enter(4), &[2, 3, 5, 4], &[2, 3, 3, 3, 4], 1),
+        (Layout::Depthwise(4), &[2, 2, 5, 4, 4], &[2, 3, 3, 4], 8),
+    ] {
+        let inputs = [r.tensor(f, x), r.tensor(f, w), r.tensor(f, &[8]), r.tensor(f, &[2, 2, 5, 4, 4])];
+        for (lo, hi) in pads {
+            let pad = Pad { mode: PadMode::Constant, lo: lo.map(c).to_vec(), hi: hi.map(c).to_vec() };
+            let padded = |b: &Builder, x: &[V]| one(b.op(pad.clone(), &[b.op(conv(layout, group), x)]));
+            let mut types: Vec<Type> = inputs.iter().map(Tensor::ty).collect();
+            for open in [false, true] {
+                if open {
+                    let symbols = |t: &mut Type, spatial: usize| {
+                        t.shape[0] = Dim::sym("N");
+                        t.shape[spatial] = Dim::sym("H");
+                    };
+                    symbols(&mut types[0], 2);
+                    symbols(&mut types[3], 2);
+                }
+                let g = build(padded, &types);
+                check_graph(&g, &inputs, &format!("{layout:?} {lo:?} {hi:?} open={open}"));
+                let program = lower(&g, &target()).unwrap();
+                let names: Vec<&str> = program.kernels.iter().map(|k| k.name.split('_').next().unwrap()).collect();
+                assert_eq!(names, ["conv", "halo"]);
+                let within = program.kernels[0].origin.as_ref().and_then(|o| o.within.as_ref());
+                assert_eq!(within.map(|w| w.start.clone()), Some(pad.lo.clone()));
+            }
+        }
+        // A second reader needs the result as it is.
+        let twice = |b: &Builder, x: &[V]| {
+            let y = b.op(conv(layout, group), x);
+            let (lo, hi) = ([0, 0, 1, 1, 0].map(c).to_vec(), [0, 0, 1, 1, 0].map(c).to_vec());
+            vec![b.op(Pad { mode: PadMode::Constant, lo, hi }, &[y]).value(), y.relu().value()]
+        };
+        fixed("read twice", &inputs, twice);
+    }
 }
