@@ -28,6 +28,7 @@ mod options;
 mod session;
 mod specialize;
 pub mod threads;
+pub mod train;
 
 pub use build::{compile, compile_with, session};
 pub use describe::{Description, Port, Size};
