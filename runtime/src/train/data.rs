@@ -102,7 +102,7 @@ fn npz(names: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
 
 /// Lines of numbers, the last of which is a class: f32 of the others, i64 of the classes. A first line of words is skipped.
 fn csv(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
-    let (mut x, mut y, mut width) = (vec![], vec![], None);
+    let (mut x, mut y, mut width): (Vec<f32>, Vec<i64>, Option<usize>) = (vec![], vec![], None);
     for file in files {
         let text = std::str::from_utf8(file).map_err(|_| Error::syntax("the file is no UTF-8 text"))?;
         for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
@@ -127,7 +127,7 @@ fn csv(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
 /// Krizhevsky's binary files of CIFAR-10: a class, then 3x32x32 bytes. Gives images and classes.
 fn cifar(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
     const IMAGE: usize = 3 * 32 * 32;
-    let (mut x, mut y) = (vec![], vec![]);
+    let (mut x, mut y): (Vec<u8>, Vec<u8>) = (vec![], vec![]);
     for file in files {
         if file.len() % (IMAGE + 1) != 0 {
             return Err(Error::syntax(format!("records are {} bytes, the file has {}", IMAGE + 1, file.len())));

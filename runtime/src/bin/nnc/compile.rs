@@ -50,7 +50,8 @@ pub fn compile(a: &Compile) -> Outcome {
 pub fn graph(graph: nnc::ir::Graph, output: &Path, options: &Options) -> Outcome {
     let program = build::program(graph, options, &mut ())?;
     let target = build::target(&options.target)?;
-    let compiled = cpu::compile(&program, &target, &build::backend_options(options), false)?;
+    let backend = build::backend_options(options);
+    let compiled = cpu::compile(&program, &target, &backend, false)?;
     library(&compiled, output, &target, options)
 }
 
