@@ -63,6 +63,14 @@ pub struct Trained {
 }
 
 impl Run<'_> {
+    /// The step as a model: parameters, what the optimisers keep, a batch, scheduled numbers in; their successors under the same names,
+    /// loss and measures out.
+    pub fn step(&self) -> Result<nnc_ir::Graph, Report> {
+        let plan = self.training.plan()?;
+        let samples = data::load(&plan.data, &self.folder)?;
+        nnc_passes::differentiate(self.training.step(&plan, &samples.types())?.graph)
+    }
+
     /// Trains; `watch` hears of every step.
     pub fn train(&self, watch: &mut dyn FnMut(&Progress)) -> Result<Trained, Report> {
         let plan = self.training.plan()?;

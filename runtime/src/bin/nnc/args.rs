@@ -357,6 +357,9 @@ pub struct Train {
     /// Write the trained model, or its parameters alone
     #[arg(long, value_name = "OUT.onnx|.npz|.safetensors")]
     pub save: Option<PathBuf>,
+    /// Do not train: write the step, whose inputs and outputs of one name are what goes from step to step
+    #[arg(long, value_name = "STEP.so|.onnx|.nn")]
+    pub step: Option<PathBuf>,
     /// Keep checkpoints here
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint: Option<PathBuf>,

@@ -32,6 +32,10 @@ pub fn train(a: &Train) -> Outcome {
         resume: a.resume,
         steps: a.steps,
     };
+    if let Some(path) = &a.step {
+        let graph = run.step()?;
+        return if path.extension().is_some_and(|e| e == "so") { compile::graph(graph, path, &run.options) } else { grad::write(&graph, path) };
+    }
     let bar = progress::steps();
     let trained = run.train(&mut |p| {
         bar.set_length(p.steps);
