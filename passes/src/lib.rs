@@ -17,6 +17,7 @@ pub mod layout;
 pub mod lower;
 pub mod memory;
 pub mod pass;
+pub mod phases;
 pub mod pipeline;
 pub mod rebuild;
 

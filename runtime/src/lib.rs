@@ -25,6 +25,7 @@ mod load;
 mod memory;
 pub mod npy;
 mod options;
+pub mod profile;
 mod session;
 mod specialize;
 pub mod threads;

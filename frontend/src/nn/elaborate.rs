@@ -1099,7 +1099,13 @@ fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> 
             U32 => put!(u32),
             U64 => put!(u64),
             Bool => put!(bool),
-            F16 | BF16 => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
+            I4 | I2 | U4 | U2 => s.parse::<i64>().is_ok_and(|x| {
+                let n = nnc_ir::scalar::Num::I(x).cast(ty.dtype);
+                n.write(ty.dtype, &mut bytes);
+                n.as_i64() == x
+            }),
+            // No decimal of a few digits lies so near a tie of these types that f64 would hide on which side.
+            _ => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
         };
         if !read {
             return Err(Error::dtype(format!("`{s}` is no {}", ty.dtype)));

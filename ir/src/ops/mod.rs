@@ -11,9 +11,11 @@ pub mod gradient;
 pub mod index;
 pub mod map;
 pub mod movement;
+pub mod random;
 pub mod reduce;
 pub mod sort;
 pub mod source;
+pub mod tree;
 pub mod window;
 
 use crate::attrs::{Attr, Attrs};
@@ -158,7 +160,9 @@ ops! {
         Dims "dims" source::Dims,
         ReadDims "read_dims" source::ReadDims,
         Iota "iota" source::Iota,
+        Random "random" random::Random,
         Cast "cast" map::Cast,
+        BitCast "bit_cast" map::BitCast,
         Reduce "reduce" reduce::Reduce,
         ArgReduce "arg_reduce" reduce::ArgReduce,
         Cumulate "cumulate" reduce::Cumulate,
@@ -171,6 +175,7 @@ ops! {
         Expand "expand" movement::Expand,
         Slice "slice" movement::Slice,
         Concat "concat" movement::Concat,
+        Interleave "interleave" movement::Interleave,
         Pad "pad" movement::Pad,
         Pack "pack" movement::Pack,
         Unpack "unpack" movement::Unpack,
@@ -180,6 +185,7 @@ ops! {
         ScatterElements "scatter_elements" index::ScatterElements,
         ScatterNd "scatter_nd" index::ScatterNd,
         NonZero "non_zero" index::NonZero,
+        TreeLeaves "tree_leaves" tree::TreeLeaves,
         TopK "top_k" sort::TopK,
         If "if" control::If,
         Loop "loop" control::Loop,

@@ -4,7 +4,7 @@ use super::{Replaced, control, index, window, zero_like};
 use nnc_ir::derivative::chain;
 use nnc_ir::error::{Error, Result};
 use nnc_ir::ops::contract::MatMul;
-use nnc_ir::ops::movement::{Concat, Pack, Pad, PadMode, Slice, Transpose, Unpack};
+use nnc_ir::ops::movement::{Concat, Interleave, Pack, Pad, PadMode, Slice, Transpose, Unpack};
 use nnc_ir::ops::reduce::{Cumulate, Reduce, ReduceKind};
 use nnc_ir::{Builder, Dim, Node, Op, V};
 use std::cell::RefCell;
@@ -61,6 +61,7 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
         Op::Expand(_) => one(narrowed(g()?, &x[0].ty().shape)),
         Op::Slice(s) => one(unslice(s, g()?, &x[0].ty().shape)),
         Op::Concat(c) => Ok(unconcat(c, x, g()?)),
+        Op::Interleave(i) => Ok(uninterleave(i, x, g()?)),
         Op::Pad(p) => unpad(p, at, g()?),
         Op::Pack(_) => match x[0].ty().shape[1].as_const() {
             Some(channels) => one(at.b.op(Unpack { channels: channels as usize }, &[g()?])),
@@ -88,8 +89,9 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
             let g = g()?;
             one(g - y[0].exp() * g.sum_keep(&[o.axis]))
         }
-        Op::Input | Op::Const(_) | Op::Dims(_) | Op::ReadDims(_) | Op::Iota(_) | Op::StopGrad(_) => no_floats(at.node.op.name()),
-        Op::ArgReduce(_) | Op::NonZero(_) => no_floats("what is computed from an index"),
+        Op::Input | Op::Const(_) | Op::Dims(_) | Op::ReadDims(_) | Op::Iota(_) | Op::Random(_) | Op::StopGrad(_) => no_floats(at.node.op.name()),
+        Op::BitCast(_) => Err(Error::unsupported("bits that are read as another type have no gradient")),
+        Op::ArgReduce(_) | Op::NonZero(_) | Op::TreeLeaves(_) => no_floats("what is computed from an index"),
         Op::Gradient(_) => Err(Error::internal("a gradient is differentiated before it is computed")),
         Op::Activation(_) | Op::BatchNorm(_) | Op::LayerNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) => {
             Err(Error::internal(format!("{} is differentiated before it is expanded", at.node.op.name())))
@@ -189,6 +191,16 @@ fn swapped<'g>(v: V<'g>) -> V<'g> {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm.swap(rank - 2, rank - 1);
     v.transpose(&perm)
+}
+
+/// Each operand's elements out of the whole.
+fn uninterleave<'g>(i: &Interleave, x: &[V<'g>], g: V<'g>) -> Vec<Option<V<'g>>> {
+    let part = |(k, x): (usize, &V<'g>)| {
+        let starts = i.place(k).into_iter().map(Dim::from).collect();
+        let steps = i.steps.iter().map(|s| *s as i64).collect();
+        Some(g.builder().op(Slice { starts, sizes: x.ty().shape, steps }, &[g]))
+    };
+    x.iter().enumerate().map(part).collect()
 }
 
 /// Puts what a slice took out back in its place, zeros elsewhere.

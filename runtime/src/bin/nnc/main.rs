@@ -12,6 +12,7 @@ mod info;
 mod model;
 mod observe;
 mod opt;
+mod profile;
 mod progress;
 mod run;
 mod smoke;
