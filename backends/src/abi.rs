@@ -71,11 +71,13 @@ pub struct Tensor {
 pub type ParallelFor = unsafe extern "C" fn(ctx: *mut c_void, n: i64, body: Body, arg: *mut c_void);
 /// One iteration.
 pub type Body = unsafe extern "C" fn(arg: *mut c_void, i: i64);
+/// Called around each launch, on the thread that called run: `launch` counts as `nnc_launches` does, `phase` is 0 before and 1 after.
+pub type Trace = unsafe extern "C" fn(ctx: *mut c_void, launch: i64, phase: i32);
 /// Memory for an output, or for a result whose size only the run knows; NULL where there is none. All blocks are the host's: when the
 /// run has returned, it may release those that are no output's data.
 pub type Alloc = unsafe extern "C" fn(ctx: *mut c_void, bytes: usize, align: usize) -> *mut c_void;
 
-/// What the caller lends to a run: 56 bytes. NULL in its place stands for one thread, no allocation, embedded weights.
+/// What the caller lends to a run: 64 bytes, of which early hosts have [`HOST_BYTES`]. NULL in its place stands for one thread, no allocation, embedded weights.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -88,7 +90,12 @@ pub struct Host {
     /// External weights: the file, mapped by the caller, 64-byte aligned.
     pub weights: *const c_void,
     pub weights_bytes: usize,
+    /// For profilers.
+    pub trace: Option<Trace>,
 }
+
+/// The least size of a host: it ends before [`Host::trace`].
+pub const HOST_BYTES: usize = std::mem::offset_of!(Host, trace);
 
 impl Default for Host {
     /// One thread, no allocation, embedded weights.
@@ -101,6 +108,7 @@ impl Default for Host {
             alloc: None,
             weights: std::ptr::null(),
             weights_bytes: 0,
+            trace: None,
         }
     }
 }
@@ -119,7 +127,9 @@ pub struct Functions {
     pub plan: Plan,
     pub run: Run,
     pub error: ErrorText,
+    /// JSON: an object for each launch; `None` in libraries from before there was one.
+    pub launches: Option<Describe>,
 }
 
 /// Their names without the prefix, in the order of [`Functions`].
-pub const NAMES: [&str; 5] = ["abi_version", "describe", "plan", "run", "error"];
+pub const NAMES: [&str; 6] = ["abi_version", "describe", "plan", "run", "error", "launches"];

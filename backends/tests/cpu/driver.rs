@@ -24,7 +24,7 @@ fn launch(p: &mut Program, k: Kernel, buffers: &[BufferId], sizes: Vec<Dim>) -> 
     let name = k.name.clone();
     p.kernels.push(k);
     let buffers = buffers.iter().map(|b| at(*b)).collect();
-    Step::Launch(Launch { kernel: p.kernels.len() as u32 - 1, buffers, sizes, name, loc: Loc::Unknown })
+    Step::Launch(Launch { kernel: p.kernels.len() as u32 - 1, buffers, sizes, flops: Dim::Const(0), name, loc: Loc::Unknown })
 }
 
 fn input(p: &mut Program, name: &str, ty: Type) -> BufferId {
@@ -392,6 +392,7 @@ fn chain(launches: usize, distinct: usize) -> Program {
             kernel: (i % distinct) as u32,
             buffers,
             sizes: vec![],
+            flops: Dim::Const(0),
             name: format!("step {i}").into(),
             loc: Loc::Unknown,
         }));

@@ -202,6 +202,8 @@ pub struct Launch {
     pub kernel: u32,
     pub buffers: Vec<BufferRef>,
     pub sizes: Vec<Dim>,
+    /// Floating-point operations (a multiply-add is two), for profiles.
+    pub flops: Dim,
     /// The user's name for what is computed: profiles and symbols show it.
     pub name: Arc<str>,
     pub loc: Loc,

@@ -287,7 +287,10 @@ fn reference(program: &Program, what: &str, r: &BufferRef, want: DType, bound: &
     }
     match program.buffers.get(r.buffer.0 as usize) {
         None => errors.push(Error::internal(format!("{what}: there is no buffer {}", r.buffer.0))),
-        Some(b) if b.dtype != want => errors.push(Error::internal(format!("{what}: buffer {} holds {}, not {want}", r.buffer.0, b.dtype))),
+        // Bits may be read as another type of as many.
+        Some(b) if b.dtype.bits() != want.bits() => {
+            errors.push(Error::internal(format!("{what}: buffer {} holds {}, not {want}", r.buffer.0, b.dtype)))
+        }
         Some(b) => {
             if let Place::Heap { slot } = b.place
                 && slot >= program.heap

@@ -17,7 +17,10 @@ pub enum Piece {
 
 fn is_outside(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_)) || node.types.len() != 1 || !node.regions.is_empty() || node.is_binder()
+    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_) | Op::Random(_))
+        || node.types.len() != 1
+        || !node.regions.is_empty()
+        || node.is_binder()
 }
 
 /// Cuts the nodes of `order` into pieces. A cut goes where the fewest values cross, by preference before a contraction: what

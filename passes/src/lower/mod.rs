@@ -17,9 +17,11 @@ mod loops;
 mod movement;
 mod norm;
 mod program;
+mod random;
 mod reduce;
 mod scalar;
 mod sort;
+mod tree;
 mod view;
 mod window;
 
@@ -276,7 +278,7 @@ impl Lowering {
                 Some(offset) => self.alias(frame, id, offset),
                 None => self.group(frame, id, inlined),
             },
-            Op::Reshape(_) => self.alias(frame, id, Dim::Const(0)),
+            Op::Reshape(_) | Op::BitCast(_) => self.alias(frame, id, Dim::Const(0)),
             Op::Dims(d) => self.kernel(frame, id, Write, |k| {
                 for (i, d) in d.values.iter().enumerate() {
                     let (at, v) = (k.int(i as i64), k.size(d));
@@ -284,6 +286,7 @@ impl Lowering {
                 }
                 Ok(())
             }),
+            Op::Random(op) => self.kernel(frame, id, Write, |k| random::random(k, op)),
             Op::ReadDims(d) => self.read_dims(frame, id, &d.symbols),
             Op::ArgReduce(op) => self.kernel(frame, id, Write, |k| {
                 reduce::arg_reduce(k, op);
@@ -298,6 +301,7 @@ impl Lowering {
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
             Op::Concat(op) => self.concat(frame, id, op.axis),
+            Op::Interleave(op) => self.interleave(frame, id, op),
             Op::Pad(op) if op.mode == PadMode::Constant => self.kernel(frame, id, Write, |k| movement::pad_constant(k, op)),
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
@@ -308,6 +312,7 @@ impl Lowering {
             Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
             Op::ScatterNd(op) => self.scatter(frame, id, Scatter::Nd(op.reduction)),
             Op::NonZero(op) => self.non_zero(frame, id, op),
+            Op::TreeLeaves(op) => self.kernel(frame, id, Write, |k| tree::leaves(k, op)),
             Op::TopK(op) => self.kernel(frame, id, ReadWrite, |k| sort::top_k(k, op)),
             Op::If(_) => self.if_(frame, id),
             Op::Loop(op) => self.loop_(frame, id, op),
@@ -315,7 +320,8 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
-            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) => {
+            Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),
+            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::StopGrad(_) => {
                 Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
             }
         }
@@ -366,7 +372,7 @@ fn computed(graph: &Graph, mut v: Value) -> Value {
 fn is_written(graph: &Graph, v: Value) -> bool {
     let node = graph.node(v.node);
     match &node.op {
-        Op::Input | Op::Const(_) | Op::ReadDims(_) => false,
+        Op::Input | Op::Const(_) | Op::ReadDims(_) | Op::BitCast(_) => false,
         Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
         // Collected rows are as many as the trip count allows; a reader takes those that were made.
         Op::Loop(l) => (v.port as usize) < l.carried,

@@ -40,6 +40,8 @@ pub struct Emitter {
     weight_bytes: u64,
     /// Floating-point operations, and how many steps take that many.
     flops: BTreeMap<Dim, i64>,
+    /// Operations of the node being lowered, which its first launch will tell of.
+    untold: Option<Dim>,
     /// Open lists of steps, innermost last.
     steps: Vec<Vec<Step>>,
     /// Symbols that have a value where the next step runs.
@@ -194,7 +196,8 @@ impl Emitter {
 
     pub fn launch_kernel(&mut self, site: &Site, Compiled { kernel, sizes }: Compiled, buffers: Vec<BufferRef>) -> Result<()> {
         self.check_bound(&sizes)?;
-        self.step(Step::Launch(Launch { kernel, buffers, sizes, name: site.name.clone(), loc: site.loc.clone() }));
+        let flops = self.untold.take().unwrap_or(Dim::Const(0));
+        self.step(Step::Launch(Launch { kernel, buffers, sizes, flops, name: site.name.clone(), loc: site.loc.clone() }));
         Ok(())
     }
 
@@ -224,10 +227,12 @@ impl Emitter {
         self.launch(site, k, vec![from.2, to.2])
     }
 
+    /// Declares the operations of the node whose launches follow.
     pub fn flops(&mut self, d: Dim) {
         if !d.is(0) {
-            *self.flops.entry(d).or_insert(0) += 1;
+            *self.flops.entry(d.clone()).or_insert(0) += 1;
         }
+        self.untold = Some(d);
     }
 
     /// The symbols that have a value now.

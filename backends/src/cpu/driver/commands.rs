@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub enum Command {
     /// Ends the run.
     End,
-    /// kernel, tasks (ref), work (ref), number of arguments, then for each: base, byte offset or size (ref).
+    /// number of the launch, kernel, tasks (ref), work (ref), number of arguments, then for each: base, byte offset or size (ref).
     Launch,
     /// slot, base, byte offset (ref), first and last operation that follow from it.
     Bind,
@@ -93,6 +93,8 @@ struct Encoder<'a> {
     /// Outputs that are sure to have memory at this point.
     allocated: Vec<bool>,
     max_args: usize,
+    /// Launches so far.
+    launched: u32,
 }
 
 /// Encodes a program whose kernels have the given forms; the native functions are numbered as the kernels.
@@ -104,7 +106,7 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     }
     check_sizes(p, &p.steps, &mut sizes)?;
     let (spans, bound, allocated) = (vec![], BTreeSet::new(), vec![false; p.outputs.len()]);
-    let mut e = Encoder { p, forms, sizes, words: vec![], spans, checks: vec![], depth: 0, bound, allocated, max_args: 0 };
+    let mut e = Encoder { p, forms, sizes, words: vec![], spans, checks: vec![], depth: 0, bound, allocated, max_args: 0, launched: 0 };
     let body_bytes = e.sizes.dim(&p.workspace)?;
     if e.sizes.is_bound_late(body_bytes) {
         return Err(Error::internal("the size of the workspace depends on data"));
@@ -233,7 +235,7 @@ fn is_length(kernel: &Kernel, size: usize) -> bool {
 }
 
 /// A dimension over a kernel's sizes as the launch has them.
-fn in_program(d: &Dim, l: &Launch) -> Dim {
+pub fn in_program(d: &Dim, l: &Launch) -> Dim {
     d.substitute(&|s| l.sizes.get(s.strip_prefix('s')?.parse::<usize>().ok()?).cloned())
 }
 
@@ -392,8 +394,9 @@ impl Encoder<'_> {
         let tasks = self.sizes.dim(&in_program(&form.tasks, l))?;
         let work = self.sizes.dim(&in_program(&form.work, l))?;
         self.max_args = self.max_args.max(args.len() / 2);
-        self.words.extend([Command::Launch as u32, l.kernel, tasks.0, work.0, args.len() as u32 / 2]);
+        self.words.extend([Command::Launch as u32, self.launched, l.kernel, tasks.0, work.0, args.len() as u32 / 2]);
         self.words.extend(args);
+        self.launched += 1;
         Ok(())
     }
 }

@@ -20,7 +20,6 @@ pub mod layout {
     pub const SHAPE: i32 = offset_of!(Tensor, shape) as i32;
     pub const RANK: i32 = offset_of!(Tensor, rank) as i32;
     pub const DTYPE: i32 = offset_of!(Tensor, dtype) as i32;
-    pub const HOST: i64 = size_of::<Host>() as i64;
     pub const HOST_SIZE: i32 = offset_of!(Host, size) as i32;
     pub const CTX: i32 = offset_of!(Host, ctx) as i32;
     pub const THREADS: i32 = offset_of!(Host, threads) as i32;
@@ -28,6 +27,7 @@ pub mod layout {
     pub const ALLOC: i32 = offset_of!(Host, alloc) as i32;
     pub const WEIGHTS: i32 = offset_of!(Host, weights) as i32;
     pub const WEIGHTS_BYTES: i32 = offset_of!(Host, weights_bytes) as i32;
+    pub const TRACE: i32 = offset_of!(Host, trace) as i32;
 }
 use layout::*;
 
@@ -379,6 +379,7 @@ fn execute<M: Module>(
     let kernel_sig = e.signature(&[I64, I64], &[]);
     let for_sig = e.signature(&[I64, I64, I64, I64], &[]);
     let alloc_sig = e.signature(&[I64, I64, I64], &[I64]);
+    let trace_sig = e.signature(&[I64, I64, I32], &[]);
     let first_output = i64::from(BASE_INPUTS) + t.inputs as i64;
     let first_block = first_output + t.outputs as i64;
     e.define(id, |m, c, p| {
@@ -386,6 +387,7 @@ fn execute<M: Module>(
         let kernel_sig = c.b.import_signature(kernel_sig);
         let for_sig = c.b.import_signature(for_sig);
         let alloc_sig = c.b.import_signature(alloc_sig);
+        let trace_sig = c.b.import_signature(trace_sig);
         let values = Values { constants: data_addr(m, c, constants), slots: workspace };
         let bases = c.b.ins().iadd_imm_s(workspace, head.bases);
         let args = c.b.ins().iadd_imm_s(workspace, head.args);
@@ -393,9 +395,10 @@ fn execute<M: Module>(
         let zero = c.int(0);
         let start = data_addr(m, c, commands);
 
-        // parallel_for, or 0 where the run has one thread.
+        // parallel_for, or 0 where the run has one thread; trace, or 0 where the host has none.
         let parallel = c.var(zero);
         let ctx = c.var(zero);
+        let trace = c.var(zero);
         c.if_(host, |c| {
             let v = c.load(I64, host, CTX);
             c.set(ctx, v);
@@ -404,6 +407,12 @@ fn execute<M: Module>(
             let many = c.cmp_c(IntCC::SignedGreaterThan, threads, 1);
             let f = c.select(many, f, zero);
             c.set(parallel, f);
+            let size = c.load(I64, host, HOST_SIZE);
+            let traces = c.cmp_c(IntCC::UnsignedGreaterThan, size, i64::from(TRACE));
+            c.if_(traces, |c| {
+                let f = c.load(I64, host, TRACE);
+                c.set(trace, f);
+            });
         });
 
         let pc = c.var(start);
@@ -444,8 +453,8 @@ fn execute<M: Module>(
             c.enter(arm);
             match kind {
                 Command::Launch => {
-                    let [kernel, tasks, work, count] = [1, 2, 3, 4].map(|i| word(c, at, i));
-                    let refs = c.b.ins().iadd_imm_s(at, 20);
+                    let [number, kernel, tasks, work, count] = [1, 2, 3, 4, 5].map(|i| word(c, at, i));
+                    let refs = c.b.ins().iadd_imm_s(at, 24);
                     c.times(count, |c, i| {
                         let r = c.at(refs, i, 8);
                         let v = place(c, r, 0);
@@ -462,6 +471,14 @@ fn execute<M: Module>(
                     let big = c.cmp_c(IntCC::SignedGreaterThanOrEqual, work, PARALLEL_WORK);
                     let wide = c.b.ins().band(able, many);
                     let wide = c.b.ins().band(wide, big);
+                    let traced = |c: &mut Code<'_>, phase: i64| {
+                        let trace = c.get(trace);
+                        c.if_(trace, |c| {
+                            let (ctx, phase) = (c.get(ctx), c.b.ins().iconst(I32, phase));
+                            c.b.ins().call_indirect(trace_sig, trace, &[ctx, number, phase]);
+                        });
+                    };
+                    traced(c, 0);
                     c.if_else(
                         wide,
                         |c| {
@@ -474,6 +491,7 @@ fn execute<M: Module>(
                             });
                         },
                     );
+                    traced(c, 1);
                     let status = c.load(I32, args, -8);
                     c.fail_unless_zero(status);
                 }
