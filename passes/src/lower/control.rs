@@ -199,9 +199,9 @@ impl Lowering {
             });
             let lengths: Vec<(Arc<str>, Dim)> = lengths.collect();
             // All other lengths stay: what cannot be compared now is checked, the body's where there is an iteration.
-            let open = |d: &Dim| d.as_sym().is_some_and(|s| lengths.iter().any(|(l, _)| l == s));
+            let rebound = |d: &Dim| d.as_sym().is_some_and(|s| lengths.iter().any(|(l, _)| l == s));
             let (mut before, mut after) = (vec![], vec![]);
-            for ((given, d), next) in ty.shape.iter().zip(&enters.shape).zip(&leaves.shape).filter(|((_, d), _)| !open(d)) {
+            for ((given, d), next) in ty.shape.iter().zip(&enters.shape).zip(&leaves.shape).filter(|((_, d), _)| !rebound(d)) {
                 before.extend((given != d).then(|| (given.clone(), d.clone())));
                 after.extend((next != d).then(|| (next.clone(), d.clone())));
             }
