@@ -481,3 +481,84 @@ fn padded_results_are_written_in_place() {
         fixed("read twice", &inputs, twice);
     }
 }
+
+#[test]
+fn sizes_that_nothing_bounds() {
+    let i64s = |n: &[usize]| Type::new(DType::I64, n.iter().map(|d| c(*d as i64)).collect::<Vec<_>>());
+    let dims = |values: Vec<Dim>| Dims { values, scalar: false };
+    for n in [0i64, 1, 7, 300] {
+        let input = [Tensor::new(&[1], &[n])];
+        let types = [i64s(&[1])];
+        let g = build(
+            |b, x| {
+                b.op(ReadDims { symbols: vec![Dim::sym("d")] }, &x[..1]);
+                let ramp = b.op(Iota { shape: vec![Dim::sym("d")], axis: 0 }, &[]).cast(DType::F32);
+                let sum = ramp.exp().reduce(ReduceKind::Sum, &[0], true);
+                vec![(ramp / (sum + sum.scalar_like(1.0))).value(), V::concat(&[ramp, sum], 0).value()]
+            },
+            &types,
+        );
+        check_graph(&g, &input, &format!("a range of {n}"));
+        assert!(lower(&g, &target()).unwrap().heap > 0);
+
+        // Each iteration makes the carried vector one longer, and collects its sum.
+        let g = build(
+            |b, x| {
+                let body = region(&[i64s(&[]), Type::new(DType::I64, vec![Dim::sym("k")])], |b, x| {
+                    let longer = V::concat(&[x[1], x[0].reshape(vec![c(1)])], 0);
+                    b.op(ReadDims { symbols: vec![Dim::sym("after")] }, &[b.op(dims(vec![Dim::sym("k") + c(1)]), &[])]);
+                    let go = b.constant(Tensor::scalar(true));
+                    vec![go.value(), longer.reshape(vec![Dim::sym("after")]).value(), longer.reduce(ReduceKind::Sum, &[0], false).value()]
+                });
+                let start = b.constant(Tensor::new(&[2], &[5i64, 6]));
+                let go = b.constant(Tensor::scalar(true));
+                let y = b.op_all(Loop { carried: 1, trips: Dim::sym("trips") }, &[x[0].reshape(vec![]), go, start], vec![body]);
+                vec![y[0].value(), y[1].value(), (y[1] + y[1]).value()]
+            },
+            &types,
+        );
+        check_graph(&g, &input, &format!("a loop of {n}"));
+    }
+    // Branches of different lengths.
+    for yes in [false, true] {
+        let input = [Tensor::scalar(yes), Tensor::new(&[1], &[4i64])];
+        let g = build(
+            |b, x| {
+                let branch = |extra: i64| {
+                    region(&[i64s(&[1])], |b, x| {
+                        b.op(ReadDims { symbols: vec![Dim::sym("d")] }, &x[..1]);
+                        let ramp = b.op(Iota { shape: vec![Dim::sym("d") + c(extra)], axis: 0 }, &[]);
+                        b.op(ReadDims { symbols: vec![Dim::sym("r")] }, &[b.op(dims(vec![Dim::sym("d") + c(extra)]), &[])]);
+                        one(ramp.reshape(vec![Dim::sym("r")]))
+                    })
+                };
+                let y = b.op_all(If {}, x, vec![branch(0), branch(3)])[0];
+                vec![y.value(), (y * y).value()]
+            },
+            &[Type::of(DType::Bool, &[]), i64s(&[1])],
+        );
+        check_graph(&g, &input, "branches");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_errors_of_the_run() {
+    let inputs = |p: i64| [Tensor::new(&[1], &[p]), Tensor::new(&[6], &[0f32; 6])];
+    let types: Vec<Type> = inputs(0).iter().map(|t| t.ty()).collect();
+    let g = build(
+        |b, x| {
+            b.op(ReadDims { symbols: vec![Dim::sym("p")] }, &x[..1]);
+            one(x[1].reshape(vec![Dim::sym("p"), c(2)]).exp())
+        },
+        &types,
+    );
+    let program = lower(&g, &target()).unwrap();
+    assert!(eval_program(&program, &inputs(3)).is_ok());
+    let e = eval_program(&program, &inputs(30)).unwrap_err();
+    assert!(e.message().contains("needs 6 to be equal to 2*p; they are 6 and 60"), "{}", e.message());
+
+    let types = [Type::new(DType::F32, vec![Dim::sym("N")]), Type::new(DType::F32, vec![Dim::sym("M")])];
+    let program = lower(&build(|_, x| one(x[0] + x[1]), &types), &target()).unwrap();
+    let e = eval_program(&program, &[Tensor::new(&[3], &[0f32; 3]), Tensor::new(&[1], &[0f32])]).unwrap_err();
+    assert!(e.message().contains("(add) needs M to be equal to N"), "{}", e.message());
+}

@@ -199,6 +199,13 @@ pub enum Step {
         symbol: Arc<str>,
         from: BufferRef,
     },
+    /// An error of the run, which says `what`, unless size `a` is `b`, or at most `b`.
+    Check {
+        a: Dim,
+        b: Dim,
+        at_most: bool,
+        what: Arc<str>,
+    },
     If {
         cond: BufferRef,
         then: Vec<Step>,

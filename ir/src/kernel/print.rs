@@ -62,6 +62,7 @@ fn steps(f: &mut fmt::Formatter<'_>, program: &Program, list: &[Step], depth: us
                 write!(f, "{indent}")?;
                 launch(f, program, l)?;
             }
+            Step::Check { a, b, at_most, .. } => writeln!(f, "{indent}check {} {} {}", DimText(a), if *at_most { "<=" } else { "==" }, DimText(b))?,
             Step::Bind { symbol, from } => writeln!(f, "{indent}bind {} = {}", Name(symbol), Ref(from))?,
             Step::If { cond, then, otherwise } => {
                 writeln!(f, "{indent}if {} {{", Ref(cond))?;

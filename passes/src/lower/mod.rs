@@ -7,6 +7,7 @@
 //! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, its length is an expression
 //! over symbols that steps of the program bind, and the run allocates it.
 
+mod check;
 mod contract;
 mod control;
 mod conv;
@@ -35,7 +36,7 @@ use nnc_ir::ops::contract::Layout;
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use group::reshape_is_affine;
 pub use movement::contiguous;
@@ -128,10 +129,12 @@ impl Lowering {
         for (id, at) in graph.inputs.iter().zip(args) {
             frame.set(*id, 0, at.clone());
         }
-        for id in order {
-            if live[id.0 as usize] && !inlined[id.0 as usize] {
-                let node = graph.node(id);
-                self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
+        let mut held = HashSet::new();
+        for id in order.into_iter().filter(|id| live[id.0 as usize]) {
+            let node = graph.node(id);
+            self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
+            self.check(graph, id, &mut held);
+            if !inlined[id.0 as usize] {
                 if let Err(e) = self.node(&mut frame, id, &inlined) {
                     self.fail(e);
                 }
@@ -148,6 +151,20 @@ impl Lowering {
                     }
                 }
                 Err(e) => self.fail(e),
+            }
+        }
+    }
+
+    /// Checks what a node asks of sizes, once for each pair of them.
+    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<(Dim, Dim)>) {
+        let node = graph.node(id);
+        let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+        for r in check::relations(&node.op, &x, &node.types) {
+            // Where a size has no value yet, the node's lowering says so.
+            if self.out.has_value(&r.a) && self.out.has_value(&r.b) && held.insert((r.a.clone(), r.b.clone())) {
+                let relation = if r.at_most { "at most" } else { "equal to" };
+                let what = format!("`{}` ({}) needs {} to be {relation} {}", self.site.name, node.op.name(), r.a, r.b);
+                self.out.step(Step::Check { a: r.a, b: r.b, at_most: r.at_most, what: what.into() });
             }
         }
     }
