@@ -31,7 +31,7 @@ pub mod threads;
 pub use build::{compile, compile_with, session};
 pub use describe::{Description, Port, Size};
 pub use library::Library;
-pub use load::{Format, Model, declared_inputs, load, parse};
+pub use load::{Format, Model, declared_inputs, load, parse, structured_inputs};
 pub use memory::Aligned;
 pub use nnc_backends::abi;
 pub use nnc_ir as ir;

@@ -7,6 +7,7 @@ mod attribute;
 pub mod call;
 mod file;
 mod import;
+pub mod item;
 pub mod ops;
 pub mod proto;
 mod scan;
@@ -14,4 +15,4 @@ mod scope;
 pub mod tensor;
 
 pub use file::map;
-pub use import::{ImportOptions, Model, input_names, interface, load, parse};
+pub use import::{ImportOptions, Kind, Model, ModelOutput, input_kinds, input_names, interface, load, parse};

@@ -6,7 +6,8 @@ use nnc::fill::Fill;
 use nnc::ir::{DType, Error, Report, Tensor};
 use nnc::npy;
 use nnc::{Port, Size};
-use nnc_frontend::onnx::tensor;
+use nnc_frontend::onnx::call::{Item, Layout, regroup};
+use nnc_frontend::onnx::{Kind, ModelOutput, item, tensor};
 use std::fmt::Write as _;
 use std::io::Cursor;
 use std::path::Path;
@@ -42,6 +43,36 @@ pub fn inputs(given: &Inputs, ports: &[Port], sizes: &Compilation) -> Outcome<Ve
                 Err(many) => by_name(many, ports, &mut out)?,
             }
         }
+    }
+    Ok(out)
+}
+
+/// The inputs of a model with sequences or optionals: from folders of `input_K.pb`, or NAME=FILE.pb. What is not given is an optional that
+/// holds nothing.
+pub fn items(given: &Inputs, kinds: &[(String, Kind)]) -> Outcome<Vec<Item<Tensor>>> {
+    let mut out = vec![Item::Absent; kinds.len()];
+    let read = |file: &Path, kind: Kind| -> Outcome<Item<Tensor>> {
+        Ok(item::parse(edge::read(file)?.into(), kind).map_err(|e| e.note(format!("in {}", file.display())))?)
+    };
+    for text in &given.inputs {
+        let folder = Path::new(text);
+        if folder.is_dir() {
+            for (k, (slot, (_, kind))) in out.iter_mut().zip(kinds).enumerate() {
+                let file = folder.join(format!("input_{k}.pb"));
+                if file.exists() {
+                    *slot = read(&file, *kind)?;
+                }
+            }
+            continue;
+        }
+        let named = kinds.iter().enumerate().find_map(|(k, (name, kind))| Some((k, *kind, text.strip_prefix(name.as_str())?.strip_prefix('=')?)));
+        let Some((k, kind, file)) = named else {
+            return Err(Error::input(format!("{text}: a model with sequences or optionals takes a folder, or NAME=FILE.pb")).into());
+        };
+        out[k] = if kind == Kind::Tensor { Item::Tensor(one(Path::new(file))?) } else { read(Path::new(file), kind)? };
+    }
+    if let Some(((name, kind), _)) = kinds.iter().zip(&out).find(|((_, kind), item)| *kind != Kind::Optional && matches!(item, Item::Absent)) {
+        return Err(Error::input(format!("the input `{name}`, a {}, is not given", if *kind == Kind::Tensor { "tensor" } else { "sequence" })).into());
     }
     Ok(out)
 }
@@ -151,8 +182,8 @@ pub fn expected(from: &Path, ports: &[Port]) -> Outcome<Vec<Option<Tensor>>> {
     Ok(out)
 }
 
-/// Writes outputs to a folder, a .npz, or as a summary.
-pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor]) -> Outcome {
+/// Writes outputs to a folder, a .npz, or as a summary. In a folder, what `layout` says is a sequence or optional is one file.
+pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor], layout: &[ModelOutput]) -> Outcome {
     if is_dash(to) {
         return edge::print(&summary(ports, outputs));
     }
@@ -163,7 +194,11 @@ pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor]) -> Outcome {
         Some("npy") => Err(Error::input(format!("a .npy file holds one array, the model has {} outputs: write a .npz", outputs.len())).into()),
         _ => {
             std::fs::create_dir_all(to).map_err(|e| Error::io(format!("cannot make the folder {}: {e}", to.display())))?;
-            for (k, (t, port)) in outputs.iter().zip(ports).enumerate() {
+            let layouts: Vec<Layout> = layout.iter().map(|o| o.layout.clone()).collect();
+            for (k, (item, o)) in regroup(&layouts, outputs).iter().zip(layout).enumerate() {
+                edge::write(&to.join(format!("output_{k}.pb")), &item::encode(&o.name, o.kind, item))?;
+            }
+            for (k, (t, port)) in outputs.iter().zip(ports).enumerate().filter(|_| layout.is_empty()) {
                 edge::write(&to.join(format!("output_{k}.pb")), &tensor::encode(&port.name, t))?;
             }
             Ok(())

@@ -11,7 +11,7 @@ pub fn run(a: &Run) -> Outcome {
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, model::Missing::Stay, &a.compilation)?;
     let outputs = ready.session.run_some(&ready.inputs)?;
     let ports = ready.session.outputs();
-    data::write(&a.output, ports, &outputs)?;
+    data::write(&a.output, ports, &outputs, &ready.outputs)?;
     match &a.expect {
         None => Ok(()),
         Some(from) => {
