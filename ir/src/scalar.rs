@@ -55,6 +55,8 @@ impl Num {
             DType::U32 => Num::U(u32::get(b).into()),
             DType::U64 => Num::U(u64::get(b)),
             DType::Bool => Num::B(bool::get(b)),
+            // Strings are no numbers: inference keeps them from what computes.
+            DType::Str => Num::B(false),
         }
     }
 
@@ -75,6 +77,7 @@ impl Num {
             (DType::U32, n) => (n.as_u64() as u32).put(out),
             (DType::U64, n) => n.as_u64().put(out),
             (DType::Bool, n) => n.as_bool().put(out),
+            (DType::Str, _) => {}
         }
     }
 
@@ -135,6 +138,7 @@ impl Num {
             DType::F16 => Num::F(round_f16(self.as_f64()).into()),
             DType::BF16 => Num::F(round_bf16(self.as_f64()).into()),
             DType::Bool => Num::B(self.as_bool()),
+            DType::Str => self,
             DType::I64 => Num::I(self.as_i64()),
             DType::I32 => Num::I(self.as_i64() as i32 as i64),
             DType::I16 => Num::I(self.as_i64() as i16 as i64),
@@ -189,10 +193,10 @@ impl Domain {
     pub fn contains(self, d: DType) -> bool {
         match self {
             Domain::Float => d.is_float(),
-            Domain::Number => d != DType::Bool,
+            Domain::Number => d.is_float() || d.is_int(),
             Domain::Int => d.is_int(),
             Domain::Bool => d == DType::Bool,
-            Domain::Bits => !d.is_float(),
+            Domain::Bits => d.is_int() || d == DType::Bool,
             Domain::Any => true,
         }
     }

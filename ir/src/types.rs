@@ -20,9 +20,12 @@ pub enum DType {
     U32,
     U64,
     Bool,
+    /// Strings: on the host only, no compiled program has them.
+    Str,
 }
 
 impl DType {
+    /// All that are numbers or truth values.
     pub const ALL: [DType; 13] = {
         use DType::*;
         [F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, Bool]
@@ -45,16 +48,19 @@ impl DType {
             U32 => "u32",
             U64 => "u64",
             Bool => "bool",
+            Str => "str",
         }
     }
 
     pub fn from_name(name: &str) -> Option<DType> {
-        DType::ALL.into_iter().find(|d| d.name() == name)
+        DType::ALL.into_iter().chain([DType::Str]).find(|d| d.name() == name)
     }
 
+    /// Bytes of an element; of a string those of the reference to it.
     pub fn bytes(self) -> usize {
         use DType::*;
         match self {
+            Str => 16,
             F64 | I64 | U64 => 8,
             F32 | I32 | U32 => 4,
             F16 | BF16 | I16 | U16 => 2,
@@ -73,6 +79,7 @@ impl DType {
             I16 => 5,
             I32 => 6,
             I64 => 7,
+            Str => 8,
             Bool => 9,
             F16 => 10,
             F64 => 11,
@@ -83,7 +90,7 @@ impl DType {
     }
 
     pub fn from_abi_code(code: i32) -> Option<DType> {
-        DType::ALL.into_iter().find(|d| d.abi_code() == code)
+        DType::ALL.into_iter().chain([DType::Str]).find(|d| d.abi_code() == code)
     }
 
     pub fn is_float(self) -> bool {

@@ -35,6 +35,9 @@ impl Fill {
     /// The `k`-th input of a model: two inputs of one seed differ.
     pub fn tensor(self, k: usize, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let n = checked_elems(dtype, shape)?;
+        if dtype == DType::Str {
+            return Err(Error::unsupported("strings cannot be made up"));
+        }
         let seed = match self {
             Fill::Zeros => return splat(dtype, shape, 0.0),
             Fill::Ones => return splat(dtype, shape, 1.0),

@@ -24,6 +24,7 @@ mod load;
 mod memory;
 pub mod npy;
 mod options;
+mod parts;
 mod session;
 mod specialize;
 pub mod threads;

@@ -27,6 +27,8 @@ fn descr(d: DType) -> &'static str {
         U32 => "u4",
         U64 => "u8",
         Bool => "b1",
+        // Callers have seen to it that there are none.
+        Str => "O",
     }
 }
 

@@ -1016,6 +1016,8 @@ fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> 
             U32 => put!(u32),
             U64 => put!(u64),
             Bool => put!(bool),
+            // The language has no literals of strings.
+            Str => false,
             F16 | BF16 => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
         };
         if !read {

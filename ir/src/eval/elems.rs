@@ -9,7 +9,7 @@ use crate::types::{DType, broadcast};
 /// Evaluates `$e` with `$D` a constant, so that the element type is looked at once and not for every element.
 macro_rules! by_dtype {
     ($dtype:expr, $D:ident => $e:expr) => {
-        by_dtype!(@ $dtype, $D, $e, F32 F64 F16 BF16 I8 I16 I32 I64 U8 U16 U32 U64 Bool)
+        by_dtype!(@ $dtype, $D, $e, F32 F64 F16 BF16 I8 I16 I32 I64 U8 U16 U32 U64 Bool Str)
     };
     (@ $dtype:expr, $D:ident, $e:expr, $($d:ident)*) => {
         match $dtype { $(DType::$d => { const $D: DType = DType::$d; $e })* }
@@ -143,6 +143,10 @@ pub(crate) fn pick(x: &Tensor, shape: &[usize], at: impl Iterator<Item = usize>)
     }
     if let Some(e) = x.splat_element() {
         return Tensor::splat(x.dtype(), shape.to_vec(), e.clone());
+    }
+    if let Some(texts) = x.texts() {
+        checked_elems(DType::Str, shape)?;
+        return Tensor::text(shape, at.map(|i| texts[i].clone()).collect());
     }
     let (data, mut out) = (x.bytes(), room(x.dtype(), shape)?);
     match x.dtype().bytes() {

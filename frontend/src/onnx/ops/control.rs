@@ -69,6 +69,8 @@ fn bound(g: &Graph) -> HashSet<String> {
         match &node.op {
             Op::ReadDims(r) => r.symbols.iter().for_each(add),
             Op::NonZero(n) => add(&n.count),
+            Op::StringSplit(s) => add(&s.pieces),
+            Op::StringNormalize(n) => add(&n.kept),
             op if op.class() == Some(Class::Control) => node.types.iter().flat_map(|t| &t.shape).for_each(add),
             _ => {}
         }

@@ -22,6 +22,7 @@ mod sequence;
 mod shape;
 mod signal;
 mod source;
+mod text;
 mod training;
 mod unique;
 mod window;
@@ -103,6 +104,7 @@ pub const TABLE: &[&[Row]] = &[
     shape::ROWS,
     signal::ROWS,
     source::ROWS,
+    text::ROWS,
     training::ROWS,
     unique::ROWS,
     window::ROWS,

@@ -188,6 +188,9 @@ pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor], layout: &[ModelOutpu
         return edge::print(&summary(ports, outputs));
     }
     let suffix = to.extension().and_then(|e| e.to_str());
+    if matches!(suffix, Some("npz" | "npy")) && outputs.iter().any(|t| t.dtype() == DType::Str) {
+        return Err(Error::unsupported("strings are written to a folder (of .pb files), not to NumPy's formats").into());
+    }
     match suffix {
         Some("npz") => edge::write(to, &npz(ports, outputs)?),
         Some("npy") if outputs.len() == 1 => edge::write(to, &npy::to_npy(&outputs[0])),
@@ -220,6 +223,11 @@ fn summary(ports: &[Port], outputs: &[Tensor]) -> String {
     let mut out = String::new();
     for (t, port) in outputs.iter().zip(ports) {
         let _ = write!(out, "{}: {}", port.name, t.ty());
+        if let Some(texts) = t.texts() {
+            let more = if texts.len() > 8 { " ..." } else { "" };
+            let _ = writeln!(out, "  [{}{more}]", texts.iter().take(8).map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "));
+            continue;
+        }
         let x = t.to_f64s();
         if x.len() > 1 && t.dtype() != DType::Bool {
             let (min, max) = x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
