@@ -154,7 +154,7 @@ fn number(dtype: DType, values: &Values, random: u64) -> Num {
     ];
     let pick = |n: usize| (random >> 8) as usize % n;
     let between = |lo: i64, hi: i64| lo + (random >> 8) as i64 % (hi - lo).max(1);
-    let bits = dtype.bytes() as u32 * 8;
+    let bits = dtype.bits();
     match values {
         Values::Edges if random & 3 == 0 => number(dtype, &Values::Small, mix(random)),
         Values::Edges if dtype.is_float() => Num::F(FLOATS[pick(FLOATS.len())]),

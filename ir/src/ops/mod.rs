@@ -7,6 +7,7 @@
 pub mod composite;
 pub mod contract;
 pub mod control;
+pub mod gradient;
 pub mod index;
 pub mod map;
 pub mod movement;
@@ -164,6 +165,7 @@ ops! {
         Iota "iota" source::Iota,
         Random "random" random::Random,
         Cast "cast" map::Cast,
+        BitCast "bit_cast" map::BitCast,
         Reduce "reduce" reduce::Reduce,
         ArgReduce "arg_reduce" reduce::ArgReduce,
         Cumulate "cumulate" reduce::Cumulate,
@@ -176,6 +178,7 @@ ops! {
         Expand "expand" movement::Expand,
         Slice "slice" movement::Slice,
         Concat "concat" movement::Concat,
+        Interleave "interleave" movement::Interleave,
         Pad "pad" movement::Pad,
         Pack "pack" movement::Pack,
         Unpack "unpack" movement::Unpack,
@@ -194,6 +197,7 @@ ops! {
         If "if" control::If,
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
+        Gradient "gradient" gradient::Gradient,
     }
     composites {
         Activation "activation" composite::activation::Activation,
@@ -203,6 +207,7 @@ ops! {
         LayerNorm "layer_norm" composite::norm::LayerNorm,
         InstanceNorm "instance_norm" composite::norm::InstanceNorm,
         Lrn "lrn" composite::norm::Lrn,
+        StopGrad "stop_grad" gradient::StopGrad,
     }
 }
 

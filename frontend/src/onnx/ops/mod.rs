@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod control;
+mod convert;
 mod detect;
 mod einsum;
 mod index;
@@ -83,6 +84,7 @@ pub const TABLE: &[&[Row]] = &[
     activation::ROWS,
     attention::ROWS,
     control::ROWS,
+    convert::ROWS,
     detect::ROWS,
     einsum::ROWS,
     index::ROWS,
