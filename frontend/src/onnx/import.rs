@@ -7,7 +7,7 @@ use super::proto::*;
 use super::scan;
 use super::scope::{Context, Scope};
 use bytes::Bytes;
-use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
 use prost::Message;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -167,35 +167,17 @@ fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options:
             b.error(Error::input(format!("the model has no input `{name}`")));
         }
     }
-    let mut inputs = required(graph);
-    inputs.retain(|info| {
-        let name = text(&info.name);
-        let kind = kind(info);
-        let given = options.items.iter().find(|(n, _)| *n == name).map(|(_, item)| item);
-        let item = match (given, kind) {
-            (_, Kind::Tensor) => return true,
-            (Some(Item::List(list)), _) => Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect()),
-            (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
-            (Some(Item::Absent), Kind::Optional) => Item::Absent,
-            (Some(other), _) => {
-                b.error(Error::input(format!("input `{name}` is a sequence, {} is given", other.kind())));
-                Item::Tensor(b.poison())
-            }
-            (None, kind) => {
-                let what = if kind == Kind::Sequence { "a sequence: how long it is" } else { "an optional: whether it holds something" };
-                b.error(
-                    Error::unsupported(format!("input `{name}` is {what} must be known when the model is compiled"))
-                        .note("`nnc run` takes it from the files that it is given"),
-                );
-                Item::Tensor(b.poison())
-            }
-        };
-        scope.define(&info.name, item);
-        false
-    });
+    let all = required(graph);
+    let inputs: Vec<&ValueInfoProto> = all.iter().filter(|i| kind(i) == Kind::Tensor).copied().collect();
     let declared: Vec<Option<Declared>> = inputs.iter().map(|i| declared(i).map_err(|e| b.error(e)).ok()).collect();
     let fixed = Fixed::new(&inputs, &declared, options, b);
-    for (info, declared) in inputs.iter().zip(declared) {
+    let mut declared = declared.into_iter();
+    for info in all {
+        if kind(info) != Kind::Tensor {
+            scope.define(&info.name, structured(b, info, options));
+            continue;
+        }
+        let declared = declared.next().flatten();
         let name = text(&info.name);
         let value = options.values.iter().find(|(n, _)| *n == name).map(|(_, t)| t);
         let ty = declared.map(|d| fixed.ty(&name, d, value)).transpose();
@@ -218,6 +200,27 @@ fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options:
             }
         };
         scope.define(&info.name, Item::Tensor(v));
+    }
+}
+
+/// An input that is a sequence or an optional, as the options say.
+fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions) -> Item<V<'g>> {
+    let (name, kind) = (text(&info.name), kind(info));
+    let given = options.items.iter().find(|(n, _)| *n == name).map(|(_, item)| item);
+    match (given, kind) {
+        (Some(Item::List(list)), _) => Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect()),
+        (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
+        (Some(Item::Absent), Kind::Optional) => Item::Absent,
+        (Some(other), _) => {
+            b.error(Error::input(format!("input `{name}` is a sequence, {} is given", other.kind())));
+            Item::Tensor(b.poison())
+        }
+        (None, kind) => {
+            let what = if kind == Kind::Sequence { "a sequence: how long it is" } else { "an optional: whether it holds something" };
+            let e = Error::unsupported(format!("input `{name}` is {what} must be known when the model is compiled"));
+            b.error(e.note("`nnc run` takes it from the files that it is given"));
+            Item::Tensor(b.poison())
+        }
     }
 }
 

@@ -160,9 +160,28 @@ pub fn shape(port: &Port, sizes: &Compilation) -> Outcome<Vec<usize>> {
     all.and_then(|s| s.into_iter().map(|d| usize::try_from(d).ok()).collect()).ok_or_else(|| unknown().into())
 }
 
-/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there.
-pub fn expected(from: &Path, ports: &[Port]) -> Outcome<Vec<Option<Tensor>>> {
+/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there. In a folder, what `layout` says is a sequence or
+/// optional is one file, which must be made of as many tensors.
+pub fn expected(from: &Path, ports: &[Port], layout: &[ModelOutput]) -> Outcome<Vec<Option<Tensor>>> {
     let mut out = vec![None; ports.len()];
+    if from.is_dir() && !layout.is_empty() {
+        out.clear();
+        for (k, o) in layout.iter().enumerate() {
+            let file = from.join(format!("output_{k}.pb"));
+            if !file.exists() {
+                out.extend(o.layout.tensors().iter().map(|()| None));
+                continue;
+            }
+            let item = item::parse(edge::read(&file)?.into(), o.kind).map_err(|e| e.note(format!("in {}", file.display())))?;
+            if item.layout() != o.layout {
+                edge::say(&format!("output `{}` differs: it is {}, expected {}", o.name, o.layout.kind(), item.kind()));
+                return Err(edge::Failure::Different);
+            }
+            out.extend(item.tensors().iter().cloned().map(Some));
+        }
+        // A model may have outputs that are nothing at all: that they are is what was to be seen.
+        return Ok(out);
+    }
     if from.is_dir() {
         for (k, slot) in out.iter_mut().enumerate() {
             let file = from.join(format!("output_{k}.pb"));

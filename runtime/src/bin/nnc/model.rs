@@ -85,7 +85,8 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
         let session = Session::open(path, &c.prefix, Arc::new(Pool::new(threads)))?;
         let load = start.elapsed();
         let inputs = read(session.inputs())?;
-        return Ok(Ready { session, inputs, graph: None, outputs: vec![], load, compile: Duration::ZERO });
+        let outputs = grouped(session.outputs());
+        return Ok(Ready { session, inputs, graph: None, outputs, load, compile: Duration::ZERO });
     }
     let engine = native_engine(engine)?;
     let (Model { graph, outputs, .. }, inputs) = specialized(path, data, given, &read, c)?;
@@ -102,6 +103,20 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
         }
     };
     Ok(Ready { session, inputs, graph: Some(graph), outputs, load, compile: start.elapsed() })
+}
+
+/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, as the importer names its elements. None where there is no sequence.
+fn grouped(ports: &[Port]) -> Vec<ModelOutput> {
+    let mut out: Vec<ModelOutput> = vec![];
+    for port in ports {
+        let element = port.name.strip_suffix(']').and_then(|n| n.rsplit_once('[')).and_then(|(n, i)| Some((n, i.parse::<usize>().ok()?)));
+        match (element, out.last_mut()) {
+            (Some((name, i)), Some(ModelOutput { name: last, layout: Item::List(list), .. })) if *last == name && list.len() == i => list.push(()),
+            (Some((name, 0)), _) => out.push(ModelOutput { name: name.into(), kind: Kind::Sequence, layout: Item::List(vec![()]) }),
+            _ => out.push(ModelOutput { name: port.name.to_string(), kind: Kind::Tensor, layout: Item::Tensor(()) }),
+        }
+    }
+    if out.len() == ports.len() && out.iter().all(|o| o.kind == Kind::Tensor) { vec![] } else { out }
 }
 
 fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {

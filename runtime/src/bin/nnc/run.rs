@@ -16,7 +16,7 @@ pub fn run(a: &Run) -> Outcome {
         None => Ok(()),
         Some(from) => {
             let tolerance = Tolerance { rtol: a.tolerances.rtol, atol: a.tolerances.atol };
-            hold(ports, &outputs, &data::expected(from, ports)?, tolerance)
+            hold(ports, &outputs, &data::expected(from, ports, &ready.outputs)?, tolerance)
         }
     }
 }
