@@ -12,7 +12,7 @@ use nnc_ir::{Builder, DType, Dim, Error, Graph, Result, Tensor, Type, V};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-pub const ROWS: &[Row] = &[items("If", 1, (1, 1), branch), items("Loop", 1, (2, MANY), repeat), items("Scan", 9, (1, MANY), scan)];
+pub const ROWS: &[Row] = &[items("If", 1, (1, 1), branch), items("Loop", 1, (0, MANY), repeat), items("Scan", 9, (1, MANY), scan)];
 
 /// What several bodies read from outside, each value once.
 fn captures<'g>(bodies: &[&Rc<dyn Region<'g> + 'g>]) -> Vec<V<'g>> {

@@ -14,7 +14,7 @@ pub const ROWS: &[Row] = &[
         c.ignore(&["type"]);
         Ok(vec![c.item(0)])
     }),
-    items("OptionalGetElement", 15, (1, 1), get),
+    items("OptionalGetElement", 15, (0, 1), get),
     items("OptionalHasElement", 15, (0, 1), |c| Ok(vec![Item::Tensor(c.b.constant(Tensor::scalar(!matches!(c.item(0), Item::Absent))))])),
     items("SequenceAt", 11, (2, 2), at),
     items("SequenceConstruct", 11, (1, MANY), |c| Ok(vec![Item::List(c.all()?)])),
