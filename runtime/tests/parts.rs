@@ -22,7 +22,7 @@ fn model() -> Graph {
     let score = found * weight + split[1].cast(DType::F32);
     b.output("score", score);
     let best = score.reduce(ReduceKind::Max, &[0], false).cast(DType::I64);
-    let words = b.constant(text(&[4], &["zero", "one", "two", "three"]));
+    let words = b.constant(text(&[6], &["zero", "one", "two", "three", "four", "five"]));
     let word = b.op(Gather { axis: 0 }, &[words, best]);
     b.output("word", b.op(StringConcat {}, &[word, b.constant(text(&[], &["!"]))]));
     b.finish().unwrap()
