@@ -77,7 +77,7 @@ fn tf_idf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     for n in 1..=starts.len() {
         let start = starts[n - 1];
         let end = starts.get(n).copied().unwrap_or(pool.elems());
-        if start > end || end > pool.elems() || (end - start) % n != 0 {
+        if start > end || end > pool.elems() || !(end - start).is_multiple_of(n) {
             return Err(Error::attribute(format!("the pool has no {n}-grams from {start} to {end}")));
         }
         let grams = (end - start) / n;
@@ -93,7 +93,8 @@ fn tf_idf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let pool = pool.reshape(vec![Dim::from(grams), Dim::from(n)]);
         let mut total = c.b.constant(Tensor::scalar(0f32)).expand(vec![batch.clone(), Dim::from(grams)]);
         // One element has nothing between its parts.
-        for step in if (least..=most).contains(&n) { 1..=if n == 1 { 1 } else { skips + 1 } } else { 1..=0 } {
+        let steps = if n == 1 { 1 } else { skips + 1 };
+        for step in (1..=steps).filter(|_| (least..=most).contains(&n)) {
             let windows = length - (n as i64 - 1) * step as i64;
             if windows < 1 {
                 continue;
