@@ -14,6 +14,7 @@ use super::kernels::rows::{RowKind, Rows, rows};
 use super::kernels::{self, BLOCK, Factor, Size, Tasks};
 use super::vectorize::vectorize;
 use super::vir::Func;
+use super::vir::verify::verify;
 use nnc_ir::kernel::{Kernel, Origin, size_symbol};
 use nnc_ir::ops::Op;
 use nnc_ir::ops::composite::activation::Act;
@@ -72,6 +73,8 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
         for (name, accept) in IMPLEMENTATIONS {
             let mut site = Site { kernel, origin, isa, machine, padded, extra: vec![] };
             match accept(&mut site) {
+                // A stride or a size that no instruction takes as a constant: the loops hold such numbers in registers.
+                Ok(made) if verify(&made.func).is_err() => refused.push((*name, "a constant beyond 32 bits".into())),
                 Ok(made) => {
                     let tasks = site.tasks(&made.tasks);
                     return Choice { implementation: name, vector: Some((made.func, isa)), tasks, extra: site.extra, refused };
@@ -80,7 +83,7 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
             }
         }
     }
-    match vectorize(kernel, isa) {
+    match vectorize(kernel, isa).and_then(|func| verify(&func).map(|()| func)) {
         Ok(func) => Choice { implementation: "vector loops", vector: Some((func, isa)), tasks: kernel.tasks.clone(), extra: vec![], refused },
         Err(e) => {
             refused.push(("vector loops", e.message().to_string()));

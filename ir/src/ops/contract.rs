@@ -330,7 +330,8 @@ impl Primitive for ConvTranspose {
         let channels = ws[1].clone() * Dim::from(self.group);
         let mut shape = vec![xs[0].clone(), channels.clone()];
         for i in 0..n {
-            let extra = self.output_padding.get(i).copied().unwrap_or(0) + window.extent(i) - window.pads[i] - window.pads[n + i];
+            let extra = self.output_padding.get(i).copied().unwrap_or(0).saturating_add(window.extent(i));
+            let extra = extra.saturating_sub(window.pads[i]).saturating_sub(window.pads[n + i]);
             let d = (xs[2 + i].clone() - Dim::Const(1)) * Dim::Const(window.strides[i]) + Dim::Const(extra);
             if d.as_const().is_some_and(|d| d < 0) {
                 return Err(Error::shape(format!("conv_transpose: spatial axis {i} of the result would have length {d}")));
