@@ -247,3 +247,14 @@ fn examples_have_the_published_sizes() {
         assert!(printed.contains("-> (y: f32[N,10"), "{name}: {}", printed.lines().next().unwrap());
     }
 }
+
+#[test]
+fn strings_are_constants_too() {
+    let b = nnc_ir::Builder::new("m");
+    let t = nnc_ir::Tensor::text(&[2], vec!["a \"b\"".into(), "1".into()]).unwrap();
+    b.output("y", b.constant(t.clone()));
+    let graph = b.finish().unwrap();
+    let printed = graph.to_string();
+    let again = nnc_frontend::nn::parse(&printed, "m.nn").unwrap_or_else(|e| panic!("{e}\n{printed}"));
+    assert_eq!(again.constant(again.outputs[0].value), Some(&t), "{printed}");
+}

@@ -130,6 +130,18 @@ impl AttrValue for Real {
     }
 }
 
+impl AttrValue for Arc<str> {
+    fn to_attr(&self) -> Attr {
+        Attr::Str(self.clone())
+    }
+    fn from_attr(a: &Attr) -> Result<Self> {
+        match a {
+            Attr::Str(s) => Ok(s.clone()),
+            a => wrong("a string", a),
+        }
+    }
+}
+
 impl AttrValue for bool {
     fn to_attr(&self) -> Attr {
         Attr::Word(if *self { "true" } else { "false" }.into())

@@ -205,6 +205,9 @@ impl Builder {
 
 /// Result types of any operation. A composite's are those of its expansion.
 pub fn infer(op: &Op, x: &[Type], regions: &[Graph]) -> Result<Vec<Type>> {
+    if x.iter().any(|t| t.dtype == DType::Str) && !op.takes_text() {
+        return Err(Error::dtype(format!("{} does not take strings", op.name())));
+    }
     if let Some(p) = op.as_primitive() {
         return p.infer(x, regions);
     }

@@ -255,6 +255,13 @@ impl Display for Literal<'_> {
         let t = self.tensor;
         write!(f, "{} ", TypeText(&t.ty()))?;
         let element = |b: &[u8]| NumText(t.dtype(), Num::read(t.dtype(), b));
+        if let Some(texts) = t.texts() {
+            return match texts {
+                [one] if t.shape().is_empty() => write!(f, "{one:?}"),
+                _ if texts.len() > self.elide => write!(f, "#{:016x}", hash(t)),
+                _ => write!(f, "{texts:?}"),
+            };
+        }
         if let Some(e) = t.splat_element() {
             return element(e).fmt(f);
         }
@@ -291,7 +298,8 @@ impl Display for NumText {
 
 /// FNV-1a over 8-byte words of the elements (the last one filled with zeros): tells constants apart in text.
 fn hash(t: &Tensor) -> u64 {
-    t.bytes().chunks(8).fold(0xcbf2_9ce4_8422_2325, |h: u64, c| {
+    let bytes = t.texts().map_or_else(|| t.bytes(), |texts| texts.join("\0").into());
+    bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |h: u64, c| {
         let mut word = [0; 8];
         word[..c.len()].copy_from_slice(c);
         let h = (h ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);

@@ -57,6 +57,8 @@ impl Num {
             DType::U64 => Num::U(u64::get(b)),
             DType::I4 | DType::I2 | DType::U4 | DType::U2 => Num::U(b[0].into()).cast(dtype),
             DType::Bool => Num::B(bool::get(b)),
+            // Strings are no numbers: inference keeps them from what computes.
+            DType::Str => Num::B(false),
             d => Num::F(minifloat::decode(d, b[0])),
         }
     }
@@ -78,6 +80,7 @@ impl Num {
             (DType::U32, n) => (n.as_u64() as u32).put(out),
             (DType::U64, n) => n.as_u64().put(out),
             (DType::Bool, n) => n.as_bool().put(out),
+            (DType::Str, _) => {}
             (d, n) => minifloat::encode(d, n.as_f64()).put(out),
         }
     }
@@ -140,6 +143,7 @@ impl Num {
             DType::F16 => Num::F(round_f16(self.as_f64()).into()),
             DType::BF16 => Num::F(round_bf16(self.as_f64()).into()),
             DType::Bool => Num::B(self.as_bool()),
+            DType::Str => self,
             DType::I64 => Num::I(self.as_i64()),
             DType::I32 => Num::I(self.as_i64() as i32 as i64),
             DType::I16 => Num::I(self.as_i64() as i16 as i64),
@@ -223,10 +227,10 @@ impl Domain {
     pub fn contains(self, d: DType) -> bool {
         match self {
             Domain::Float => d.is_float(),
-            Domain::Number => d != DType::Bool,
+            Domain::Number => d.is_float() || d.is_int(),
             Domain::Int => d.is_int(),
             Domain::Bool => d == DType::Bool,
-            Domain::Bits => !d.is_float(),
+            Domain::Bits => d.is_int() || d == DType::Bool,
             Domain::Any => true,
         }
     }

@@ -6,6 +6,7 @@ use crate::types::{DType, Type};
 use bytes::Bytes;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// A constant: little-endian elements in row-major order. Cloning shares the data.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ enum Data {
     Dense(Bytes),
     /// One element, standing for all: what ConstantOfShape and zeros are, however large.
     Splat(Bytes),
+    /// Strings, as many as the shape says.
+    Text(Arc<[Arc<str>]>),
 }
 
 /// The largest constant that is written out in full (bytes); files that ask for more are refused, not obeyed.
@@ -42,8 +45,20 @@ pub fn low_bits(dtype: DType, byte: u8) -> u8 {
 }
 
 impl Tensor {
+    /// Strings; an error where their number does not fit the shape.
+    pub fn text(shape: &[usize], strings: Vec<Arc<str>>) -> Result<Tensor> {
+        let want = checked_elems(DType::Str, shape)?;
+        if strings.len() != want {
+            return Err(Error::shape(format!("a tensor str{shape:?} takes {want} strings, {} are given", strings.len())));
+        }
+        Ok(Tensor { dtype: DType::Str, shape: shape.to_vec(), data: Data::Text(strings.into()) })
+    }
+
     /// Wraps bytes that hold the elements; an error where the length does not fit the shape.
     pub fn from_bytes(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Tensor> {
+        if dtype == DType::Str {
+            return Err(Error::internal("strings are no bytes"));
+        }
         let want = checked_elems(dtype, &shape)? * dtype.bytes();
         if data.len() != want {
             return Err(Error::shape(format!("a tensor {dtype}{shape:?} takes {want} bytes, {} are given", data.len())));
@@ -54,6 +69,9 @@ impl Tensor {
     /// `shape` filled with one element, given by its bytes.
     pub fn splat(dtype: DType, shape: Vec<usize>, element: Bytes) -> Result<Tensor> {
         checked_elems(dtype, &shape)?;
+        if dtype == DType::Str {
+            return Err(Error::internal("strings are no bytes"));
+        }
         if element.len() != dtype.bytes() {
             return Err(Error::internal(format!("a {dtype} element has {} bytes, not {}", dtype.bytes(), element.len())));
         }
@@ -103,15 +121,24 @@ impl Tensor {
     pub fn splat_element(&self) -> Option<&Bytes> {
         match &self.data {
             Data::Splat(e) => Some(e),
-            Data::Dense(_) => None,
+            Data::Dense(_) | Data::Text(_) => None,
         }
     }
 
-    /// All elements' bytes; a splat is written out.
+    /// The elements of a tensor of strings.
+    pub fn texts(&self) -> Option<&[Arc<str>]> {
+        match &self.data {
+            Data::Text(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// All elements' bytes; a splat is written out. Strings have none.
     pub fn bytes(&self) -> Bytes {
         match &self.data {
             Data::Dense(b) => b.clone(),
             Data::Splat(e) => e.repeat(self.elems()).into(),
+            Data::Text(_) => Bytes::new(),
         }
     }
 
@@ -121,6 +148,7 @@ impl Tensor {
         match &self.data {
             Data::Dense(b) => &b[i * n..(i + 1) * n],
             Data::Splat(e) => e,
+            Data::Text(t) => t[i].as_bytes(),
         }
     }
 
@@ -131,7 +159,7 @@ impl Tensor {
 
     /// Integer elements of any width as `i64`; `None` for floats.
     pub fn to_ints(&self) -> Option<Vec<i64>> {
-        (!self.dtype.is_float()).then(|| (0..self.elems()).map(|i| self.num(i).as_i64()).collect())
+        (self.dtype.is_int() || self.dtype == DType::Bool).then(|| (0..self.elems()).map(|i| self.num(i).as_i64()).collect())
     }
 
     /// Elements as `f64`, whatever their type.
@@ -171,6 +199,7 @@ impl Hash for Tensor {
         self.shape.hash(h);
         match &self.data {
             Data::Splat(e) => e.hash(h),
+            Data::Text(t) => t.hash(h),
             Data::Dense(b) if b.len() <= CHUNK * CHUNKS => b.hash(h),
             Data::Dense(b) => (0..CHUNKS).map(|i| (b.len() - CHUNK) / (CHUNKS - 1) * i).for_each(|at| b[at..at + CHUNK].hash(h)),
         }
@@ -181,6 +210,7 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.dtype, self.shape)?;
         match self.elems() {
+            0..=16 if self.dtype == DType::Str => f.debug_list().entries(self.texts().unwrap_or_default()).finish(),
             n @ 0..=16 => f.debug_list().entries((0..n).map(|i| self.num(i))).finish(),
             _ => write!(f, "[..]"),
         }

@@ -32,9 +32,12 @@ pub enum DType {
     U4,
     U2,
     Bool,
+    /// Strings: on the host only, no compiled program has them.
+    Str,
 }
 
 impl DType {
+    /// All that are numbers or truth values.
     pub const ALL: [DType; 25] = {
         use DType::*;
         [
@@ -72,14 +75,16 @@ impl DType {
             U4 => "u4",
             U2 => "u2",
             Bool => "bool",
+            Str => "str",
         }
     }
 
     pub fn from_name(name: &str) -> Option<DType> {
-        DType::ALL.into_iter().find(|d| d.name() == name)
+        DType::ALL.into_iter().chain([DType::Str]).find(|d| d.name() == name)
     }
 
-    /// Bytes of an element in memory. A type of fewer than 8 bits takes a byte of its own, whose low bits count; files pack them.
+    /// Bytes of an element in memory. A type of fewer than 8 bits takes a byte of its own, whose low bits count; files pack them. Of a string,
+    /// those of the reference to it.
     pub fn bytes(self) -> usize {
         self.bits().div_ceil(8) as usize
     }
@@ -88,6 +93,7 @@ impl DType {
     pub fn bits(self) -> u32 {
         use DType::*;
         match self {
+            Str => 128,
             F64 | I64 | U64 => 64,
             F32 | I32 | U32 => 32,
             F16 | BF16 | I16 | U16 => 16,
@@ -109,6 +115,7 @@ impl DType {
             I16 => 5,
             I32 => 6,
             I64 => 7,
+            Str => 8,
             Bool => 9,
             F16 => 10,
             F64 => 11,
@@ -131,7 +138,7 @@ impl DType {
     }
 
     pub fn from_abi_code(code: i32) -> Option<DType> {
-        DType::ALL.into_iter().find(|d| d.abi_code() == code)
+        DType::ALL.into_iter().chain([DType::Str]).find(|d| d.abi_code() == code)
     }
 
     pub fn is_float(self) -> bool {

@@ -195,6 +195,8 @@ impl Verifier {
 fn binds(node: &Node, f: &mut dyn FnMut(&Arc<str>)) {
     match &node.op {
         Op::ReadDims(r) => r.symbols.iter().filter_map(Dim::as_sym).for_each(&mut *f),
+        Op::StringSplit(s) => s.pieces.as_sym().into_iter().for_each(&mut *f),
+        Op::StringNormalize(n) => n.kept.as_sym().into_iter().for_each(&mut *f),
         Op::NonZero(n) => n.count.as_sym().into_iter().for_each(&mut *f),
         op if op.class().is_none_or(|c| c == Class::Control) => {
             node.types.iter().flat_map(|t| &t.shape).filter_map(Dim::as_sym).for_each(&mut *f);

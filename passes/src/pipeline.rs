@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{autodiff, cse, dce, egraph, fold, layout, phases};
+use crate::{autodiff, cse, dce, egraph, fold, host, layout, phases};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -47,6 +47,7 @@ pub fn optimize(mut graph: Graph, target: &Target, options: &Options, observer: 
     if stop == Some(Stage::Model.name()) {
         return Ok(graph);
     }
+    host::refuse(&graph)?;
     for (i, step) in PIPELINE.iter().enumerate() {
         if step.level <= options.level {
             graph = one(step, graph, target, options, observer)?;
@@ -68,6 +69,7 @@ pub fn compile(graph: Graph, target: &Target, options: &Options, observer: &mut 
 /// Runs one pass alone.
 pub fn run_pass(name: &str, graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
     let step = PIPELINE.iter().find(|s| s.name == name).ok_or_else(|| unknown(name, ""))?;
+    host::refuse(&graph)?;
     one(step, graph, target, options, observer)
 }
 

@@ -2,12 +2,13 @@
 
 use crate::library::Library;
 use crate::options::{Engine, Options, Precision, Weights};
+use crate::parts::Parts;
 use crate::session::Session;
 use crate::threads::Pool;
 use nnc_backends::cpu;
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Result, Target};
-use nnc_passes::Observer;
+use nnc_passes::{Observer, host};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -69,12 +70,21 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     if options.engine == Engine::Interpreter {
         return Ok(Session::interpreter(graph));
     }
-    let target = target(&options.target)?;
-    let program = program(graph, options, observer)?;
     let pool = Arc::new(Pool::new(options.threads));
     if options.engine == Engine::SharedLibrary {
-        return Ok(shared_library(&program, &target, options, pool)?);
+        let target = target(&options.target)?;
+        return Ok(shared_library(&program(graph, options, observer)?, &target, options, pool)?);
     }
+    if host::refuse(&graph).is_err() {
+        return Ok(Session::parts(Parts::new(graph, options, pool)?));
+    }
+    jit(graph, options, observer, pool)
+}
+
+/// Compiles into memory.
+pub(crate) fn jit(graph: Graph, options: &Options, observer: &mut dyn Observer, pool: Arc<Pool>) -> Result<Session, Report> {
+    let target = target(&options.target)?;
+    let program = program(graph, options, observer)?;
     // In memory there is nobody to map a weights file.
     let backend = cpu::Options { weights: cpu::Weights::Embed, ..backend_options(options) };
     let jit = cpu::compile_jit(&program, &target, &backend)?;

@@ -75,8 +75,12 @@ pub fn compare(got: &Tensor, want: &Tensor, tolerance: Tolerance) -> Match {
         return Match::Shape { got: text(got), want: text(want) };
     }
     // f64 holds every element but the largest 64-bit integers, which are compared by their bytes first.
-    let exact = !got.dtype().is_float() && got.dtype().bytes() == 8;
-    let (a, b) = (got.to_f64s(), want.to_f64s());
+    let exact = got.dtype().is_int() && got.dtype().bytes() == 8;
+    let (a, b) = match (got.texts(), want.texts()) {
+        // Strings differ or do not.
+        (Some(g), Some(w)) => (g.iter().zip(w).map(|(g, w)| f64::from(g != w)).collect(), vec![0.0; w.len()]),
+        _ => (got.to_f64s(), want.to_f64s()),
+    };
     let scale = b.iter().filter(|w| w.is_finite()).fold(0f64, |m, w| m.max(w.abs()));
     let (rtol, atol) = if got.dtype().is_float() { (tolerance.rtol, 1e-5 * scale) } else { (0.0, 0.0) };
     let atol = tolerance.atol.unwrap_or(atol);

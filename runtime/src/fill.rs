@@ -38,6 +38,9 @@ impl Fill {
     /// The `k`-th input of a model: two inputs of one seed differ.
     pub fn tensor(self, k: usize, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let n = checked_elems(dtype, shape)?;
+        if dtype == DType::Str {
+            return Err(Error::unsupported("strings cannot be made up"));
+        }
         if n * dtype.bytes() > MAX_BYTES {
             return Err(
                 Error::limit(format!("{dtype}{shape:?} is more than the 1 GiB that inputs are made up to")).note("give the input, or smaller sizes")

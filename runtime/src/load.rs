@@ -42,6 +42,8 @@ pub struct Model {
     /// ONNX: the program that wrote the file, and operator sets by domain.
     pub producer: String,
     pub opsets: BTreeMap<String, i64>,
+    /// ONNX: the outputs as the file declares them, each of which is some of the graph's.
+    pub outputs: Vec<onnx::ModelOutput>,
 }
 
 /// Reads a `.onnx` or `.nn` file and fixes the sizes that the options name. Constants stay windows into the mapped file.
@@ -56,18 +58,32 @@ pub fn parse(path: &Path, data: Bytes, options: &Options, values: &[(String, Ten
     match Format::of(path, &data[..data.len().min(64)]) {
         Format::Onnx => {
             let shapes = options.shapes.iter().map(|(n, s)| (n.clone(), s.iter().map(|d| (*d).into()).collect())).collect();
-            let import = onnx::ImportOptions { dims: options.dims.clone(), shapes, values: values.to_vec() };
+            let import = onnx::ImportOptions { dims: options.dims.clone(), shapes, values: values.to_vec(), items: options.items.clone() };
             let folder = path.parent().filter(|_| path.exists()).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
             let model = onnx::parse(data, &name, folder, &import)?;
-            Ok(Model { graph: differentiate(model.graph)?, format: Format::Onnx, producer: model.producer, opsets: model.opsets })
+            Ok(Model {
+                graph: differentiate(model.graph)?,
+                format: Format::Onnx,
+                producer: model.producer,
+                opsets: model.opsets,
+                outputs: model.outputs,
+            })
         }
         Format::Nn => {
             let text = std::str::from_utf8(&data).map_err(|_| Error::syntax(format!("{name} is no UTF-8 text")))?;
             let graph = differentiate(specialize(nn::parse(text, &name)?, &options.dims, &options.shapes)?)?;
-            Ok(Model { graph, format: Format::Nn, producer: String::new(), opsets: BTreeMap::new() })
+            Ok(Model { graph, format: Format::Nn, producer: String::new(), opsets: BTreeMap::new(), outputs: vec![] })
         }
         Format::Library => Err(Error::input(format!("{name} is a compiled library; a .onnx or .nn model is wanted")).into()),
     }
+}
+
+/// Names and kinds of the inputs of an ONNX model of which some are no tensors; `None` for any other.
+pub fn structured_inputs(path: &Path, data: Bytes) -> Option<Vec<(String, onnx::Kind)>> {
+    if Format::of(path, &data[..data.len().min(64)]) != Format::Onnx {
+        return None;
+    }
+    onnx::input_kinds(data).ok().filter(|inputs| inputs.iter().any(|(_, kind)| *kind != onnx::Kind::Tensor))
 }
 
 /// The inputs of an ONNX model as it declares them, without a look at its operations; `None` where the file does not say even that.

@@ -31,6 +31,8 @@ fn descr(d: DType) -> &'static str {
         U32 => "u4",
         U64 => "u8",
         Bool => "b1",
+        // Callers have seen to it that there are none.
+        Str => "O",
         F8E5M2 => "f1",
         F8E4M3FN | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0 | F6E2M3 | F6E3M2 | F4E2M1 | I4 | I2 | U4 | U2 => RAW,
     }

@@ -1,5 +1,7 @@
 //! What a caller asks of a compilation and a run.
 
+use nnc_frontend::onnx::call::Item;
+use nnc_ir::Type;
 pub use nnc_passes::Precision;
 
 /// What runs a model.
@@ -30,6 +32,8 @@ pub struct Options {
     pub dims: Vec<(String, i64)>,
     /// Shapes of inputs, by name.
     pub shapes: Vec<(String, Vec<i64>)>,
+    /// What inputs that are sequences or optionals are made of, by name: how many tensors, and of what types.
+    pub items: Vec<(String, Item<Type>)>,
     /// Optimisation level, 0 to 3.
     pub level: u8,
     /// `native`, or a name that `nnc list-targets` shows, with `,+feature`s.
@@ -50,6 +54,7 @@ impl Default for Options {
         Options {
             dims: vec![],
             shapes: vec![],
+            items: vec![],
             level: 2,
             target: "native".into(),
             precision: Precision::default(),

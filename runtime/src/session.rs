@@ -4,6 +4,7 @@ use crate::abi;
 use crate::describe::{Description, Port, Size};
 use crate::library::Library;
 use crate::memory::Aligned;
+use crate::parts::Parts;
 use crate::profile::{Event, Launch};
 use crate::threads::Pool;
 use nnc_ir::tensor::checked_elems;
@@ -28,12 +29,19 @@ pub struct Session {
 enum Engine {
     Interpreter(Box<Graph>),
     Native(Box<Library>),
+    /// Compiled parts and parts that the host computes.
+    Parts(Box<Parts>),
 }
 
 impl Session {
     /// Runs on the reference interpreter.
     pub fn interpreter(graph: Graph) -> Session {
         Session::new(Description::of_graph(&graph), Engine::Interpreter(Box::new(graph)), Arc::new(Pool::new(1)))
+    }
+
+    /// Runs a model of which the host computes a part.
+    pub(crate) fn parts(parts: Parts) -> Session {
+        Session::new(Description::of_graph(parts.graph()), Engine::Parts(Box::new(parts)), Arc::new(Pool::new(1)))
     }
 
     /// Runs compiled code, on a pool that other sessions may share.
@@ -94,6 +102,7 @@ impl Session {
     pub fn launches(&self) -> Result<Vec<Launch>> {
         match &self.engine {
             Engine::Interpreter(_) => Err(Error::unsupported("the interpreter launches no kernels")),
+            Engine::Parts(_) => Err(Error::unsupported("only a model that is compiled as a whole says what it launches")),
             Engine::Native(library) => library.launches(),
         }
     }
@@ -112,6 +121,7 @@ impl Session {
                 let inputs: Vec<Tensor> = self.all_given(inputs)?;
                 nnc_ir::eval::run(graph, &inputs, &nnc_ir::eval::Env::default())
             }
+            Engine::Parts(parts) => parts.run(&self.all_given(inputs)?),
             Engine::Native(_) => {
                 let mut bound = self.bind(inputs)?;
                 bound.run()?;
@@ -158,7 +168,7 @@ impl Session {
     /// Sizes and allocates everything for these inputs, so that [`Bound::run`] only computes. Compiled models only.
     pub fn bind(&self, inputs: &[Option<Tensor>]) -> Result<Bound<'_>> {
         let Engine::Native(library) = &self.engine else {
-            return Err(Error::internal("only compiled models are bound"));
+            return Err(Error::unsupported("only a model that is compiled as a whole can be sized before a run"));
         };
         self.check(inputs)?;
         let absent: Vec<&str> = self.inputs().iter().zip(inputs).filter(|(_, t)| t.is_none()).map(|(p, _)| &*p.name).collect();

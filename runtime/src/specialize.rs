@@ -15,6 +15,11 @@ pub fn specialize(graph: Graph, dims: &[(String, i64)], shapes: &[(String, Vec<i
     rebuild(&graph, &env, None)
 }
 
+/// The graph with sizes in place of the symbols that `env` knows, wherever they stand.
+pub fn fixed(graph: &Graph, env: &dyn Fn(&str) -> Option<Dim>) -> Result<Graph, Report> {
+    rebuild(graph, env, None)
+}
+
 /// The value of each symbol that is fixed, or everything that is wrong with them.
 fn sizes(graph: &Graph, dims: &[(String, i64)], shapes: &[(String, Vec<i64>)]) -> Result<BTreeMap<String, i64>, Report> {
     let mut known: BTreeMap<String, Option<i64>> = BTreeMap::new();

@@ -316,8 +316,14 @@ impl<'a, 'g> Elab<'a, 'g> {
             };
             attrs.push((n.text.to_string(), a));
         }
+        let inputs = inputs.into_iter().map(onnx::Item::from).collect();
         let call = onnx::Call::new(self.b, ("", op, self.shared.operators.opset), inputs, attrs, vec![true; given.results]);
         let y = rows::build(&call).map_err(|e| Error::new(e.code(), spelled(&e, op, given.name)))?;
+        let tensor = |item: onnx::Item<V<'g>>| match item {
+            onnx::Item::Tensor(v) => Ok(v),
+            other => Err(Error::unsupported(format!("{} gives {}; values here are tensors", given.name, other.kind()))),
+        };
+        let y = y.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
         let y = self.results(given, y)?;
         Ok(value(y))
     }

@@ -1080,6 +1080,11 @@ fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> 
             return Err(e.note("print with full constants to read the text back"));
         }
     };
+    if ty.dtype == Str {
+        let wrong = |s: &String| Error::dtype(format!("`{s}` is no string"));
+        let texts = list.iter().map(|s| s.strip_prefix('"').map(Into::into).ok_or_else(|| wrong(s))).collect::<Result<Vec<_>>>()?;
+        return Tensor::text(&shape, texts);
+    }
     let mut bytes: Vec<u8> = Vec::with_capacity(list.len() * ty.dtype.bytes());
     for s in list {
         macro_rules! put {
@@ -1099,6 +1104,7 @@ fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> 
             U32 => put!(u32),
             U64 => put!(u64),
             Bool => put!(bool),
+            Str => false,
             I4 | I2 | U4 | U2 => s.parse::<i64>().is_ok_and(|x| {
                 let n = nnc_ir::scalar::Num::I(x).cast(ty.dtype);
                 n.write(ty.dtype, &mut bytes);

@@ -623,6 +623,8 @@ impl Parser<'_> {
         let text = match &self.tok {
             Tok::Num(n) => n.clone(),
             Tok::Word(w) if matches!(w.as_str(), "true" | "false" | "inf" | "nan") => w.clone(),
+            // The quote tells a string that looks like a number from one.
+            Tok::Str(s) if !minus => format!("\"{s}"),
             _ => return self.expected("a number, or a list of them"),
         };
         self.bump()?;

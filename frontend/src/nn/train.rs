@@ -185,7 +185,7 @@ impl Training {
             return Err(Error::input(format!("the data has {} tensors, {} are named", samples.len(), source.names.len())).into());
         }
         for (name, ty) in source.names.iter().zip(samples) {
-            let ty = ty.with_shape([&[batch.clone()], &ty.shape[..]].concat());
+            let ty = ty.with_shape([std::slice::from_ref(&batch), &ty.shape[..]].concat());
             frame.set(&name.as_str().into(), Val::Tensor(b.input(name, ty)));
         }
         for (name, _) in &plan.schedules {

@@ -41,6 +41,70 @@ impl Attr<'_> {
     }
 }
 
+/// What a name of a model stands for. A sequence is as many values as it is long, an optional that holds something is that: their
+/// lengths and presence are settled here, so that the graph knows tensors alone.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Item<T> {
+    Tensor(T),
+    List(Vec<T>),
+    /// An optional that holds nothing, or an optional input that is not given.
+    Absent,
+}
+
+impl<T> Item<T> {
+    pub fn tensors(&self) -> &[T] {
+        match self {
+            Item::Tensor(t) => std::slice::from_ref(t),
+            Item::List(list) => list,
+            Item::Absent => &[],
+        }
+    }
+
+    pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Item<U> {
+        match self {
+            Item::Tensor(t) => Item::Tensor(f(t)),
+            Item::List(list) => Item::List(list.iter().map(f).collect()),
+            Item::Absent => Item::Absent,
+        }
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.map(|_| ())
+    }
+
+    /// How messages call it.
+    pub fn kind(&self) -> String {
+        match self {
+            Item::Tensor(_) => "a tensor".into(),
+            Item::List(list) => format!("a sequence of {}", list.len()),
+            Item::Absent => "nothing".into(),
+        }
+    }
+}
+
+impl<T> From<Option<T>> for Item<T> {
+    fn from(value: Option<T>) -> Item<T> {
+        value.map_or(Item::Absent, Item::Tensor)
+    }
+}
+
+/// What an item is made of.
+pub type Layout = Item<()>;
+
+/// Tensors one after the other as items of these layouts.
+pub fn regroup<T: Clone>(layouts: &[Layout], flat: &[T]) -> Vec<Item<T>> {
+    let mut rest = flat.iter().cloned();
+    layouts.iter().map(|l| l.map(|()| rest.next())).map(|item| whole(&item)).collect()
+}
+
+fn whole<T: Clone>(item: &Item<Option<T>>) -> Item<T> {
+    match item {
+        Item::Tensor(t) => t.clone().into(),
+        Item::List(list) => Item::List(list.iter().flatten().cloned().collect()),
+        Item::Absent => Item::Absent,
+    }
+}
+
 /// What a declared input of a body stands for.
 pub enum Arg {
     /// A value of this type, different each time.
@@ -57,11 +121,12 @@ pub trait Region<'g> {
     fn captures(&self) -> Vec<V<'g>>;
 
     /// The body as a graph of its own. Its inputs are the `args` that are types, then one for each of `captures` that
-    /// [`is_operand`]; these hold at least those of [`Region::captures`].
-    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<Graph, Report>;
+    /// [`is_operand`]; these hold at least those of [`Region::captures`]. Its outputs are the tensors of the body's, one after the other,
+    /// whose layouts come with it.
+    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<(Graph, Vec<Layout>), Report>;
 
     /// The body's outputs, built in place of the call: for a condition that is known.
-    fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>>;
+    fn inline(&self, args: &[Item<V<'g>>]) -> Result<Vec<Item<V<'g>>>>;
 }
 
 /// Whether a captured value enters a region as an operand. Constants and known contents are repeated inside instead.
@@ -77,8 +142,8 @@ pub struct Call<'g> {
     pub op: String,
     /// Version of the domain's operator set.
     pub opset: i64,
-    /// An optional input that is not given is `None`; trailing ones may be left out.
-    pub inputs: Vec<Option<V<'g>>>,
+    /// Trailing ones that are not given may be left out.
+    pub inputs: Vec<Item<V<'g>>>,
     /// For each declared output whether anybody reads it.
     pub outputs: Vec<bool>,
     /// The iteration of the loop around the call; `None` in it where the body runs several times and none counts them.
@@ -90,7 +155,7 @@ impl<'g> Call<'g> {
     pub fn new(
         b: &'g Builder,
         (domain, op, opset): (&str, &str, i64),
-        inputs: Vec<Option<V<'g>>>,
+        inputs: Vec<Item<V<'g>>>,
         attrs: Vec<(String, Attr<'g>)>,
         outputs: Vec<bool>,
     ) -> Call<'g> {
@@ -100,12 +165,29 @@ impl<'g> Call<'g> {
 
     /// Input `i`, which must be given.
     pub fn x(&self, i: usize) -> Result<V<'g>> {
-        self.opt(i).ok_or_else(|| Error::arity(format!("input {i} is missing")))
+        match self.item(i) {
+            Item::Tensor(v) => Ok(v),
+            Item::List(_) => Err(Error::dtype(format!("input {i} is a sequence where a tensor is wanted"))),
+            Item::Absent => Err(Error::arity(format!("input {i} is missing"))),
+        }
     }
 
     /// Input `i` where it is given.
     pub fn opt(&self, i: usize) -> Option<V<'g>> {
-        self.inputs.get(i).copied().flatten()
+        self.x(i).ok()
+    }
+
+    /// Input `i`, whatever it is.
+    pub fn item(&self, i: usize) -> Item<V<'g>> {
+        self.inputs.get(i).cloned().unwrap_or(Item::Absent)
+    }
+
+    /// Input `i`, which must be a sequence.
+    pub fn list(&self, i: usize) -> Result<Vec<V<'g>>> {
+        match self.item(i) {
+            Item::List(list) => Ok(list),
+            other => Err(Error::dtype(format!("input {i} should be a sequence, found {}", other.kind()))),
+        }
     }
 
     /// All inputs of a variadic operator.
@@ -322,7 +404,7 @@ impl<'g> Call<'g> {
     }
 
     /// A body as a graph; `None` where it has errors, which are recorded.
-    pub fn body(&self, region: &Rc<dyn Region<'g> + 'g>, args: &[Arg], captures: &[V<'g>]) -> Option<Graph> {
+    pub fn body(&self, region: &Rc<dyn Region<'g> + 'g>, args: &[Arg], captures: &[V<'g>]) -> Option<(Graph, Vec<Layout>)> {
         region.build(args, captures).map_err(|report| report.0.into_iter().for_each(|e| self.b.error(e))).ok()
     }
 
@@ -362,7 +444,7 @@ fn fold(b: &Builder, goal: Value) -> Option<Tensor> {
                 continue;
             }
             let op = node.op.as_primitive().filter(|p| p.class() != Class::Control)?;
-            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) {
+            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) || op.class() == Class::Text {
                 return None;
             }
             let missing: Vec<Value> = node.operands.iter().filter(|o| !done.contains_key(o)).copied().collect();

@@ -1,13 +1,13 @@
 //! From the bytes of a file to a graph: what the model as a whole says (versions, functions, inputs, outputs).
 
-use super::call::dtype_of;
+use super::call::{Item, Layout, dtype_of};
 use super::file::{self, External};
 use super::ops::NEWEST_OPSET;
 use super::proto::*;
-use super::scan::{self, Kind};
+use super::scan;
 use super::scope::{Context, Scope};
 use bytes::Bytes;
-use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
 use prost::Message;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -21,12 +21,33 @@ pub struct ImportOptions {
     pub shapes: Vec<(String, Vec<Dim>)>,
     /// Contents for inputs, by name: the graph keeps the input but computes with these (sizes and axes that the file wants fed).
     pub values: Vec<(String, Tensor)>,
+    /// What inputs that are sequences or optionals are made of, by name. The graph has an input for each tensor: `x[0]`, `x[1]`... for a
+    /// sequence, `x` for an optional tensor.
+    pub items: Vec<(String, Item<Type>)>,
+}
+
+/// What a file declares an input or output to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Tensor,
+    Sequence,
+    /// Of a tensor or a sequence.
+    Optional,
+}
+
+/// An output of the model: how many of the graph's outputs it is.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ModelOutput {
+    pub name: String,
+    pub kind: Kind,
+    pub layout: Layout,
 }
 
 /// An imported model.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub graph: Graph,
+    pub outputs: Vec<ModelOutput>,
     pub ir_version: i64,
     /// Name and version of the program that wrote the file.
     pub producer: String,
@@ -48,7 +69,7 @@ pub fn load(path: &Path, options: &ImportOptions) -> Result<Model, Report> {
 /// Reads a model from memory. `file` is what messages call it; external data lies below `folder`, if any.
 pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOptions) -> Result<Model, Report> {
     let in_file = |e: Error| Error::new(e.code(), format!("{file}: {}", e.message()));
-    scan::check(&data, Kind::Model).map_err(in_file)?;
+    scan::check(&data, scan::Kind::Model).map_err(in_file)?;
     let proto = ModelProto::decode(data).map_err(|e| in_file(Error::syntax(format!("no ONNX protobuf: {e}"))))?;
     let graph = proto.graph.as_deref().ok_or_else(|| in_file(Error::syntax("the file holds no graph")))?;
     if proto.ir_version > NEWEST_IR {
@@ -60,13 +81,14 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     let mut scope = Scope::main(&cx, &b, file, &opsets);
     inputs(&mut scope, graph, options);
     scope.graph(graph);
-    outputs(&scope, graph);
+    let outputs = outputs(&scope, graph);
     drop(scope);
     let mut opsets = opsets;
     // Files before IR version 3 have no imports.
     opsets.entry(String::new()).or_insert(1);
     Ok(Model {
         graph: b.finish()?,
+        outputs,
         ir_version: proto.ir_version,
         producer: format!("{} {}", text(&proto.producer_name), text(&proto.producer_version)).trim().to_string(),
         opsets,
@@ -77,7 +99,7 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
 /// Names and types of the inputs that no initializer gives, without a look at the nodes: what must be fed to a model whose import
 /// depends on what is fed ([`ImportOptions::values`]). `None`: a type that the file leaves open or that is no tensor.
 pub fn interface(data: Bytes) -> Result<Vec<(String, Option<Type>)>> {
-    scan::check(&data, Kind::Model)?;
+    scan::check(&data, scan::Kind::Model)?;
     let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
     let graph = proto.graph.as_deref().ok_or_else(|| Error::syntax("the file holds no graph"))?;
     let ty = |info: &ValueInfoProto, name: &str| {
@@ -91,9 +113,24 @@ pub fn interface(data: Bytes) -> Result<Vec<(String, Option<Type>)>> {
 /// Names of the inputs that a run is given, in order: those of the graph that are no initializers.
 pub fn input_names(path: &Path) -> Result<Vec<String>> {
     let data = file::map(path)?;
-    scan::check(&data, Kind::Model)?;
+    scan::check(&data, scan::Kind::Model)?;
     let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
     Ok(proto.graph.iter().flat_map(|g| required(g)).map(|i| text(&i.name)).collect())
+}
+
+/// Names and kinds of the inputs that a run is given.
+pub fn input_kinds(data: Bytes) -> Result<Vec<(String, Kind)>> {
+    scan::check(&data, scan::Kind::Model)?;
+    let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
+    Ok(proto.graph.iter().flat_map(|g| required(g)).map(|i| (text(&i.name), kind(i))).collect())
+}
+
+fn kind(info: &ValueInfoProto) -> Kind {
+    match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(TypeKind::Sequence(_)) => Kind::Sequence,
+        Some(TypeKind::Optional(_)) => Kind::Optional,
+        _ => Kind::Tensor,
+    }
 }
 
 /// The graph's inputs that no initializer gives.
@@ -124,11 +161,23 @@ pub(super) fn domain(name: &[u8]) -> String {
 
 /// Declares the graph's inputs: those that no initializer gives.
 fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options: &ImportOptions) {
-    let inputs = required(graph);
     let b = scope.b;
+    for (name, _) in &options.items {
+        if !required(graph).iter().any(|i| text(&i.name) == *name) {
+            b.error(Error::input(format!("the model has no input `{name}`")));
+        }
+    }
+    let all = required(graph);
+    let inputs: Vec<&ValueInfoProto> = all.iter().filter(|i| kind(i) == Kind::Tensor).copied().collect();
     let declared: Vec<Option<Declared>> = inputs.iter().map(|i| declared(i).map_err(|e| b.error(e)).ok()).collect();
     let fixed = Fixed::new(&inputs, &declared, options, b);
-    for (info, declared) in inputs.iter().zip(declared) {
+    let mut declared = declared.into_iter();
+    for info in all {
+        if kind(info) != Kind::Tensor {
+            scope.define(&info.name, structured(b, info, options));
+            continue;
+        }
+        let declared = declared.next().flatten();
         let name = text(&info.name);
         let value = options.values.iter().find(|(n, _)| *n == name).map(|(_, t)| t);
         let ty = declared.map(|d| fixed.ty(&name, d, value)).transpose();
@@ -150,7 +199,28 @@ fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options:
                 b.poison()
             }
         };
-        scope.define(&info.name, v);
+        scope.define(&info.name, Item::Tensor(v));
+    }
+}
+
+/// An input that is a sequence or an optional, as the options say.
+fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions) -> Item<V<'g>> {
+    let (name, kind) = (text(&info.name), kind(info));
+    let given = options.items.iter().find(|(n, _)| *n == name).map(|(_, item)| item);
+    match (given, kind) {
+        (Some(Item::List(list)), _) => Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect()),
+        (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
+        (Some(Item::Absent), Kind::Optional) => Item::Absent,
+        (Some(other), _) => {
+            b.error(Error::input(format!("input `{name}` is a sequence, {} is given", other.kind())));
+            Item::Tensor(b.poison())
+        }
+        (None, kind) => {
+            let what = if kind == Kind::Sequence { "a sequence: how long it is" } else { "an optional: whether it holds something" };
+            let e = Error::unsupported(format!("input `{name}` is {what} must be known when the model is compiled"));
+            b.error(e.note("`nnc run` takes it from the files that it is given"));
+            Item::Tensor(b.poison())
+        }
     }
 }
 
@@ -278,20 +348,21 @@ impl Fixed {
     }
 }
 
-/// Names the graph's outputs and holds their element types against what the file declares.
-fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) {
+/// Names the graph's outputs and holds their element types against what the file declares. A sequence is an output for each element.
+fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) -> Vec<ModelOutput> {
     let b = scope.b;
     b.at(nnc_ir::Loc::Unknown);
     if graph.output.is_empty() {
         b.error(Error::syntax("the graph has no outputs"));
     }
+    let mut out = vec![];
     for info in &graph.output {
         let name = text(&info.name);
-        let Some(v) = scope.get(&info.name) else {
+        let Some(item) = scope.get(&info.name) else {
             b.error(Error::name(format!("output `{name}` is computed by no node")));
             continue;
         };
-        if let Some(TypeKind::Tensor(t)) = info.r#type.as_ref().and_then(|t| t.value.as_ref())
+        if let (Some(TypeKind::Tensor(t)), Item::Tensor(v)) = (info.r#type.as_ref().and_then(|t| t.value.as_ref()), &item)
             && t.elem_type != 0
             && t.elem_type != v.ty().dtype.abi_code()
             && !v.is_poison()
@@ -299,6 +370,20 @@ fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) {
             let declared = dtype_of(t.elem_type.into()).map_or_else(|_| format!("type {}", t.elem_type), |d| d.to_string());
             b.error(Error::dtype(format!("output `{name}` is declared {declared} and computed as {}", v.ty())));
         }
-        b.output(&name, v);
+        let fits = match (kind(info), &item) {
+            (Kind::Tensor, item) => info.r#type.is_none() || matches!(item, Item::Tensor(_)),
+            (Kind::Sequence, item) => matches!(item, Item::List(_)),
+            (Kind::Optional, _) => true,
+        };
+        if !fits && !item.tensors().iter().any(|v| v.is_poison()) {
+            b.error(Error::dtype(format!("output `{name}` is computed as {}, which is not what it is declared", item.kind())));
+        }
+        match &item {
+            Item::List(list) => list.iter().enumerate().for_each(|(i, v)| b.output(format!("{name}[{i}]"), *v)),
+            item => item.tensors().iter().for_each(|v| b.output(&name, *v)),
+        }
+        let kind = if info.r#type.is_none() && matches!(item, Item::List(_)) { Kind::Sequence } else { kind(info) };
+        out.push(ModelOutput { name, kind, layout: item.layout() });
     }
+    out
 }

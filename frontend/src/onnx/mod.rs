@@ -8,6 +8,7 @@ pub mod call;
 pub mod export;
 mod file;
 mod import;
+pub mod item;
 pub mod ops;
 pub mod proto;
 mod scan;
@@ -16,4 +17,4 @@ pub mod tensor;
 
 pub use export::export;
 pub use file::map;
-pub use import::{ImportOptions, Model, input_names, interface, load, parse};
+pub use import::{ImportOptions, Kind, Model, ModelOutput, input_kinds, input_names, interface, load, parse};

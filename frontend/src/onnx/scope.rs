@@ -1,7 +1,7 @@
 //! One level of names: the nodes of a graph, of a function's body or of a region, brought into order and built one after the other.
 
 use super::attribute;
-use super::call::{Arg, Attr, Call, Region, is_operand};
+use super::call::{Arg, Attr, Call, Item, Layout, Region, is_operand};
 use super::file::External;
 use super::import::{domain, opsets};
 use super::ops;
@@ -64,12 +64,12 @@ pub struct Place<'m> {
     depth: usize,
 }
 
-/// A level of names under construction. A name that is `None` is an optional input that is not given.
+/// A level of names under construction.
 pub struct Scope<'m, 'g> {
     pub cx: &'m Context<'m>,
     pub b: &'g Builder,
     pub place: Place<'m>,
-    values: HashMap<&'m [u8], Option<V<'g>>>,
+    values: HashMap<&'m [u8], Item<V<'g>>>,
 }
 
 impl<'m: 'g, 'g> Scope<'m, 'g> {
@@ -78,12 +78,12 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         Scope { cx, b, place, values: HashMap::new() }
     }
 
-    pub fn get(&self, name: &[u8]) -> Option<V<'g>> {
-        self.values.get(name).copied().flatten()
+    pub fn get(&self, name: &[u8]) -> Option<Item<V<'g>>> {
+        self.values.get(name).cloned()
     }
 
-    pub fn define(&mut self, name: &'m [u8], v: V<'g>) {
-        if self.values.insert(name, Some(v)).is_some() {
+    pub fn define(&mut self, name: &'m [u8], item: Item<V<'g>>) {
+        if self.values.insert(name, item).is_some() {
             self.b.error(Error::name(format!("two values are called `{}`", text(name))));
         }
     }
@@ -92,12 +92,12 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
     pub fn graph(&mut self, graph: &'m GraphProto) {
         for t in &graph.initializer {
             let v = tensor::decode(t, &self.cx.external).map(|c| self.b.constant(c).named(&text(&t.name)));
-            self.define(&t.name, self.b.or_poison(v));
+            self.define(&t.name, Item::Tensor(self.b.or_poison(v)));
         }
         for s in &graph.sparse_initializer {
             let name: &'m [u8] = s.values.as_ref().map_or(b"", |v| &v.name);
             self.b.error(Error::unsupported(format!("initializer `{}` is sparse; only dense tensors are supported", text(name))));
-            self.define(name, self.b.poison());
+            self.define(name, Item::Tensor(self.b.poison()));
         }
         self.nodes(&graph.node);
     }
@@ -115,7 +115,7 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
             self.b.at(Loc::Unknown);
             self.b.error(if more > 0 { e.note(format!("and {more} more")) } else { e });
             for name in left.iter().flat_map(|i| &nodes[*i].output).filter(|n| !n.is_empty()) {
-                self.define(name, self.b.poison());
+                self.define(name, Item::Tensor(self.b.poison()));
             }
         }
     }
@@ -137,11 +137,11 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         let results = self.results(node, &loc);
         self.b.at(loc);
         for (i, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
-            let v = match &results {
-                Ok(y) => y.get(i).copied().unwrap_or(self.b.poison()),
-                Err(_) => self.b.poison(),
-            };
-            self.define(name, v.named(&text(name)));
+            let item = results.as_ref().ok().and_then(|y| y.get(i).cloned()).unwrap_or(Item::Tensor(self.b.poison()));
+            if let Item::Tensor(v) = item {
+                v.named(&text(name));
+            }
+            self.define(name, item);
         }
         if let Err(e) = results {
             self.b.error(e);
@@ -149,7 +149,7 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
     }
 
     /// The node's results. Poison among them is an error that is recorded already.
-    fn results(&self, node: &'m NodeProto, loc: &Loc) -> Result<Vec<V<'g>>> {
+    fn results(&self, node: &'m NodeProto, loc: &Loc) -> Result<Vec<Item<V<'g>>>> {
         let left = self.cx.nodes_left.get();
         self.cx.nodes_left.set(left.saturating_sub(1));
         if left == 0 {
@@ -162,11 +162,11 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         let mut inputs = vec![];
         for name in &node.input {
             inputs.push(match self.values.get(&**name) {
-                Some(v) => *v,
-                None if name.is_empty() => None,
+                Some(item) => item.clone(),
+                None if name.is_empty() => Item::Absent,
                 None => {
                     self.b.error(Error::name(format!("input `{}` is defined nowhere", text(name))));
-                    Some(self.b.poison())
+                    Item::Tensor(self.b.poison())
                 }
             });
         }
@@ -189,14 +189,14 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
             }
         }
         let poisoned = |v: V| v.is_poison();
-        if inputs.iter().flatten().any(|v| v.is_poison())
+        if inputs.iter().flat_map(Item::tensors).any(|v| v.is_poison())
             || attrs.iter().any(|(_, a)| matches!(a, Attr::Region(r) if r.captures().into_iter().any(poisoned)))
         {
             return Ok(vec![]);
         }
         let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
         let mut call = Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted);
-        call.iteration = self.values.get(ITERATION).copied();
+        call.iteration = self.values.get(ITERATION).map(|i| i.tensors().first().copied());
         ops::build(&call)
     }
 
@@ -207,8 +207,8 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         key: &FunctionKey<'m>,
         f: &'m FunctionProto,
         opsets: &'m BTreeMap<String, i64>,
-        inputs: Vec<Option<V<'g>>>,
-    ) -> Result<Vec<V<'g>>> {
+        inputs: Vec<Item<V<'g>>>,
+    ) -> Result<Vec<Item<V<'g>>>> {
         let name = ops::qualified(&key.0, &text(&f.name));
         if self.place.functions.contains(key) {
             return Err(Error::name(format!("function {name} calls itself")));
@@ -235,7 +235,7 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         let place = Place { file, opsets, attrs: Rc::new(attrs), functions, depth: self.place.depth + 1 };
         let mut body = Scope { cx: self.cx, b: self.b, place, values: HashMap::new() };
         for (i, formal) in f.input.iter().enumerate() {
-            body.values.insert(formal, inputs.get(i).copied().flatten());
+            body.values.insert(formal, inputs.get(i).cloned().unwrap_or(Item::Absent));
         }
         body.nodes(&f.node);
         let missing = |n: &[u8]| Error::name(format!("output `{}` of function {name} is computed nowhere", text(n)));
@@ -310,7 +310,7 @@ pub struct Body<'m, 'g> {
     loc: Loc,
     graph: &'m GraphProto,
     /// What the graph reads from outside.
-    captured: Vec<(&'m [u8], Option<V<'g>>)>,
+    captured: Vec<(&'m [u8], Item<V<'g>>)>,
 }
 
 impl<'m: 'g, 'g> Body<'m, 'g> {
@@ -323,18 +323,18 @@ impl<'m: 'g, 'g> Body<'m, 'g> {
         if let Loc::Onnx { index, name: node, .. } = loc {
             place.file = format!("{}, {name} of node {index} `{node}`", place.file).into();
         }
-        let captured = free_names(graph).into_iter().filter_map(|n| scope.values.get(n).map(|v| (n, *v))).collect();
+        let captured = free_names(graph).into_iter().filter_map(|n| scope.values.get(n).map(|v| (n, v.clone()))).collect();
         Ok(Body { cx: scope.cx, b: scope.b, place, loc: loc.clone(), graph, captured })
     }
 
     /// Builds the graph on `args` in any builder; `outside` gives the captured values there.
-    fn outputs<'c>(&self, b: &'c Builder, args: Vec<V<'c>>, outside: &dyn Fn(V<'g>) -> V<'c>) -> Result<Vec<V<'c>>>
+    fn outputs<'c>(&self, b: &'c Builder, args: Vec<Item<V<'c>>>, outside: &dyn Fn(V<'g>) -> V<'c>) -> Result<Vec<Item<V<'c>>>>
     where
         'm: 'c,
     {
         let mut scope = Scope { cx: self.cx, b, place: self.place.clone(), values: HashMap::new() };
-        for (name, v) in &self.captured {
-            scope.values.insert(name, v.map(outside));
+        for (name, item) in &self.captured {
+            scope.values.insert(name, item.map(|v| outside(*v)));
         }
         self.count(&mut scope, &args);
         let formals: Vec<&'m [u8]> = self.graph.input.iter().map(|i| &*i.name).collect();
@@ -342,8 +342,8 @@ impl<'m: 'g, 'g> Body<'m, 'g> {
             return Err(Error::arity(format!("the region takes {} inputs, {} are given", formals.len(), args.len())));
         }
         // Inner names hide outer ones.
-        for (name, v) in formals.into_iter().zip(args) {
-            scope.values.insert(name, Some(v));
+        for (name, item) in formals.into_iter().zip(args) {
+            scope.values.insert(name, item);
         }
         scope.graph(self.graph);
         let missing = |n: &[u8]| Error::name(format!("output `{}` of the region is computed nowhere", text(n)));
@@ -353,15 +353,16 @@ impl<'m: 'g, 'g> Body<'m, 'g> {
 
 impl<'m, 'g> Body<'m, 'g> {
     /// What counts the runs of the body, joined to what counts those of the body around it.
-    fn count<'c>(&self, scope: &mut Scope<'m, 'c>, args: &[V<'c>]) {
+    fn count<'c>(&self, scope: &mut Scope<'m, 'c>, args: &[Item<V<'c>>]) {
         let Loc::Onnx { op, .. } = &self.loc else { return };
         match (&**op, args.first()) {
-            ("Loop", Some(i)) if !i.is_poison() && i.ty().dtype == DType::I64 => {
+            ("Loop", Some(Item::Tensor(i))) if !i.is_poison() && i.ty().dtype == DType::I64 => {
                 let i = i.reshape(vec![]);
-                let around = scope.values.get(ITERATION).copied().flatten().map(|around| around * scope.b.constant(Tensor::scalar(1i64 << 32)));
-                scope.values.insert(ITERATION, Some(around.map_or(i, |around| around + i)));
+                let around = scope.values.get(ITERATION).and_then(|a| a.tensors().first().copied());
+                let around = around.map(|around| around * scope.b.constant(Tensor::scalar(1i64 << 32)));
+                scope.values.insert(ITERATION, Item::Tensor(around.map_or(i, |around| around + i)));
             }
-            ("Scan", _) => drop(scope.values.insert(ITERATION, None)),
+            ("Scan", _) => drop(scope.values.insert(ITERATION, Item::Absent)),
             _ => {}
         }
     }
@@ -374,16 +375,16 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
 
     fn captures(&self) -> Vec<V<'g>> {
         let mut seen = HashSet::new();
-        self.captured.iter().filter_map(|(_, v)| *v).filter(|v| seen.insert(v.value())).collect()
+        self.captured.iter().flat_map(|(_, item)| item.tensors()).copied().filter(|v| seen.insert(v.value())).collect()
     }
 
-    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<Graph, Report> {
+    fn build(&self, args: &[Arg], captures: &[V<'g>]) -> Result<(Graph, Vec<Layout>), Report> {
         let b = self.b.nested(text(&self.graph.name));
         let input = |(arg, info): (&Arg, &ValueInfoProto)| match arg {
-            Arg::Type(ty) => b.input(text(&info.name), ty.clone()),
-            Arg::Const(t) => b.constant(t.clone()),
+            Arg::Type(ty) => Item::Tensor(b.input(text(&info.name), ty.clone())),
+            Arg::Const(t) => Item::Tensor(b.constant(t.clone())),
         };
-        let inputs: Vec<V> = args.iter().zip(&self.graph.input).map(input).collect();
+        let inputs: Vec<Item<V>> = args.iter().zip(&self.graph.input).map(input).collect();
         let mut outside: HashMap<Value, V> = HashMap::new();
         for v in captures {
             let ty = v.ty();
@@ -396,14 +397,20 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
             outside.insert(v.value(), inner);
         }
         let outputs = self.outputs(&b, inputs, &|v| outside[&v.value()]);
+        let mut layouts = vec![];
         match outputs {
-            Ok(outputs) => outputs.into_iter().zip(&self.graph.output).for_each(|(v, o)| b.output(text(&o.name), v)),
+            Ok(outputs) => {
+                for (item, o) in outputs.iter().zip(&self.graph.output) {
+                    layouts.push(item.layout());
+                    item.tensors().iter().for_each(|v| b.output(text(&o.name), *v));
+                }
+            }
             Err(e) => b.error(e.at(&self.loc)),
         }
-        b.finish()
+        Ok((b.finish()?, layouts))
     }
 
-    fn inline(&self, args: &[V<'g>]) -> Result<Vec<V<'g>>> {
+    fn inline(&self, args: &[Item<V<'g>>]) -> Result<Vec<Item<V<'g>>>> {
         let y = self.outputs(self.b, args.to_vec(), &|v| v);
         self.b.at(self.loc.clone());
         y

@@ -9,6 +9,7 @@ use nnc_ir::tensor::{Element, checked_elems, low_bits};
 use nnc_ir::{DType, Error, Result, Tensor};
 use prost::Message;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The tensor, without copying raw or external data.
 pub fn decode(t: &TensorProto, external: &External) -> Result<Tensor> {
@@ -26,6 +27,10 @@ fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
     let shape: Vec<usize> =
         t.dims.iter().map(|d| usize::try_from(*d).map_err(|_| Error::shape(format!("a length of {d}")))).collect::<Result<_>>()?;
     let n = checked_elems(dtype, &shape)?;
+    if dtype == DType::Str {
+        let string = |s: &Bytes| std::str::from_utf8(s).map(Arc::from).map_err(|_| Error::syntax("a string is no UTF-8"));
+        return Tensor::text(&shape, t.string_data.iter().map(string).collect::<Result<Vec<Arc<str>>>>()?);
+    }
     let data = match t.data_location {
         0 => match &t.raw_data {
             // An empty raw_data beside typed data is how some writers say "none".
@@ -143,6 +148,7 @@ fn typed(t: &TensorProto, dtype: DType, n: usize) -> Result<Bytes> {
         DType::U16 => list(ints, |x| x as u16),
         DType::U8 => list(ints, |x| x as u8),
         DType::Bool => list(ints, |x| x != 0),
+        DType::Str => return Err(Error::internal("strings are no bytes")),
         DType::F16 => list(ints, |x| half::f16::from_bits(x as u16)),
         DType::BF16 => list(ints, |x| half::bf16::from_bits(x as u16)),
         _ => list(ints, |x| x as u8),
@@ -156,7 +162,12 @@ pub fn to_proto(name: &str, t: &Tensor) -> TensorProto {
         name: Bytes::copy_from_slice(name.as_bytes()),
         dims: t.shape().iter().map(|d| *d as i64).collect(),
         data_type: t.dtype().abi_code(),
-        raw_data: Some(if t.dtype().bits() < 8 { pack(t.dtype(), &t.bytes()).into() } else { t.bytes() }),
+        raw_data: match t.dtype() {
+            DType::Str => None,
+            d if d.bits() < 8 => Some(pack(d, &t.bytes()).into()),
+            _ => Some(t.bytes()),
+        },
+        string_data: t.texts().unwrap_or_default().iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect(),
         ..TensorProto::default()
     }
 }

@@ -10,7 +10,7 @@ use crate::types::{DType, broadcast};
 macro_rules! by_dtype {
     ($dtype:expr, $D:ident => $e:expr) => {
         by_dtype!(@ $dtype, $D, $e, F32 F64 F16 BF16 F8E4M3FN F8E4M3FNUZ F8E5M2 F8E5M2FNUZ F8E8M0 F6E2M3 F6E3M2 F4E2M1
-            I8 I16 I32 I64 I4 I2 U8 U16 U32 U64 U4 U2 Bool)
+            I8 I16 I32 I64 I4 I2 U8 U16 U32 U64 U4 U2 Bool Str)
     };
     (@ $dtype:expr, $D:ident, $e:expr, $($d:ident)*) => {
         match $dtype { $(DType::$d => { const $D: DType = DType::$d; $e })* }
@@ -154,6 +154,10 @@ pub(crate) fn pick(x: &Tensor, shape: &[usize], at: impl Iterator<Item = usize>)
     }
     if let Some(e) = x.splat_element() {
         return Tensor::splat(x.dtype(), shape.to_vec(), e.clone());
+    }
+    if let Some(texts) = x.texts() {
+        checked_elems(DType::Str, shape)?;
+        return Tensor::text(shape, at.map(|i| texts[i].clone()).collect());
     }
     let (data, mut out) = (x.bytes(), room(x.dtype(), shape)?);
     match x.dtype().bytes() {

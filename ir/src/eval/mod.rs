@@ -10,6 +10,7 @@ pub mod movement;
 pub mod reduce;
 mod run;
 pub mod sort;
+pub mod text;
 pub mod window;
 
 use crate::dim::Dim;

@@ -5,6 +5,7 @@ use super::elems::{Walk, broadcast_shape, broadcast_strides, pick, room, strides
 use crate::error::{Error, Result};
 use crate::ops::movement::{Interleave, Pad, PadMode, Slice, Transpose};
 use crate::tensor::Tensor;
+use crate::types::DType;
 
 pub fn transpose(op: &Transpose, x: &Tensor) -> Result<Tensor> {
     let (from, s) = (x.shape(), strides(x.shape()));
@@ -47,8 +48,12 @@ pub fn concat(axis: usize, x: &[Tensor]) -> Result<Tensor> {
             return Err(Error::input(format!("concat along axis {axis}: {:?} does not fit {:?}", t.shape(), x[0].shape())));
         }
     }
-    let mut out = room(x[0].dtype(), &shape)?;
     let outer: usize = shape[..axis].iter().product();
+    if x[0].dtype() == DType::Str {
+        let parts: Vec<_> = x.iter().filter_map(|t| Some((t.texts()?, t.elems() / outer.max(1)))).collect();
+        return Tensor::text(&shape, (0..outer).flat_map(|o| parts.iter().flat_map(move |(t, n)| t[o * n..(o + 1) * n].to_vec())).collect());
+    }
+    let mut out = room(x[0].dtype(), &shape)?;
     let parts: Vec<_> = x.iter().map(|t| (t.bytes(), t.byte_len() / outer.max(1))).collect();
     for o in 0..outer {
         parts.iter().for_each(|(bytes, run)| out.extend_from_slice(&bytes[o * run..(o + 1) * run]));

@@ -36,6 +36,11 @@ impl Primitive for ScalarFn {
 
     fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
         let dtype = x[x.len() - 1].dtype();
+        match (self, x) {
+            (ScalarFn::Equal, [a, b]) if dtype == DType::Str => return eval::text::equal(a, b).map(|t| vec![t]),
+            (ScalarFn::Where, [c, a, b]) if dtype == DType::Str => return eval::text::select(c, a, b).map(|t| vec![t]),
+            _ => {}
+        }
         eval::map(x, if self.out() == Out::Bool { DType::Bool } else { dtype }, |n| ScalarFn::eval(*self, dtype, n)).map(|t| vec![t])
     }
 }
@@ -54,6 +59,9 @@ impl Primitive for Cast {
         Ok(vec![x[0].with_dtype(self.to)])
     }
     fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        if self.to == DType::Str || x[0].dtype() == DType::Str {
+            return eval::text::cast(&x[0], self.to).map(|t| vec![t]);
+        }
         eval::map(x, self.to, |n| n[0].cast(self.to)).map(|t| vec![t])
     }
 }

@@ -15,6 +15,7 @@ pub mod random;
 pub mod reduce;
 pub mod sort;
 pub mod source;
+pub mod text;
 pub mod tree;
 pub mod window;
 
@@ -43,6 +44,8 @@ pub enum Class {
     /// Addresses that depend on data.
     Index,
     Sort,
+    /// Looks into strings: runs on the host.
+    Text,
     /// Holds regions.
     Control,
     /// No operands: inputs, constants, dimension values.
@@ -187,6 +190,10 @@ ops! {
         NonZero "non_zero" index::NonZero,
         TreeLeaves "tree_leaves" tree::TreeLeaves,
         TopK "top_k" sort::TopK,
+        StringConcat "string_concat" text::StringConcat,
+        StringSplit "string_split" text::StringSplit,
+        StringNormalize "string_normalize" text::StringNormalize,
+        RegexMatch "regex_match" text::RegexMatch,
         If "if" control::If,
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
@@ -205,6 +212,13 @@ ops! {
 }
 
 impl Op {
+    /// Whether operands may be strings.
+    pub fn takes_text(&self) -> bool {
+        matches!(self, Op::Map(ScalarFn::Equal | ScalarFn::Where) | Op::Cast(_) | Op::Transpose(_) | Op::Reshape(_) | Op::Expand(_) | Op::Slice(_))
+            || matches!(self, Op::Concat(_) | Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_))
+            || matches!(self.class(), Some(Class::Text | Class::Control))
+    }
+
     pub fn class(&self) -> Option<Class> {
         self.as_primitive().map(Primitive::class)
     }

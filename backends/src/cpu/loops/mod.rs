@@ -27,7 +27,8 @@ fn register(d: DType) -> Type {
         d if d.is_float() => F32,
         DType::I16 | DType::U16 => I16,
         DType::I32 | DType::U32 => I32,
-        DType::I64 | DType::U64 => I64,
+        // Strings do not come this far: the passes refuse them.
+        DType::I64 | DType::U64 | DType::Str => I64,
         _ => I8,
     }
 }

@@ -3,7 +3,7 @@
 use super::index::ramp;
 use super::matmul::matmul;
 use super::{Row, op};
-use crate::onnx::call::Call;
+use crate::onnx::call::{Call, Item};
 use nnc_ir::ops::composite::norm::Softmax;
 use nnc_ir::ops::contract::{Conv, Layout, Post};
 use nnc_ir::ops::control::Scan;
@@ -175,8 +175,8 @@ fn flex_attention<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         if c.attr(name).is_none() {
             return Ok(x);
         }
-        match c.region(name)?.inline(&[x])?[..] {
-            [y] => Ok(y.cast(precision)),
+        match c.region(name)?.inline(&[Item::Tensor(x)])?[..] {
+            [Item::Tensor(y)] => Ok(y.cast(precision)),
             ref y => Err(Error::arity(format!("`{name}` gives {} values instead of one", y.len()))),
         }
     };

@@ -1,7 +1,8 @@
 //! If, Loop, Scan: bodies become regions, what they read from outside becomes operands.
 
-use super::{MANY, Row, op};
-use crate::onnx::call::{Arg, Call, Region, is_operand};
+use super::sequence::stacked;
+use super::{MANY, Row, items, op};
+use crate::onnx::call::{Arg, Call, Item, Region, is_operand, regroup};
 use nnc_ir::ops::control::{If, Loop, Scan};
 use nnc_ir::ops::movement::Slice;
 use nnc_ir::ops::source::{Dims, ReadDims};
@@ -12,7 +13,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 pub const ROWS: &[Row] =
-    &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 8, (2, MANY), scan_batch), op("Scan", 9, (1, MANY), scan)];
+    &[items("If", 1, (1, 1), branch), items("Loop", 1, (0, MANY), repeat), op("Scan", 8, (2, MANY), scan_batch), items("Scan", 9, (1, MANY), scan)];
 
 /// What several bodies read from outside, each value once.
 fn captures<'g>(bodies: &[&Rc<dyn Region<'g> + 'g>]) -> Vec<V<'g>> {
@@ -24,7 +25,7 @@ fn operands<'g>(captures: &[V<'g>]) -> impl Iterator<Item = V<'g>> {
     captures.iter().copied().filter(|v| is_operand(*v))
 }
 
-fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let condition = c.x(0)?;
     let (yes, no) = (c.region("then_branch")?, c.region("else_branch")?);
     let then = yes.clone();
@@ -32,9 +33,15 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return if t.num(0).as_bool() { &yes } else { &no }.inline(&[]);
     }
     let outside = captures(&[&yes, &no]);
-    let (Some(mut yes), Some(mut no)) = (c.body(&yes, &[], &outside), c.body(&no, &[], &outside)) else { return Ok(c.poisoned()) };
-    if yes.outputs.len() != no.outputs.len() {
-        return Err(Error::arity(format!("the branches have {} and {} outputs", yes.outputs.len(), no.outputs.len())));
+    let (Some((mut yes, layouts)), Some((mut no, others))) = (c.body(&yes, &[], &outside), c.body(&no, &[], &outside)) else {
+        return Ok(poisoned(c));
+    };
+    if layouts.len() != others.len() {
+        return Err(Error::arity(format!("the branches have {} and {} outputs", layouts.len(), others.len())));
+    }
+    if let Some(k) = (0..layouts.len()).find(|k| layouts[*k] != others[*k]) {
+        let differ = format!("output {k} is {} in one branch and {} in the other", layouts[k].kind(), others[k].kind());
+        return Err(c.unknown(0, "the condition").note(differ));
     }
     for k in 0..yes.outputs.len() {
         let (a, b) = (yes.ty(yes.outputs[k].value).clone(), no.ty(no.outputs[k].value).clone());
@@ -55,7 +62,7 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         no = relabelled(no, k, &shape)?;
     }
     let x: Vec<V<'g>> = std::iter::once(condition.reshape(vec![])).chain(operands(&outside)).collect();
-    Ok(c.b.op_all(If {}, &x, vec![yes, no]))
+    Ok(regroup(&layouts, &c.b.op_all(If {}, &x, vec![yes, no])))
 }
 
 /// Whether output `k` of a branch drops an axis whose length the condition compares with 1, as PyTorch writes `squeeze(axis)`. The branch
@@ -87,6 +94,8 @@ fn bound(g: &Graph) -> HashSet<String> {
         match &node.op {
             Op::ReadDims(r) => r.symbols.iter().for_each(add),
             Op::NonZero(n) => add(&n.count),
+            Op::StringSplit(s) => add(&s.pieces),
+            Op::StringNormalize(n) => add(&n.kept),
             op if op.class() == Some(Class::Control) => node.types.iter().flat_map(|t| &t.shape).for_each(add),
             _ => {}
         }
@@ -127,13 +136,66 @@ fn scalar_output(region: Graph, k: usize) -> Result<Graph> {
     Ok(region)
 }
 
-fn repeat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let body = c.region("body")?;
-    let carried: Vec<V<'g>> = (2..c.inputs.len()).map(|i| c.x(i)).collect::<Result<_>>()?;
-    let (declared, results) = body.arity();
-    if declared != 2 + carried.len() || results < 1 + carried.len() {
-        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {} are carried", carried.len())));
+/// Results for a call whose problems are recorded already.
+fn poisoned<'g>(c: &Call<'g>) -> Vec<Item<V<'g>>> {
+    c.poisoned().into_iter().map(Item::Tensor).collect()
+}
+
+/// Iterations that are built one after the other.
+const MAX_UNROLLED: i64 = 1 << 16;
+
+/// The loop as its iterations one after the other: what carries sequences whose lengths change. Their number must be known.
+fn unrolled<'g>(c: &Call<'g>, body: &Rc<dyn Region<'g> + 'g>) -> Result<Vec<Item<V<'g>>>> {
+    let one = |v: V<'g>| c.fold(v).filter(|t| t.elems() == 1).map(|t| t.num(0));
+    let trips = match c.opt(0) {
+        Some(v) => one(v).ok_or_else(|| c.unknown(0, "the trip count of a loop with sequences"))?.as_i64(),
+        None => i64::MAX,
+    };
+    let mut go = match c.opt(1) {
+        Some(v) => one(v).ok_or_else(|| c.unknown(1, "the condition of a loop with sequences"))?.as_bool(),
+        None => true,
+    };
+    let mut carried: Vec<Item<V<'g>>> = c.inputs[c.inputs.len().min(2)..].to_vec();
+    let mut collected: Vec<Vec<V<'g>>> = vec![vec![]; body.arity().1.saturating_sub(1 + carried.len())];
+    let mut i = 0;
+    while go && i < trips {
+        if i == MAX_UNROLLED {
+            return Err(Error::limit(format!("a loop with sequences runs more than {MAX_UNROLLED} times")));
+        }
+        let counters = [Tensor::scalar(i), Tensor::scalar(true)].map(|t| Item::Tensor(c.b.constant(t)));
+        let args: Vec<Item<V<'g>>> = counters.into_iter().chain(carried).collect();
+        let mut y = body.inline(&args)?;
+        if y.iter().flat_map(Item::tensors).any(|v| v.is_poison()) {
+            return Ok(poisoned(c));
+        }
+        for (slot, item) in collected.iter_mut().zip(y.drain(args.len() - 1..)) {
+            match item {
+                Item::Tensor(v) => slot.push(v),
+                other => return Err(Error::dtype(format!("an iteration gives {} where a tensor is wanted", other.kind()))),
+            }
+        }
+        carried = y.split_off(1);
+        let unknown = || Error::unsupported("a loop with sequences goes on by a condition that only the run knows");
+        go = y[0].tensors().first().and_then(|v| one(*v)).ok_or_else(unknown)?.as_bool();
+        i += 1;
     }
+    if i == 0 && !collected.is_empty() {
+        return Err(Error::unsupported("a loop with sequences that does not run has results of unknown types"));
+    }
+    Ok(carried.into_iter().chain(collected.iter().map(|list| Item::Tensor(stacked(list, 0)))).collect())
+}
+
+fn repeat<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
+    let body = c.region("body")?;
+    let (declared, results) = body.arity();
+    let count = c.inputs.len().saturating_sub(2);
+    if declared != 2 + count || results < 1 + count {
+        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {count} are carried")));
+    }
+    if c.inputs.iter().skip(2).any(|x| !matches!(x, Item::Tensor(_))) {
+        return unrolled(c, &body);
+    }
+    let carried: Vec<V<'g>> = (2..c.inputs.len()).map(|i| c.x(i)).collect::<Result<_>>()?;
     let scalar = |v: V<'g>| v.reshape(vec![]);
     let trips = c.opt(0).map(scalar);
     let go = c.opt(1).map(scalar);
@@ -143,7 +205,10 @@ fn repeat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (region, changed) = loop {
         let mut args = vec![Arg::Type(Type::new(DType::I64, vec![])), Arg::Const(Tensor::scalar(true))];
         args.extend(types.iter().cloned().map(Arg::Type));
-        let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+        let Some((region, layouts)) = c.body(&body, &args, &outside) else { return Ok(poisoned(c)) };
+        if layouts.iter().any(|l| !matches!(l, Item::Tensor(()))) {
+            return unrolled(c, &body);
+        }
         let mut stable = true;
         for (k, ty) in types.iter_mut().enumerate() {
             let y = region.ty(region.outputs[1 + k].value);
@@ -187,7 +252,7 @@ fn repeat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         go.unwrap_or_else(|| c.b.constant(Tensor::scalar(true))),
     ];
     let x: Vec<V<'g>> = first.into_iter().chain(carried.iter().copied()).chain(operands(&outside)).collect();
-    Ok(c.b.op_all(Loop { carried: carried.len(), trips: count }, &x, vec![region]))
+    Ok(c.b.op_all(Loop { carried: carried.len(), trips: count }, &x, vec![region]).into_iter().map(Item::Tensor).collect())
 }
 
 /// Symbols that stand in `now` where `before` had something else.
@@ -199,7 +264,7 @@ fn varying(before: &Type, now: &Type) -> HashSet<String> {
     out
 }
 
-fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+fn scan<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let body = c.region("body")?;
     let scanned = c.opt_int("num_scan_inputs")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=c.inputs.len()).contains(n));
     let scanned = scanned.ok_or_else(|| Error::attribute("attribute `num_scan_inputs` should be at least 1 and at most the number of inputs"))?;
@@ -224,7 +289,8 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let outside = captures(&[&body]);
     let element = |v: &V<'g>| v.ty().with_shape(v.ty().shape.get(1..).unwrap_or_default().to_vec());
     let args: Vec<Arg> = x[..states].iter().map(|v| v.ty()).chain(x[states..].iter().map(element)).map(Arg::Type).collect();
-    let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    let Some((region, layouts)) = c.body(&body, &args, &outside) else { return Ok(poisoned(c)) };
+    tensors_only(&layouts)?;
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (state.ty(), region.ty(region.outputs[k].value));
         // Lengths that cannot be compared now are compared by the run.
@@ -242,14 +308,22 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let v = if out_backward[k - states] == 1 { flipped(v) } else { v };
         Ok(moved(v, 0, normalize_axis(out_axes[k - states], v.ty().rank())?))
     };
-    y.into_iter().take(results).enumerate().map(|(k, v)| out(k, v)).collect()
+    y.into_iter().take(results).enumerate().map(|(k, v)| out(k, v).map(Item::Tensor)).collect()
+}
+
+/// A scan's body gives tensors.
+fn tensors_only(layouts: &[Item<()>]) -> Result<()> {
+    match layouts.iter().position(|l| !matches!(l, Item::Tensor(()))) {
+        Some(k) => Err(Error::dtype(format!("output {k} of the body is {}, a scan has tensors", layouts[k].kind()))),
+        None => Ok(()),
+    }
 }
 
 /// Opset 8: a first input with the sequences' lengths, and a batch axis before the scanned one. A scan over the batch scans each of its
 /// sequences.
 fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let body = c.region("body")?;
-    let x = c.inputs[1..].iter().map(|v| v.ok_or_else(|| Error::arity("a state or scanned input is missing"))).collect::<Result<Vec<_>>>()?;
+    let x = (1..c.inputs.len()).map(|i| c.x(i)).collect::<Result<Vec<_>>>()?;
     let scanned = c.opt_int("num_scan_inputs")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=x.len()).contains(n));
     let scanned = scanned.ok_or_else(|| Error::attribute("attribute `num_scan_inputs` should be at least 1 and at most the number of inputs"))?;
     let states = x.len() - scanned;
@@ -270,7 +344,8 @@ fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     let outside = captures(&[&body]);
     let args: Vec<Arg> = x.iter().enumerate().map(|(i, v)| Arg::Type(without(v.ty(), 1 + usize::from(i >= states)))).collect();
-    let Some(step) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    let Some((step, layouts)) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    tensors_only(&layouts)?;
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (without(state.ty(), 1), step.ty(step.outputs[k].value));
         if before != *after {

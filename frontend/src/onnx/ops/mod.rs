@@ -21,18 +21,26 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod sample;
+mod sequence;
 mod shape;
 mod signal;
 mod source;
+mod text;
 mod training;
 mod unique;
 mod window;
 
-use crate::onnx::call::Call;
+use crate::onnx::call::{Call, Item};
 use nnc_ir::{Error, Result, V};
 
 /// Turns a call into operations; returns as many results as the operator has.
-pub type Build = for<'g> fn(&Call<'g>) -> Result<Vec<V<'g>>>;
+#[derive(Clone, Copy)]
+pub enum Build {
+    /// Of an operator that knows tensors only.
+    Tensors(for<'g> fn(&Call<'g>) -> Result<Vec<V<'g>>>),
+    /// Of one that takes or gives sequences and optionals.
+    Items(for<'g> fn(&Call<'g>) -> Result<Vec<Item<V<'g>>>>),
+}
 
 /// One version of an operator.
 pub struct Row {
@@ -61,8 +69,13 @@ impl Row {
     }
 }
 
-const fn op(name: &'static str, since: i64, inputs: (usize, usize), build: Build) -> Row {
-    Row { domain: "", name, since, until: i64::MAX, inputs, build }
+const fn op(name: &'static str, since: i64, inputs: (usize, usize), build: for<'g> fn(&Call<'g>) -> Result<Vec<V<'g>>>) -> Row {
+    Row { domain: "", name, since, until: i64::MAX, inputs, build: Build::Tensors(build) }
+}
+
+/// An operator that takes or gives sequences and optionals.
+const fn items(name: &'static str, since: i64, inputs: (usize, usize), build: for<'g> fn(&Call<'g>) -> Result<Vec<Item<V<'g>>>>) -> Row {
+    Row { domain: "", name, since, until: i64::MAX, inputs, build: Build::Items(build) }
 }
 
 /// Any number of inputs from the first on.
@@ -93,9 +106,11 @@ pub const TABLE: &[&[Row]] = &[
     reduce::ROWS,
     resize::ROWS,
     sample::ROWS,
+    sequence::ROWS,
     shape::ROWS,
     signal::ROWS,
     source::ROWS,
+    text::ROWS,
     training::ROWS,
     unique::ROWS,
     window::ROWS,
@@ -132,9 +147,9 @@ pub fn find(domain: &str, name: &str, opset: i64) -> Result<&'static Row> {
 
 /// Builds a call: finds its row, checks the number of inputs, and refuses attributes that the row does not read, for a meaning that
 /// is not known must not be dropped. Returns at least as many values as outputs are declared.
-pub fn build<'g>(call: &Call<'g>) -> Result<Vec<V<'g>>> {
+pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let row = find(&call.domain, &call.op, call.opset)?;
-    let given = call.inputs.len() - call.inputs.iter().rev().take_while(|x| x.is_none()).count();
+    let given = call.inputs.len() - call.inputs.iter().rev().take_while(|x| matches!(x, Item::Absent)).count();
     let (min, max) = row.inputs;
     if given < min || given > max {
         let want = if max == MANY {
@@ -146,7 +161,15 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<V<'g>>> {
         };
         return Err(Error::arity(format!("{} takes {want} inputs, {given} are given", call.op)));
     }
-    let y = (row.build)(call)?;
+    let y = match row.build {
+        Build::Tensors(build) => {
+            if let Some(i) = call.inputs.iter().position(|x| matches!(x, Item::List(_))) {
+                return Err(Error::dtype(format!("input {i} is a sequence; {} takes tensors", call.op)));
+            }
+            build(call)?.into_iter().map(Item::Tensor).collect()
+        }
+        Build::Items(build) => build(call)?,
+    };
     let unread = call.unread();
     if !unread.is_empty() {
         let names: Vec<String> = unread.iter().map(|n| format!("`{n}`")).collect();

@@ -12,7 +12,6 @@ pub const ROWS: &[Row] = &[
     op("DepthToSpace", 1, (1, 1), depth_to_space),
     op("Expand", 8, (2, 2), expand),
     op("Flatten", 1, (1, 1), flatten),
-    op("Identity", 1, (1, 1), |c| Ok(vec![c.x(0)?])),
     op("Reshape", 1, (1, 1), reshape_attribute),
     op("Reshape", 5, (2, 2), reshape),
     op("Shape", 1, (1, 1), shape),

@@ -5,6 +5,7 @@ use crate::onnx::call::Call;
 use bytes::Bytes;
 use nnc_ir::ops::source::Iota;
 use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+use std::sync::Arc;
 
 pub const ROWS: &[Row] = &[
     op("Constant", 1, (0, 0), constant),
@@ -25,8 +26,12 @@ fn constant<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         Tensor::new(&[v.len()], &f32s(v))
     } else if let Some(v) = c.ints("value_ints")? {
         Tensor::new(&[v.len()], &v)
+    } else if let Some(s) = c.opt_str("value_string")? {
+        Tensor::text(&[], vec![s.into()])?
+    } else if let Some(v) = c.strs("value_strings")? {
+        Tensor::text(&[v.len()], v.into_iter().map(Arc::from).collect())?
     } else {
-        return Err(Error::unsupported("only constants of numbers are supported (value, value_float(s), value_int(s))"));
+        return Err(Error::unsupported("only dense constants are supported (value, value_float(s), value_int(s), value_string(s))"));
     };
     Ok(vec![c.b.constant(t)])
 }

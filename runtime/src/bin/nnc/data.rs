@@ -6,7 +6,8 @@ use nnc::fill::Fill;
 use nnc::ir::{DType, Error, Report, Tensor};
 use nnc::npy;
 use nnc::{Port, Size};
-use nnc_frontend::onnx::tensor;
+use nnc_frontend::onnx::call::{Item, Layout, regroup};
+use nnc_frontend::onnx::{Kind, ModelOutput, item, tensor};
 use std::fmt::Write as _;
 use std::io::Cursor;
 use std::path::Path;
@@ -49,6 +50,36 @@ pub fn inputs(given: &Inputs, ports: &[Port], sizes: &Compilation) -> Outcome<Ve
 /// Arrays of NumPy's files that do not say their type, as the ports say it.
 fn typed(arrays: Vec<Option<Tensor>>, ports: &[Port]) -> Vec<Option<Tensor>> {
     arrays.into_iter().zip(ports).map(|(t, p)| t.map(|t| npy::as_codes(t, p.dtype))).collect()
+}
+
+/// The inputs of a model with sequences or optionals: from folders of `input_K.pb`, or NAME=FILE.pb. What is not given is an optional that
+/// holds nothing.
+pub fn items(given: &Inputs, kinds: &[(String, Kind)]) -> Outcome<Vec<Item<Tensor>>> {
+    let mut out = vec![Item::Absent; kinds.len()];
+    let read = |file: &Path, kind: Kind| -> Outcome<Item<Tensor>> {
+        Ok(item::parse(edge::read(file)?.into(), kind).map_err(|e| e.note(format!("in {}", file.display())))?)
+    };
+    for text in &given.inputs {
+        let folder = Path::new(text);
+        if folder.is_dir() {
+            for (k, (slot, (_, kind))) in out.iter_mut().zip(kinds).enumerate() {
+                let file = folder.join(format!("input_{k}.pb"));
+                if file.exists() {
+                    *slot = read(&file, *kind)?;
+                }
+            }
+            continue;
+        }
+        let named = kinds.iter().enumerate().find_map(|(k, (name, kind))| Some((k, *kind, text.strip_prefix(name.as_str())?.strip_prefix('=')?)));
+        let Some((k, kind, file)) = named else {
+            return Err(Error::input(format!("{text}: a model with sequences or optionals takes a folder, or NAME=FILE.pb")).into());
+        };
+        out[k] = if kind == Kind::Tensor { Item::Tensor(one(Path::new(file))?) } else { read(Path::new(file), kind)? };
+    }
+    if let Some(((name, kind), _)) = kinds.iter().zip(&out).find(|((_, kind), item)| *kind != Kind::Optional && matches!(item, Item::Absent)) {
+        return Err(Error::input(format!("the input `{name}`, a {}, is not given", if *kind == Kind::Tensor { "tensor" } else { "sequence" })).into());
+    }
+    Ok(out)
 }
 
 /// As [`inputs`], with what is not given made up from seed 0: for measurements.
@@ -129,9 +160,28 @@ pub fn shape(port: &Port, sizes: &Compilation) -> Outcome<Vec<usize>> {
     all.and_then(|s| s.into_iter().map(|d| usize::try_from(d).ok()).collect()).ok_or_else(|| unknown().into())
 }
 
-/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there.
-pub fn expected(from: &Path, ports: &[Port]) -> Outcome<Vec<Option<Tensor>>> {
+/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there. In a folder, what `layout` says is a sequence or
+/// optional is one file, which must be made of as many tensors.
+pub fn expected(from: &Path, ports: &[Port], layout: &[ModelOutput]) -> Outcome<Vec<Option<Tensor>>> {
     let mut out = vec![None; ports.len()];
+    if from.is_dir() && !layout.is_empty() {
+        out.clear();
+        for (k, o) in layout.iter().enumerate() {
+            let file = from.join(format!("output_{k}.pb"));
+            if !file.exists() {
+                out.extend(o.layout.tensors().iter().map(|()| None));
+                continue;
+            }
+            let item = item::parse(edge::read(&file)?.into(), o.kind).map_err(|e| e.note(format!("in {}", file.display())))?;
+            if item.layout() != o.layout {
+                edge::say(&format!("output `{}` differs: it is {}, expected {}", o.name, o.layout.kind(), item.kind()));
+                return Err(edge::Failure::Different);
+            }
+            out.extend(item.tensors().iter().cloned().map(Some));
+        }
+        // A model may have outputs that are nothing at all: that they are is what was to be seen.
+        return Ok(out);
+    }
     if from.is_dir() {
         for (k, slot) in out.iter_mut().enumerate() {
             let file = from.join(format!("output_{k}.pb"));
@@ -156,19 +206,26 @@ pub fn expected(from: &Path, ports: &[Port]) -> Outcome<Vec<Option<Tensor>>> {
     Ok(typed(out, ports))
 }
 
-/// Writes outputs to a folder, a .npz, or as a summary.
-pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor]) -> Outcome {
+/// Writes outputs to a folder, a .npz, or as a summary. In a folder, what `layout` says is a sequence or optional is one file.
+pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor], layout: &[ModelOutput]) -> Outcome {
     if is_dash(to) {
         return edge::print(&summary(ports, outputs));
     }
     let suffix = to.extension().and_then(|e| e.to_str());
+    if matches!(suffix, Some("npz" | "npy")) && outputs.iter().any(|t| t.dtype() == DType::Str) {
+        return Err(Error::unsupported("strings are written to a folder (of .pb files), not to NumPy's formats").into());
+    }
     match suffix {
         Some("npz") => edge::write(to, &npz(ports, outputs)?),
         Some("npy") if outputs.len() == 1 => edge::write(to, &npy::to_npy(&outputs[0])),
         Some("npy") => Err(Error::input(format!("a .npy file holds one array, the model has {} outputs: write a .npz", outputs.len())).into()),
         _ => {
             std::fs::create_dir_all(to).map_err(|e| Error::io(format!("cannot make the folder {}: {e}", to.display())))?;
-            for (k, (t, port)) in outputs.iter().zip(ports).enumerate() {
+            let layouts: Vec<Layout> = layout.iter().map(|o| o.layout.clone()).collect();
+            for (k, (item, o)) in regroup(&layouts, outputs).iter().zip(layout).enumerate() {
+                edge::write(&to.join(format!("output_{k}.pb")), &item::encode(&o.name, o.kind, item))?;
+            }
+            for (k, (t, port)) in outputs.iter().zip(ports).enumerate().filter(|_| layout.is_empty()) {
                 edge::write(&to.join(format!("output_{k}.pb")), &tensor::encode(&port.name, t))?;
             }
             Ok(())
@@ -190,6 +247,11 @@ fn summary(ports: &[Port], outputs: &[Tensor]) -> String {
     let mut out = String::new();
     for (t, port) in outputs.iter().zip(ports) {
         let _ = write!(out, "{}: {}", port.name, t.ty());
+        if let Some(texts) = t.texts() {
+            let more = if texts.len() > 8 { " ..." } else { "" };
+            let _ = writeln!(out, "  [{}{more}]", texts.iter().take(8).map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "));
+            continue;
+        }
         let x = t.to_f64s();
         if x.len() > 1 && t.dtype() != DType::Bool {
             let (min, max) = x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));

@@ -7,6 +7,8 @@ use clap::ValueEnum;
 use nnc::ir::{DType, Error, Graph, Tensor};
 use nnc::threads::Pool;
 use nnc::{Description, Engine, Format, Model, Options, Port, Precision, Session, Size, Weights};
+use nnc_frontend::onnx::call::Item;
+use nnc_frontend::onnx::{Kind, ModelOutput};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +54,8 @@ pub struct Ready {
     pub inputs: Vec<Option<Tensor>>,
     /// The model, where it is none that was compiled before.
     pub graph: Option<Graph>,
+    /// Which of the session's outputs each output of the model is, where the file says.
+    pub outputs: Vec<ModelOutput>,
     pub load: Duration,
     pub compile: Duration,
 }
@@ -86,10 +90,11 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
         let session = Session::open(path, &c.prefix, Arc::new(Pool::new(threads)))?;
         let load = start.elapsed();
         let inputs = read(session.inputs())?;
-        return Ok(Ready { session, inputs, graph: None, load, compile: Duration::ZERO });
+        let outputs = grouped(session.outputs());
+        return Ok(Ready { session, inputs, graph: None, outputs, load, compile: Duration::ZERO });
     }
     let engine = native_engine(engine)?;
-    let (graph, inputs) = specialized(path, data, &read, c)?;
+    let (Model { graph, outputs, .. }, inputs) = specialized(path, data, given, &read, c)?;
     let load = start.elapsed();
     let start = Instant::now();
     let session = match engine {
@@ -102,7 +107,21 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
             session
         }
     };
-    Ok(Ready { session, inputs, graph: Some(graph), load, compile: start.elapsed() })
+    Ok(Ready { session, inputs, graph: Some(graph), outputs, load, compile: start.elapsed() })
+}
+
+/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, as the importer names its elements. None where there is no sequence.
+fn grouped(ports: &[Port]) -> Vec<ModelOutput> {
+    let mut out: Vec<ModelOutput> = vec![];
+    for port in ports {
+        let element = port.name.strip_suffix(']').and_then(|n| n.rsplit_once('[')).and_then(|(n, i)| Some((n, i.parse::<usize>().ok()?)));
+        match (element, out.last_mut()) {
+            (Some((name, i)), Some(ModelOutput { name: last, layout: Item::List(list), .. })) if *last == name && list.len() == i => list.push(()),
+            (Some((name, 0)), _) => out.push(ModelOutput { name: name.into(), kind: Kind::Sequence, layout: Item::List(vec![()]) }),
+            _ => out.push(ModelOutput { name: port.name.to_string(), kind: Kind::Tensor, layout: Item::Tensor(()) }),
+        }
+    }
+    if out.len() == ports.len() && out.iter().all(|o| o.kind == Kind::Tensor) { vec![] } else { out }
 }
 
 fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {
@@ -117,8 +136,37 @@ fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {
 
 type Read<'a> = &'a dyn Fn(&[Port]) -> Outcome<Vec<Option<Tensor>>>;
 
-/// The graph for the sizes of the given inputs.
-fn specialized(path: &Path, data: bytes::Bytes, read: Read, c: &Compilation) -> Outcome<(Graph, Vec<Option<Tensor>>)> {
+/// Contents that may decide the shape of a graph: few integers, or one condition.
+fn is_small(t: &Tensor) -> bool {
+    matches!(t.dtype(), DType::I64 | DType::I32 | DType::Bool) && t.shape().len() <= 1 && t.elems() <= 64
+}
+
+/// The model for the given inputs, some of which are sequences or optionals.
+fn structured(path: &Path, data: bytes::Bytes, kinds: &[(String, Kind)], given: &Inputs, c: &Compilation) -> Outcome<(Model, Vec<Option<Tensor>>)> {
+    let mut options = options(c);
+    let items = data::items(given, kinds)?;
+    let mut values = vec![];
+    for ((name, kind), item) in kinds.iter().zip(&items) {
+        match item {
+            Item::Tensor(t) if *kind == Kind::Tensor => {
+                options.shapes.push((name.clone(), t.shape().iter().map(|d| *d as i64).collect()));
+                values.extend(Some(t).filter(|t| is_small(t)).map(|t| (name.clone(), t.clone())));
+            }
+            item => options.items.push((name.clone(), item.map(Tensor::ty))),
+        }
+    }
+    let model = match nnc::parse(path, data.clone(), &options, &[]) {
+        Err(_) if !values.is_empty() => nnc::parse(path, data, &options, &values)?,
+        model => model?,
+    };
+    Ok((model, items.iter().flat_map(|i| i.tensors().iter().cloned().map(Some)).collect()))
+}
+
+/// The model for the sizes of the given inputs.
+fn specialized(path: &Path, data: bytes::Bytes, given: &Inputs, read: Read, c: &Compilation) -> Outcome<(Model, Vec<Option<Tensor>>)> {
+    if let Some(kinds) = nnc::structured_inputs(path, data.clone()) {
+        return structured(path, data, &kinds, given, c);
+    }
     let mut options = options(c);
     let first = nnc::parse(path, data.clone(), &options, &[]);
     let (ports, failure) = match first {
@@ -126,7 +174,7 @@ fn specialized(path: &Path, data: bytes::Bytes, read: Read, c: &Compilation) -> 
             let ports = Description::of_graph(&model.graph).inputs;
             let inputs = read(&ports)?;
             if ports.iter().all(|p| p.shape.iter().all(|s| matches!(s, Size::Known(_)))) {
-                return Ok((model.graph, inputs));
+                return Ok((model, inputs));
             }
             (ports, None)
         }
@@ -146,14 +194,14 @@ fn specialized(path: &Path, data: bytes::Bytes, read: Read, c: &Compilation) -> 
             options.shapes.push((port.name.to_string(), t.shape().iter().map(|d| *d as i64).collect()));
         }
     }
-    let small = |t: &&Tensor| matches!(t.dtype(), DType::I64 | DType::I32) && t.shape().len() <= 1 && t.elems() <= 64;
+    let small = |t: &&Tensor| is_small(t);
     let values: Vec<(String, Tensor)> = match failure {
         Some(_) => ports.iter().zip(&inputs).filter_map(|(p, t)| Some((p.name.to_string(), t.as_ref().filter(small)?.clone()))).collect(),
         None => vec![],
     };
     let model = nnc::parse(path, data, &options, &values);
     match (model, failure) {
-        (Ok(model), _) => Ok((model.graph, inputs)),
+        (Ok(model), _) => Ok((model, inputs)),
         // The first report is about the model as it is written.
         (Err(_), Some(report)) if values.is_empty() => Err(report.into()),
         (Err(report), _) => Err(report.into()),

@@ -11,12 +11,12 @@ pub fn run(a: &Run) -> Outcome {
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, model::Missing::Stay, &a.compilation)?;
     let outputs = ready.session.run_some(&ready.inputs)?;
     let ports = ready.session.outputs();
-    data::write(&a.output, ports, &outputs)?;
+    data::write(&a.output, ports, &outputs, &ready.outputs)?;
     match &a.expect {
         None => Ok(()),
         Some(from) => {
             let tolerance = Tolerance { rtol: a.tolerances.rtol, atol: a.tolerances.atol };
-            hold(ports, &outputs, &data::expected(from, ports)?, tolerance)
+            hold(ports, &outputs, &data::expected(from, ports, &ready.outputs)?, tolerance)
         }
     }
 }

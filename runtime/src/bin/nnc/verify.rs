@@ -32,7 +32,7 @@ pub fn verify(a: &Verify) -> Outcome {
         };
         Session::interpreter(graph.clone()).run_some(&ready.inputs)?.into_iter().map(Some).collect()
     } else {
-        data::expected(&a.reference, ready.session.outputs())?
+        data::expected(&a.reference, ready.session.outputs(), &ready.outputs)?
     };
     hold(ready.session.outputs(), &got, &want, tolerance)
 }

@@ -6,10 +6,12 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::reduce::{ArgReduce, ReduceKind};
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
+use std::sync::Arc;
 
 pub const ROWS: &[Row] = &[
     op("ArrayFeatureExtractor", 1, (2, 2), extract).domain(DOMAIN),
     op("Binarizer", 1, (1, 1), binarizer).domain(DOMAIN),
+    op("CategoryMapper", 1, (1, 1), category_mapper).domain(DOMAIN),
     op("FeatureVectorizer", 1, (1, MANY), vectorizer).domain(DOMAIN),
     op("Imputer", 1, (1, 1), imputer).domain(DOMAIN),
     op("LabelEncoder", 2, (1, 1), label_encoder).domain(DOMAIN),
@@ -127,21 +129,42 @@ fn table(c: &Call, what: &str) -> Result<Option<Tensor>> {
     if let Some(v) = c.floats(&format!("{what}_floats"))?.filter(|v| !v.is_empty()) {
         return Ok(Some(Tensor::new(&[v.len()], &v.iter().map(|x| *x as f32).collect::<Vec<f32>>())));
     }
-    Ok(None)
+    let strings = c.strs(&format!("{what}_strings"))?.filter(|v| !v.is_empty());
+    strings.map(|v| Tensor::text(&[v.len()], v.into_iter().map(Arc::from).collect())).transpose()
+}
+
+/// Numbers for strings or strings for numbers, by pairs.
+fn category_mapper<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let missing = |what: &str| Error::attribute(format!("attribute `{what}` is missing"));
+    let ints = c.ints("cats_int64s")?.ok_or_else(|| missing("cats_int64s"))?;
+    let strings = c.strs("cats_strings")?.ok_or_else(|| missing("cats_strings"))?;
+    let (unknown, number) = (c.opt_str("default_string")?.unwrap_or("_Unused"), c.int("default_int64", -1)?);
+    let strings = Tensor::text(&[strings.len()], strings.into_iter().map(Arc::from).collect())?;
+    let ints = Tensor::new(&[ints.len()], &ints);
+    if c.x(0)?.ty().dtype == DType::Str {
+        return mapped(c, strings, ints, Tensor::scalar(number));
+    }
+    mapped(c, ints, strings, Tensor::text(&[], vec![unknown.into()])?)
 }
 
 fn label_encoder<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let missing = |what: &str| Error::attribute(format!("the encoder has no {what}"));
     let (keys, values) = (table(c, "keys")?.ok_or_else(|| missing("keys"))?, table(c, "values")?.ok_or_else(|| missing("values"))?);
-    if keys.elems() != values.elems() {
-        return Err(Error::attribute(format!("{} keys and {} values", keys.elems(), values.elems())));
-    }
     let default = match c.tensor("default_tensor")? {
         Some(t) => t,
+        None if values.dtype() == DType::Str => Tensor::text(&[], vec![c.opt_str("default_string")?.unwrap_or("_Unused").into()])?,
         None if values.dtype() == DType::F32 => Tensor::scalar(c.float("default_float", 0.0)? as f32),
         None => Tensor::scalar(c.int("default_int64", -1)?),
     };
     c.ignore(&["default_float", "default_int64", "default_string"]);
+    mapped(c, keys, values, default)
+}
+
+/// The value of the key that each element is, or the default.
+fn mapped<'g>(c: &Call<'g>, keys: Tensor, values: Tensor, default: Tensor) -> Result<Vec<V<'g>>> {
+    if keys.elems() != values.elems() {
+        return Err(Error::attribute(format!("{} keys and {} values", keys.elems(), values.elems())));
+    }
     let default = c.b.constant(default.reshaped(vec![])?).cast(values.dtype());
     let hits = matches(c, c.x(0)?, keys.reshaped(vec![keys.elems()])?);
     let last = c.x(0)?.ty().rank();

@@ -53,7 +53,7 @@ fn classifier<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Products of the rows of x with `n` vectors, under the kernel function.
 fn kernel<'g>(c: &Call<'g>, x: V<'g>, vectors: &[f64], n: usize) -> Result<V<'g>> {
-    if n == 0 || vectors.len() % n != 0 {
+    if n == 0 || !vectors.len().is_multiple_of(n) {
         return Err(Error::attribute(format!("{} numbers are no {n} vectors", vectors.len())));
     }
     let kind = c.word("kernel_type", &["LINEAR", "POLY", "RBF", "SIGMOID"])?;

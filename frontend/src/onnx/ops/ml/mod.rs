@@ -7,6 +7,7 @@ pub mod tree;
 use crate::onnx::call::Call;
 use nnc_ir::ops::reduce::{ArgReduce, Reduce, ReduceKind};
 use nnc_ir::{Error, Result, ScalarFn, Tensor, V};
+use std::sync::Arc;
 
 const DOMAIN: &str = "ai.onnx.ml";
 
@@ -60,7 +61,7 @@ fn probit<'g>(p: V<'g>) -> V<'g> {
 fn labels(c: &Call, strings: &str, ints: &str) -> Result<Option<Tensor>> {
     Ok(match (c.strs(strings)?.filter(|s| !s.is_empty()), c.ints(ints)?.filter(|i| !i.is_empty())) {
         (Some(_), Some(_)) => return Err(Error::attribute(format!("attributes `{strings}` and `{ints}` exclude each other"))),
-        (Some(_), None) => return Err(Error::unsupported(format!("attribute `{strings}`: labels that are strings"))),
+        (Some(s), None) => Some(Tensor::text(&[s.len()], s.into_iter().map(Arc::from).collect())?),
         (None, ints) => ints.map(|i| Tensor::new(&[i.len()], &i)),
     })
 }

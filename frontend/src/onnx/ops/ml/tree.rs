@@ -252,24 +252,35 @@ fn classifier<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let used: BTreeSet<usize> = trees.leaves.iter().flatten().map(|w| w.0).collect();
     let positive = trees.leaves.iter().flatten().all(|w| w.1 >= 0.0);
     let y = results(c, &trees, "SUM")?.cast(DType::F32);
-    if classes != 2 || used.len() != 1 {
+    if classes != 2 {
         let y = based(c, y, classes)?;
         return Ok(vec![super::best_label(y, &labels), transformed(y, transform)]);
     }
-    // Two classes, of which one has scores: the other's follow from them.
-    let id = used.first().copied().unwrap_or(0);
-    let rows = y.ty().shape[0].clone();
-    let base = numbers(c, "base_values")?;
-    let score = plus(y.slice_axis(1, Dim::Const(id as i64), Dim::Const(1)), base.get(base.len().saturating_sub(1)).copied().unwrap_or(0.0));
-    let second = score.greater(score.scalar_like(if positive { 0.5 } else { 0.0 }));
-    let label = either(second.reshape(vec![rows]), &labels);
+    let (label, scores) = two_classes(y, &used, positive, &numbers(c, "base_values")?, transform);
+    Ok(vec![either(label, &labels), scores])
+}
+
+/// Whether a row is of the second of two classes, and both scores, as onnxruntime has it: what stands for the second class decides alone.
+/// Where only the first has weights, they are a score for the second from which that of the first follows.
+fn two_classes<'g>(y: V<'g>, used: &BTreeSet<usize>, positive: bool, base: &[f64], transform: &str) -> (V<'g>, V<'g>) {
+    let column = |k: i64| y.slice_axis(1, Dim::Const(k), Dim::Const(1));
+    let based = |k: usize| base.get(k).copied().unwrap_or(0.0);
+    let (first, second) = (column(0), column(1));
+    let above = |score: V<'g>, limit: f64| score.greater(score.scalar_like(limit)).reshape(vec![y.ty().shape[0].clone()]);
+    let limit = if positive && used.len() == 1 { 0.5 } else { 0.0 };
+    if used.contains(&1) || base.len() == 2 {
+        let first = if used.contains(&0) { plus(first, based(0)) } else { first };
+        let second = if base.len() == 2 { plus(second, based(1)) } else { second };
+        return (above(second, limit), transformed(columns(first, second), transform));
+    }
+    let score = plus(first, based(0));
     let scores = match transform {
-        "PROBIT" => super::probit(score),
-        _ if positive => columns(score.scalar_like(1.0) - score, score),
         "LOGISTIC" => columns((-score).sigmoid(), score.sigmoid()),
+        "PROBIT" => columns(-super::probit(score), super::probit(score)),
+        _ if positive => columns(score.scalar_like(1.0) - score, score),
         _ => columns(-score, score),
     };
-    Ok(vec![label, scores])
+    (above(score, limit), scores)
 }
 
 /// Trees in the form of version 5: branches and leaves apart.

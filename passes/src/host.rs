@@ -1,0 +1,26 @@
+//! What compiled programs do not have: strings. Nodes that take or give them run on the host.
+
+use nnc_ir::{DType, Error, Graph, NodeId, Op, Report};
+
+/// Whether the host must compute the node: it, or a region in it, touches strings.
+pub fn is_host(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let text = |dtype: DType| dtype == DType::Str;
+    node.types.iter().any(|t| text(t.dtype))
+        || node.operands.iter().any(|v| text(graph.ty(*v).dtype))
+        || node.regions.iter().any(|region| region.ids().any(|id| is_host(region, id)))
+}
+
+/// An error for each node that only the host can compute.
+pub fn refuse(graph: &Graph) -> Result<(), Report> {
+    const SHOWN: usize = 8;
+    let error = |id: NodeId| {
+        let node = graph.node(id);
+        let what = if node.name.is_empty() { node.op.name().to_string() } else { format!("`{}` ({})", node.name, node.op.name()) };
+        let hint = "`nnc run` on a model runs such nodes on the interpreter, the rest compiled";
+        Error::unsupported(format!("{what} works on strings, which compiled code does not have")).at(&node.loc).note(hint)
+    };
+    let errors: Vec<Error> =
+        graph.ids().filter(|id| !matches!(graph.node(*id).op, Op::Const(_)) && is_host(graph, *id)).take(SHOWN).map(error).collect();
+    if errors.is_empty() { Ok(()) } else { Err(Report(errors)) }
+}
