@@ -39,7 +39,7 @@ class Model:
             raise RuntimeError(f"nnc error {code}: {self.lib.nnc_error(code).decode()}")
 
     def __call__(self, *arrays):
-        arrays = [np.ascontiguousarray(a, DTYPES[p["dtype"]][1]) for a, p in zip(arrays, self.inputs, strict=True)]
+        arrays = [np.asarray(a, DTYPES[p["dtype"]][1], order="C") for a, p in zip(arrays, self.inputs, strict=True)]
         shapes = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays]
         given = (Tensor * len(arrays))(*[Tensor(a.ctypes.data, s, a.ndim, DTYPES[p["dtype"]][0]) for a, s, p in zip(arrays, shapes, self.inputs)])
 
