@@ -3,6 +3,7 @@
 use super::Plan;
 use super::flexible::Role;
 use crate::rebuild::{self, Rebuild};
+use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
 use nnc_ir::ops::movement::{Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
@@ -139,6 +140,14 @@ impl Emit<'_> {
         let b = self.block;
         let w = self.filled(w, 0, b)?;
         match layout {
+            Layout::Winograd { tile, .. } => {
+                // [O,C,3,3] -> [O,C,s,s] -> [O/b,b,C/b,b,s,s] -> [O/b,s,s,C/b,b(in),b(out)]
+                let w = self.op(WinogradFilter { tile }, &[w])?;
+                let w = self.filled(w, 1, b)?;
+                let w = self.split(w, 1, b)?;
+                let w = self.split(w, 0, b)?;
+                self.transposed(w, vec![0, 4, 5, 2, 3, 1])
+            }
             Layout::Plain => Ok(w),
             Layout::Blocked(_) => {
                 // [O,C,k..] -> [O/b,b,C/b,b,k..] -> [O/b,C/b,k..,b(in),b(out)]
@@ -167,7 +176,9 @@ impl Emit<'_> {
         let (conv, operands) = (conv.clone(), old.operands.clone());
         let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
         let mut pads = conv.pads.clone();
-        if self.halo && pads.iter().any(|p| *p != 0) {
+        // Minimal filtering fills its patches up as it reads them.
+        let halo = self.halo && !matches!(layout, Layout::Winograd { .. });
+        if halo && pads.iter().any(|p| *p != 0) {
             let tail = usize::from(!matches!(layout, Layout::Enter(_)));
             let around = |p: &[i64]| [0, 0].iter().chain(p).chain(&[0][..tail]).map(|p| Dim::Const(*p)).collect();
             let (lo, hi) = pads.split_at(pads.len() / 2);

@@ -20,6 +20,7 @@ mod scalar;
 mod sort;
 mod view;
 mod window;
+mod winograd;
 
 use crate::{expand, fuse, memory};
 use group::Group;
@@ -28,6 +29,7 @@ use loops::Loops;
 use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::graph::{Graph, NodeId, Value};
 use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step};
+use nnc_ir::ops::contract::{Conv, Layout};
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
@@ -211,6 +213,18 @@ impl Lowering {
 
     /// One kernel that computes all results of the node. Built once for equal nodes on equal types.
     fn kernel(&mut self, frame: &mut Frame, id: NodeId, access: Access, f: impl FnOnce(&mut Loops) -> Result<()>) -> Result<()> {
+        self.kernel_with(frame, id, access, None, f)
+    }
+
+    /// The same with scratch memory as a last parameter, which `f` declares.
+    fn kernel_with(
+        &mut self,
+        frame: &mut Frame,
+        id: NodeId,
+        access: Access,
+        scratch: Option<&Type>,
+        f: impl FnOnce(&mut Loops) -> Result<()>,
+    ) -> Result<()> {
         let node = frame.graph.node(id);
         let x: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
         let mut buffers = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
@@ -227,6 +241,7 @@ impl Lowering {
         for port in 0..node.types.len() {
             buffers.push(self.result(frame, id, port)?);
         }
+        buffers.extend(scratch.map(|t| self.out.work(t)).transpose()?);
         let site = self.site.clone();
         self.out.launch_kernel(&site, compiled, buffers)
     }
@@ -272,6 +287,10 @@ impl Lowering {
                 Ok(())
             }),
             Op::MatMul(op) => self.kernel(frame, id, Write, |k| contract::matmul(k, op)),
+            Op::Conv(op @ Conv { layout: Layout::Winograd { block, tile, run }, .. }) => {
+                let scratch = winograd::scratch(*tile, *run, frame.graph.ty(node.operands[0]))?;
+                self.kernel_with(frame, id, Write, Some(&scratch), |k| winograd::conv(k, op, *block, *tile, &scratch))
+            }
             Op::Conv(op) => self.kernel(frame, id, Write, |k| conv::conv(k, op)),
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
@@ -293,7 +312,7 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
-            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) => {
+            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::WinogradFilter(_) => {
                 Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
             }
         }
@@ -366,8 +385,10 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
         Op::Conv(c) => {
             let spatial = c.window(x[1]).map_or(0, |w| w.kernel.len());
             let taps = match c.layout {
-                nnc_ir::ops::contract::Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
-                nnc_ir::ops::contract::Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
+                // What the convolution is, not what is left of it.
+                Layout::Winograd { block, .. } => times(x[1].shape[3].clone(), 9 * block),
+                Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
+                Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
                 _ => Dim::product(&x[1].shape[1..2 + spatial]),
             };
             elems(&y[0]) * (times(taps, 2) + Dim::from(c.post.len()))
