@@ -3,7 +3,8 @@
 //! Convolutional Neural Networks"): `Y = A^T [(G g G^T) * (B^T d B)] A`.
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, checked_elems};
+use crate::types::DType;
 
 /// Channels in a block, on every instruction set that has kernels.
 const BLOCK: usize = 16;
@@ -43,24 +44,43 @@ pub fn taps(tile: usize) -> Option<[&'static [(usize, f64)]; 3]> {
     }
 }
 
-/// Filters `[..,3,3]` as patches `[..,m+2,m+2]`, computed in f64.
-pub fn filters(tile: usize, w: &Tensor) -> Result<Tensor> {
+/// Filters `[O,C,3,3]` as patches in blocks of channels, `[O/b,side,side,C/b,b(in),b(out)]`, filled up with zeros. Computed in f64.
+pub fn filters(tile: usize, block: usize, w: &Tensor) -> Result<Tensor> {
     let g = filter(tile).ok_or_else(|| Error::attribute(format!("there is no F({tile}x{tile}, 3x3)")))?;
-    let (lead, n) = (w.shape().len().saturating_sub(2), side(tile));
-    if w.shape().get(lead..) != Some(&[3, 3]) {
-        return Err(Error::input(format!("filters are [..,3,3], found {}", w.ty())));
-    }
-    let shape = [&w.shape()[..lead], &[n, n]].concat();
-    let values = w.to_vec::<f32>().ok_or_else(|| Error::input(format!("filters are f32, found {}", w.ty())))?;
-    let mut out = Vec::with_capacity(values.len() / 9 * n * n);
-    for w in values.chunks_exact(9) {
-        let row = |g: &[f64; 3], c: usize| (0..3).map(|r| g[r] * f64::from(w[3 * r + c])).sum::<f64>();
-        for up in g {
-            let along = [row(up, 0), row(up, 1), row(up, 2)];
-            out.extend(g.iter().map(|g| (0..3).map(|c| g[c] * along[c]).sum::<f64>() as f32));
+    let (values, shape) = (w.to_vec::<f32>(), w.shape());
+    let (Some(values), &[outputs, inputs, 3, 3]) = (values, shape) else {
+        return Err(Error::input(format!("filters are f32[O,C,3,3], found {}", w.ty())));
+    };
+    let (side, in_blocks, out_blocks) = (side(tile), inputs.div_ceil(block), outputs.div_ceil(block));
+    let shape = vec![out_blocks, side, side, in_blocks, block, block];
+    let mut out = vec![0f32; checked_elems(DType::F32, &shape)?];
+    let plane = in_blocks * block * block;
+    // One input channel of a block of filters at a time: `block` lanes, which the compiler makes vector code of.
+    let (mut taps, mut along) = (vec![0f64; 9 * block], vec![0f64; 3 * block]);
+    let combine = |to: &mut [f64], g: &[f64; 3], from: [&[f64]; 3]| {
+        for (((t, a), b), c) in to.iter_mut().zip(from[0]).zip(from[1]).zip(from[2]) {
+            *t = g[0] * a + g[1] * b + g[2] * c;
+        }
+    };
+    for (ob, c) in (0..out_blocks).flat_map(|ob| (0..inputs).map(move |c| (ob, c))) {
+        for o in 0..block {
+            let filter = (ob * block + o < outputs).then(|| &values[((ob * block + o) * inputs + c) * 9..][..9]);
+            (0..9).for_each(|t| taps[t * block + o] = filter.map_or(0.0, |f| f64::from(f[t])));
+        }
+        let tap = |t: usize| &taps[t * block..][..block];
+        for (i, up) in g.iter().enumerate() {
+            for s in 0..3 {
+                combine(&mut along[s * block..][..block], up, [tap(s), tap(3 + s), tap(6 + s)]);
+            }
+            for (j, g) in g.iter().enumerate() {
+                let to = &mut out[(ob * side * side + i * side + j) * plane + c * block..][..block];
+                for (o, t) in to.iter_mut().enumerate() {
+                    *t = (g[0] * along[o] + g[1] * along[block + o] + g[2] * along[2 * block + o]) as f32;
+                }
+            }
         }
     }
-    Ok(Tensor::new(&shape, &out))
+    Tensor::new(&[out.len()], &out).reshaped(shape)
 }
 
 /// How a lane's scratch memory is laid out, in f32 values: transformed patches `[side^2][blocks of input channels][run][16]`, then

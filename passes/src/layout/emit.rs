@@ -138,17 +138,12 @@ impl Emit<'_> {
     fn weights(&mut self, w: Value, layout: Layout) -> Result<Value> {
         let spatial = self.ty(w).rank() - 2;
         let b = self.block;
+        if let Layout::Winograd { tile, .. } = layout {
+            return self.op(WinogradFilter { tile, block: b }, &[w]);
+        }
         let w = self.filled(w, 0, b)?;
         match layout {
-            Layout::Winograd { tile, .. } => {
-                // [O,C,3,3] -> [O,C,s,s] -> [O/b,b,C/b,b,s,s] -> [O/b,s,s,C/b,b(in),b(out)]
-                let w = self.op(WinogradFilter { tile }, &[w])?;
-                let w = self.filled(w, 1, b)?;
-                let w = self.split(w, 1, b)?;
-                let w = self.split(w, 0, b)?;
-                self.transposed(w, vec![0, 4, 5, 2, 3, 1])
-            }
-            Layout::Plain => Ok(w),
+            Layout::Plain | Layout::Winograd { .. } => Ok(w),
             Layout::Blocked(_) => {
                 // [O,C,k..] -> [O/b,b,C/b,b,k..] -> [O/b,C/b,k..,b(in),b(out)]
                 let w = self.filled(w, 1, b)?;
