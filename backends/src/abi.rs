@@ -10,6 +10,9 @@ pub const VERSION: i32 = 1;
 /// Alignment in bytes of the workspace and of everything in it, and of weights.
 pub const ALIGN: usize = 64;
 
+/// The most bytes that a run asks its host for at once: what is larger is a size that went wrong.
+pub const MAX_BYTES: i64 = 1 << 42;
+
 /// Codes that do not depend on the model; those of its inputs follow from [`ERROR_FIRST_OWN`] on, and `nnc_error` has a text for each.
 pub const OK: i32 = 0;
 /// The processor lacks an instruction set that the library was compiled for.
@@ -20,7 +23,7 @@ pub const ERROR_WORKSPACE: i32 = 2;
 pub const ERROR_HOST: i32 = 3;
 /// The weights are external and `host->weights` is NULL or too short.
 pub const ERROR_WEIGHTS: i32 = 4;
-/// An output has no data and the host allocates none.
+/// The host allocates no memory for an output without data, or for a size that only the run knows.
 pub const ERROR_ALLOC: i32 = 5;
 /// An output's `shape` has no room for its dimensions (`rank` is the capacity).
 pub const ERROR_RANK: i32 = 6;
@@ -42,7 +45,7 @@ pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
     "the workspace is NULL or not 64-byte aligned",
     "nnc_host.size is not sizeof(nnc_host) of ABI version 1 or later",
     "the weights are external: nnc_host.weights must point to them",
-    "an output has no data pointer and nnc_host.alloc gave none",
+    "nnc_host.alloc is not given or gave no memory, for an output without data or a result whose size only the run knows",
     "an output's rank (the capacity of its shape) is too small, or its shape is NULL",
     "sizes that follow from the inputs' shapes do not fit 64 bits",
     "an index points outside its tensor",
@@ -68,10 +71,13 @@ pub struct Tensor {
 pub type ParallelFor = unsafe extern "C" fn(ctx: *mut c_void, n: i64, body: Body, arg: *mut c_void);
 /// One iteration.
 pub type Body = unsafe extern "C" fn(arg: *mut c_void, i: i64);
-/// Memory for an output; NULL where there is none.
+/// Called around each launch, on the thread that called run: `launch` counts as `nnc_launches` does, `phase` is 0 before and 1 after.
+pub type Trace = unsafe extern "C" fn(ctx: *mut c_void, launch: i64, phase: i32);
+/// Memory for an output, or for a result whose size only the run knows; NULL where there is none. All blocks are the host's: when the
+/// run has returned, it may release those that are no output's data.
 pub type Alloc = unsafe extern "C" fn(ctx: *mut c_void, bytes: usize, align: usize) -> *mut c_void;
 
-/// What the caller lends to a run: 56 bytes. NULL in its place stands for one thread, no allocation, embedded weights.
+/// What the caller lends to a run: 64 bytes, of which early hosts have [`HOST_BYTES`]. NULL in its place stands for one thread, no allocation, embedded weights.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -84,7 +90,12 @@ pub struct Host {
     /// External weights: the file, mapped by the caller, 64-byte aligned.
     pub weights: *const c_void,
     pub weights_bytes: usize,
+    /// For profilers.
+    pub trace: Option<Trace>,
 }
+
+/// The least size of a host: it ends before [`Host::trace`].
+pub const HOST_BYTES: usize = std::mem::offset_of!(Host, trace);
 
 impl Default for Host {
     /// One thread, no allocation, embedded weights.
@@ -97,6 +108,7 @@ impl Default for Host {
             alloc: None,
             weights: std::ptr::null(),
             weights_bytes: 0,
+            trace: None,
         }
     }
 }
@@ -115,7 +127,9 @@ pub struct Functions {
     pub plan: Plan,
     pub run: Run,
     pub error: ErrorText,
+    /// JSON: an object for each launch; `None` in libraries from before there was one.
+    pub launches: Option<Describe>,
 }
 
 /// Their names without the prefix, in the order of [`Functions`].
-pub const NAMES: [&str; 5] = ["abi_version", "describe", "plan", "run", "error"];
+pub const NAMES: [&str; 6] = ["abi_version", "describe", "plan", "run", "error", "launches"];

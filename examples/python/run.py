@@ -17,6 +17,14 @@ class Tensor(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("shape", ctypes.POINTER(ctypes.c_int64)), ("rank", ctypes.c_int32), ("dtype", ctypes.c_int32)]
 
 
+ALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+
+
+class Host(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("ctx", ctypes.c_void_p), ("threads", ctypes.c_int32), ("parallel_for", ctypes.c_void_p),
+                ("alloc", ALLOC), ("weights", ctypes.c_void_p), ("weights_bytes", ctypes.c_size_t)]
+
+
 class Model:
     """A compiled model on the caller's thread."""
 
@@ -40,13 +48,29 @@ class Model:
         wanted = (Tensor * len(self.outputs))(*[Tensor(None, s, MAX_RANK, DTYPES[p["dtype"]][0]) for s, p in zip(out_shapes, self.outputs)])
         size = ctypes.c_size_t()
         self.check(self.lib.nnc_plan(given, wanted, ctypes.byref(size)))
-        outputs = [np.empty(list(s)[: t.rank], DTYPES[p["dtype"]][1]) for s, t, p in zip(out_shapes, wanted, self.outputs)]
-        for t, a in zip(wanted, outputs):
-            t.data = a.ctypes.data
+        outputs = {}
+        for i, (s, t, p) in enumerate(zip(out_shapes, wanted, self.outputs)):
+            # A length below 0 is one that only the run finds out: it allocates the output.
+            if min(list(s)[: t.rank], default=0) >= 0:
+                outputs[i] = np.empty(list(s)[: t.rank], DTYPES[p["dtype"]][1])
+                t.data = outputs[i].ctypes.data
         raw = np.empty(size.value + 64, np.uint8)
         workspace = ctypes.c_void_p((raw.ctypes.data + 63) // 64 * 64)
-        self.check(self.lib.nnc_run(given, wanted, workspace, None))
-        return outputs
+        blocks = {}
+
+        def alloc(_, size, align):
+            block = np.empty(size + align, np.uint8)
+            skip = -block.ctypes.data % align
+            blocks[block.ctypes.data + skip] = block[skip:]
+            return block.ctypes.data + skip
+
+        host = Host(ctypes.sizeof(Host), None, 1, None, ALLOC(alloc), None, 0)
+        self.check(self.lib.nnc_run(given, wanted, workspace, ctypes.byref(host)))
+        for i, (s, t, p) in enumerate(zip(out_shapes, wanted, self.outputs)):
+            if i not in outputs:
+                shape, dtype = list(s)[: t.rank], DTYPES[p["dtype"]][1]
+                outputs[i] = blocks[t.data][: int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+        return [outputs[i] for i in range(len(self.outputs))]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ pub struct Builder {
     errors: RefCell<Vec<Error>>,
     loc: RefCell<Loc>,
     fresh: Rc<Cell<u32>>,
+    draws: Rc<Cell<u32>>,
 }
 
 /// A value of a graph under construction.
@@ -46,7 +47,13 @@ impl Builder {
 
     /// A builder for a region of this graph: its fresh symbols differ from those of the graph.
     pub fn nested(&self, name: impl AsRef<str>) -> Builder {
-        Builder { graph: RefCell::new(Graph::new(name)), loc: self.loc.clone(), fresh: self.fresh.clone(), ..Builder::default() }
+        Builder {
+            graph: RefCell::new(Graph::new(name)),
+            loc: self.loc.clone(),
+            fresh: self.fresh.clone(),
+            draws: self.draws.clone(),
+            ..Builder::default()
+        }
     }
 
     /// Everything built from now on, and every error, stands at `loc`.
@@ -86,6 +93,11 @@ impl Builder {
         let n = self.fresh.get();
         self.fresh.set(n + 1);
         Dim::sym(format!("{stem}${n}"))
+    }
+
+    /// A number for the next draw of random numbers: what is drawn without a seed differs from all else that is.
+    pub fn next_draw(&self) -> u32 {
+        self.draws.replace(self.draws.get() + 1)
     }
 
     pub fn input(&self, name: impl AsRef<str>, ty: Type) -> V<'_> {

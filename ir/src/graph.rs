@@ -193,13 +193,34 @@ impl Graph {
         self.inputs.retain(|i| *i != id);
     }
 
-    /// Nodes such that operands come first; among those that are ready, the smallest id. A graph with a cycle gives fewer nodes
-    /// than it has, which the verifier reports.
+    /// Nodes such that operands come first, and nodes that bind sizes before those that use them; among those that are ready, the
+    /// smallest id. A graph with a cycle gives fewer nodes than it has, which the verifier reports.
     pub fn order(&self) -> Vec<NodeId> {
+        let binders = crate::symbols::binders(self);
+        if !binders.is_empty() {
+            let mut after: Vec<Vec<u32>> = vec![vec![]; self.id_bound()];
+            for id in self.ids() {
+                self.node(id).all_symbols(&mut |s| {
+                    if let Some(b) = binders.get(s).filter(|b| **b != id) {
+                        after[b.0 as usize].push(id.0);
+                    }
+                });
+            }
+            let out = self.order_after(&after);
+            if out.len() == self.len() {
+                return out;
+            }
+        }
+        self.order_after(&[])
+    }
+
+    /// As [`Graph::order`], where `after` lists for each node others that come after it.
+    fn order_after(&self, after: &[Vec<u32>]) -> Vec<NodeId> {
         let mut waiting = vec![0u32; self.id_bound()];
         let mut ready = BinaryHeap::new();
+        after.iter().flatten().for_each(|t| waiting[*t as usize] += 1);
         for i in self.nodes.node_indices() {
-            waiting[i.index()] = self.nodes.edges_directed(i, Direction::Incoming).count() as u32;
+            waiting[i.index()] += self.nodes.edges_directed(i, Direction::Incoming).count() as u32;
             if waiting[i.index()] == 0 {
                 ready.push(Reverse(i.index()));
             }
@@ -207,8 +228,8 @@ impl Graph {
         let mut out = Vec::with_capacity(self.len());
         while let Some(Reverse(i)) = ready.pop() {
             out.push(NodeId(i as u32));
-            for e in self.nodes.edges_directed(NodeIndex::new(i), Direction::Outgoing) {
-                let t = e.target().index();
+            let edges = self.nodes.edges_directed(NodeIndex::new(i), Direction::Outgoing).map(|e| e.target().index());
+            for t in edges.chain(after.get(i).into_iter().flatten().map(|t| *t as usize)) {
                 waiting[t] -= 1;
                 if waiting[t] == 0 {
                     ready.push(Reverse(t));
@@ -218,13 +239,17 @@ impl Graph {
         out
     }
 
-    /// Nodes that outputs depend on, plus all inputs, by id.
+    /// Nodes that outputs depend on, by operands or by sizes that they bind, plus all inputs, by id.
     pub fn live(&self) -> Vec<bool> {
+        let binders = crate::symbols::binders(self);
         let mut live = vec![false; self.id_bound()];
         let mut stack: Vec<NodeId> = self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).collect();
         while let Some(id) = stack.pop() {
             if !std::mem::replace(&mut live[id.0 as usize], true) {
                 stack.extend(self.node(id).operands.iter().map(|v| v.node));
+                if !binders.is_empty() {
+                    self.node(id).all_symbols(&mut |s| stack.extend(binders.get(s)));
+                }
             }
         }
         live

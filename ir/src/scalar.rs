@@ -3,6 +3,7 @@
 //! [`ScalarFn::eval`] is the reference: floats are computed in `f64` and rounded once to the element type, integers wrap around
 //! as two's complement. NaN: `max`, `min`, `relu` and comparisons with `where` behave as numpy's (max and min propagate NaN).
 
+use crate::minifloat;
 use crate::types::DType;
 use half::{bf16, f16};
 
@@ -54,7 +55,9 @@ impl Num {
             DType::U16 => Num::U(u16::get(b).into()),
             DType::U32 => Num::U(u32::get(b).into()),
             DType::U64 => Num::U(u64::get(b)),
+            DType::I4 | DType::I2 | DType::U4 | DType::U2 => Num::U(b[0].into()).cast(dtype),
             DType::Bool => Num::B(bool::get(b)),
+            d => Num::F(minifloat::decode(d, b[0])),
         }
     }
 
@@ -66,15 +69,16 @@ impl Num {
             (DType::F64, n) => n.as_f64().put(out),
             (DType::F16, n) => round_f16(n.as_f64()).put(out),
             (DType::BF16, n) => round_bf16(n.as_f64()).put(out),
-            (DType::I8, n) => (n.as_i64() as i8).put(out),
+            (DType::I8 | DType::I4 | DType::I2, n) => (n.as_i64() as i8).put(out),
             (DType::I16, n) => (n.as_i64() as i16).put(out),
             (DType::I32, n) => (n.as_i64() as i32).put(out),
             (DType::I64, n) => n.as_i64().put(out),
-            (DType::U8, n) => (n.as_u64() as u8).put(out),
+            (DType::U8 | DType::U4 | DType::U2, n) => (n.as_u64() as u8).put(out),
             (DType::U16, n) => (n.as_u64() as u16).put(out),
             (DType::U32, n) => (n.as_u64() as u32).put(out),
             (DType::U64, n) => n.as_u64().put(out),
             (DType::Bool, n) => n.as_bool().put(out),
+            (d, n) => minifloat::encode(d, n.as_f64()).put(out),
         }
     }
 
@@ -121,8 +125,9 @@ impl Num {
         }
     }
 
-    /// Conversion as ONNX Cast: floats round to the narrower float, truncate towards zero into integers (what does not fit is
-    /// undefined in ONNX; here the value saturates into 64 bits and then wraps), integers wrap, anything becomes `bool` by `!= 0`.
+    /// Conversion as ONNX Cast: floats round to the narrower float (what is too large becomes infinity, or what the type has for
+    /// that: see [`minifloat::encode`]), truncate towards zero into integers (what does not fit is undefined in ONNX; here the value
+    /// saturates into 64 bits and then wraps), integers wrap, anything becomes `bool` by `!= 0`.
     pub fn cast(self, to: DType) -> Num {
         match to {
             DType::F64 => Num::F(self.as_f64()),
@@ -143,6 +148,35 @@ impl Num {
             DType::U32 => Num::U(self.as_u64() as u32 as u64),
             DType::U16 => Num::U(self.as_u64() as u16 as u64),
             DType::U8 => Num::U(self.as_u64() as u8 as u64),
+            DType::I4 | DType::I2 => Num::I(self.as_i64() << (64 - to.bits()) >> (64 - to.bits())),
+            DType::U4 | DType::U2 => Num::U(self.as_u64() & ((1 << to.bits()) - 1)),
+            d => Num::F(minifloat::decode(d, minifloat::encode(d, self.as_f64()))),
+        }
+    }
+
+    /// The least number of a type: minus infinity where it has one.
+    pub fn least(d: DType) -> Num {
+        match d {
+            DType::Bool => Num::B(false),
+            DType::F8E8M0 => Num::F(minifloat::decode(d, 0)),
+            d if d.is_float() => match Num::greatest(d) {
+                Num::F(x) => Num::F(-x),
+                n => n,
+            },
+            d if d.is_signed_int() => Num::I(i64::MIN >> (64 - d.bits())),
+            _ => Num::U(0),
+        }
+    }
+
+    /// The greatest number of a type: infinity where it has one.
+    pub fn greatest(d: DType) -> Num {
+        match (d, minifloat::Format::of(d)) {
+            (DType::Bool, _) => Num::B(true),
+            (DType::F8E8M0, _) => Num::F(minifloat::decode(d, 0xfe)),
+            (_, Some(f)) if f.special != minifloat::Special::Ieee => Num::F(minifloat::decode(d, f.largest())),
+            _ if d.is_float() => Num::F(f64::INFINITY),
+            _ if d.is_signed_int() => Num::I(i64::MAX >> (64 - d.bits())),
+            _ => Num::U(u64::MAX >> (64 - d.bits())),
         }
     }
 }
@@ -337,7 +371,7 @@ impl ScalarFn {
             }
             Num::I(a) => {
                 let b = x.get(1).map_or(0, |n| n.as_i64());
-                let width = dtype.bytes() as i64 * 8;
+                let width = i64::from(dtype.bits());
                 Num::I(match self {
                     Equal => return Num::B(a == b),
                     Less => return Num::B(a < b),
@@ -394,7 +428,7 @@ impl ScalarFn {
             }
             Num::U(a) => {
                 let b = x.get(1).map_or(0, |n| n.as_u64());
-                let width = dtype.bytes() as u64 * 8;
+                let width = u64::from(dtype.bits());
                 Num::U(match self {
                     Equal => return Num::B(a == b),
                     Less => return Num::B(a < b),

@@ -35,6 +35,12 @@ pub fn checked_elems(dtype: DType, shape: &[usize]) -> Result<usize> {
         .ok_or_else(|| Error::limit(format!("a tensor {dtype}{shape:?} is too large")))
 }
 
+/// The byte that holds an element of a type of fewer than 8 bits: those bits, extended by its sign where it is an integer with one.
+pub fn low_bits(dtype: DType, byte: u8) -> u8 {
+    let spare = 8 - dtype.bits();
+    if dtype.is_signed_int() { ((byte << spare) as i8 >> spare) as u8 } else { byte << spare >> spare }
+}
+
 impl Tensor {
     /// Wraps bytes that hold the elements; an error where the length does not fit the shape.
     pub fn from_bytes(dtype: DType, shape: Vec<usize>, data: Bytes) -> Result<Tensor> {
@@ -136,6 +142,15 @@ impl Tensor {
     /// Element `i` as a number.
     pub fn num(&self, i: usize) -> crate::scalar::Num {
         crate::scalar::Num::read(self.dtype, self.element(i))
+    }
+
+    /// The same bytes as elements of another type of the same width.
+    pub fn with_dtype(&self, dtype: DType) -> Result<Tensor> {
+        if dtype.bits() != self.dtype.bits() {
+            return Err(Error::dtype(format!("elements of {} are no {dtype}", self.dtype)));
+        }
+        let data = if dtype.bits() < 8 { Data::Dense(self.bytes().iter().map(|b| low_bits(dtype, *b)).collect()) } else { self.data.clone() };
+        Ok(Tensor { dtype, shape: self.shape.clone(), data })
     }
 
     /// The same elements under another shape of as many elements.

@@ -11,21 +11,36 @@ pub enum DType {
     F64,
     F16,
     BF16,
+    F8E4M3FN,
+    F8E4M3FNUZ,
+    F8E5M2,
+    F8E5M2FNUZ,
+    F8E8M0,
+    F6E2M3,
+    F6E3M2,
+    F4E2M1,
     I8,
     I16,
     I32,
     I64,
+    I4,
+    I2,
     U8,
     U16,
     U32,
     U64,
+    U4,
+    U2,
     Bool,
 }
 
 impl DType {
-    pub const ALL: [DType; 13] = {
+    pub const ALL: [DType; 25] = {
         use DType::*;
-        [F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, Bool]
+        [
+            F32, F64, F16, BF16, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, F6E2M3, F6E3M2, F4E2M1, I8, I16, I32, I64, I4, I2, U8, U16, U32,
+            U64, U4, U2, Bool,
+        ]
     };
 
     /// Name in `.nn` text.
@@ -36,14 +51,26 @@ impl DType {
             F64 => "f64",
             F16 => "f16",
             BF16 => "bf16",
+            F8E4M3FN => "f8e4m3fn",
+            F8E4M3FNUZ => "f8e4m3fnuz",
+            F8E5M2 => "f8e5m2",
+            F8E5M2FNUZ => "f8e5m2fnuz",
+            F8E8M0 => "f8e8m0",
+            F6E2M3 => "f6e2m3",
+            F6E3M2 => "f6e3m2",
+            F4E2M1 => "f4e2m1",
             I8 => "i8",
             I16 => "i16",
             I32 => "i32",
             I64 => "i64",
+            I4 => "i4",
+            I2 => "i2",
             U8 => "u8",
             U16 => "u16",
             U32 => "u32",
             U64 => "u64",
+            U4 => "u4",
+            U2 => "u2",
             Bool => "bool",
         }
     }
@@ -52,13 +79,22 @@ impl DType {
         DType::ALL.into_iter().find(|d| d.name() == name)
     }
 
+    /// Bytes of an element in memory. A type of fewer than 8 bits takes a byte of its own, whose low bits count; files pack them.
     pub fn bytes(self) -> usize {
+        self.bits().div_ceil(8) as usize
+    }
+
+    /// Bits that count. `bool` has 8, of which one varies.
+    pub fn bits(self) -> u32 {
         use DType::*;
         match self {
-            F64 | I64 | U64 => 8,
-            F32 | I32 | U32 => 4,
-            F16 | BF16 | I16 | U16 => 2,
-            I8 | U8 | Bool => 1,
+            F64 | I64 | U64 => 64,
+            F32 | I32 | U32 => 32,
+            F16 | BF16 | I16 | U16 => 16,
+            F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | I8 | U8 | Bool => 8,
+            F6E2M3 | F6E3M2 => 6,
+            F4E2M1 | I4 | U4 => 4,
+            I2 | U2 => 2,
         }
     }
 
@@ -79,6 +115,18 @@ impl DType {
             U32 => 12,
             U64 => 13,
             BF16 => 16,
+            F8E4M3FN => 17,
+            F8E4M3FNUZ => 18,
+            F8E5M2 => 19,
+            F8E5M2FNUZ => 20,
+            U4 => 21,
+            I4 => 22,
+            F4E2M1 => 23,
+            F8E8M0 => 24,
+            U2 => 25,
+            I2 => 26,
+            F6E2M3 => 27,
+            F6E3M2 => 28,
         }
     }
 
@@ -87,15 +135,21 @@ impl DType {
     }
 
     pub fn is_float(self) -> bool {
-        matches!(self, DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+        matches!(self, DType::F32 | DType::F64 | DType::F16 | DType::BF16) || self.is_small_float()
+    }
+
+    /// Floats of at most 8 bits: see [`crate::minifloat`].
+    pub fn is_small_float(self) -> bool {
+        use DType::*;
+        matches!(self, F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | F6E2M3 | F6E3M2 | F4E2M1)
     }
 
     pub fn is_signed_int(self) -> bool {
-        matches!(self, DType::I8 | DType::I16 | DType::I32 | DType::I64)
+        matches!(self, DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::I4 | DType::I2)
     }
 
     pub fn is_unsigned_int(self) -> bool {
-        matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64)
+        matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::U4 | DType::U2)
     }
 
     pub fn is_int(self) -> bool {

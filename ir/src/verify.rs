@@ -1,6 +1,5 @@
 //! Checks graphs; every violation is reported. Builders cannot make what fails here: it is a bug of an importer or a pass.
 
-use crate::attrs::Attr;
 use crate::builder::infer;
 use crate::dim::Dim;
 use crate::error::{Error, Report, Result};
@@ -71,7 +70,7 @@ impl Verifier {
                 bound.insert(s.clone());
             });
             let mut missing = BTreeSet::new();
-            reads(node, &mut |s| {
+            node.symbols(&mut |s| {
                 if !bound.contains(s) {
                     missing.insert(s.clone());
                 }
@@ -205,17 +204,4 @@ fn binds(node: &Node, f: &mut dyn FnMut(&Arc<str>)) {
         }
         _ => {}
     }
-}
-
-/// Symbols in the node's types and attributes.
-fn reads(node: &Node, f: &mut dyn FnMut(&Arc<str>)) {
-    fn within(a: &Attr, f: &mut dyn FnMut(&Arc<str>)) {
-        match a {
-            Attr::Dim(d) => d.symbols(f),
-            Attr::List(l) | Attr::Call(_, l) => l.iter().for_each(|a| within(a, f)),
-            _ => {}
-        }
-    }
-    node.types.iter().flat_map(|t| &t.shape).for_each(|d| d.symbols(f));
-    node.op.attrs().iter().for_each(|(_, a)| within(a, f));
 }

@@ -232,7 +232,14 @@ fn program(planned: bool) -> Program {
     let port = |name: &str, i: u32| Port { name: name.into(), ty: Type::new(DType::F32, vec![n.clone()]), buffer: BufferId(i) };
     let at = |i: u32| BufferRef { buffer: BufferId(i), offset: Dim::Const(0) };
     let launch = |kernel: u32, from: u32, to: u32| {
-        Step::Launch(Launch { kernel, buffers: vec![at(from), at(to)], sizes: vec![n.clone()], name: "step".into(), loc: Loc::Unknown })
+        Step::Launch(Launch {
+            kernel,
+            buffers: vec![at(from), at(to)],
+            sizes: vec![n.clone()],
+            flops: Dim::Const(0),
+            name: "step".into(),
+            loc: Loc::Unknown,
+        })
     };
     // One kernel decides on the data: whether x[0] is below 100.
     let mut below = KernelBuilder::new("below", 0);
@@ -242,7 +249,8 @@ fn program(planned: bool) -> Program {
     let v = below.load(x, zero);
     let c = below.map(ScalarFn::Less, &[v, limit]);
     below.store(y, zero, c);
-    let test = Step::Launch(Launch { kernel: 2, buffers: vec![at(1), at(3)], sizes: vec![], name: "test".into(), loc: Loc::Unknown });
+    let test =
+        Step::Launch(Launch { kernel: 2, buffers: vec![at(1), at(3)], sizes: vec![], flops: Dim::Const(0), name: "test".into(), loc: Loc::Unknown });
     let flag = Buffer { dtype: DType::Bool, elems: Dim::Const(1), place: work(0) };
     Program {
         name: "p".into(),
@@ -305,7 +313,7 @@ fn sizes_bound_from_data_and_weights() {
     ];
     p.weights = vec![(0, Tensor::new(&[2], &[7f32, 7.])), (64, Tensor::new(&[3], &[1f32, 2., 3.]))];
     let second = BufferRef { offset: Dim::Const(1), ..at(0) };
-    let add = Launch { kernel: 0, buffers: vec![at(1), at(2)], sizes: vec![n], name: "".into(), loc: Loc::Unknown };
+    let add = Launch { kernel: 0, buffers: vec![at(1), at(2)], sizes: vec![n], flops: Dim::Const(0), name: "".into(), loc: Loc::Unknown };
     p.steps = vec![Step::Bind { symbol: "n".into(), from: second }, Step::Launch(add)];
     assert_eq!(eval_program(&p, &[Tensor::new(&[2], &[9i64, 2])]).unwrap(), [Tensor::new(&[2], &[2f32, 4.])]);
     let e = eval_program(&p, &[Tensor::new(&[2], &[9i64, 4])]).unwrap_err();

@@ -57,7 +57,7 @@ fn stored(graph: &Graph, fits: Fits) -> Vec<Option<usize>> {
 /// Bytes of the operands and of the results, where the node could be computed now.
 fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>]) -> Option<(usize, usize)> {
     let inputs = node.operands.iter().try_fold(0usize, |n, v| n.checked_add(stored[v.node.0 as usize]?))?;
-    let pure = node.regions.is_empty() && !matches!(node.op, Op::Input | Op::ReadDims(_) | Op::NonZero(_));
+    let pure = node.regions.is_empty() && !matches!(node.op, Op::Input | Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_));
     let bytes = node.types.iter().try_fold(0usize, |n, t| n.checked_add(Dim::checked_len(&t.shape)?.checked_mul(t.dtype.bytes())?));
     let (true, Some(bytes)) = (pure, bytes) else { return None };
     let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();

@@ -61,7 +61,7 @@ pub fn plan(graph: &Graph) -> Vec<bool> {
     let bound = graph.id_bound();
     let mut users: Vec<Vec<NodeId>> = vec![vec![]; bound];
     let order = graph.order();
-    let live = crate::dce::live(graph);
+    let live = graph.live();
     for id in order.iter().filter(|id| live[id.0 as usize]) {
         for v in &graph.node(*id).operands {
             let list = &mut users[v.node.0 as usize];

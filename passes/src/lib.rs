@@ -4,6 +4,7 @@
 //! file. Passes ask an operation's class where they can, and never what format a model came in. [`mod@lower`] leaves the world of
 //! tensors: after it there are loops ([`nnc_ir::kernel`]).
 
+pub mod autodiff;
 mod constant;
 pub mod cost;
 pub mod cse;
@@ -16,9 +17,11 @@ pub mod layout;
 pub mod lower;
 pub mod memory;
 pub mod pass;
+pub mod phases;
 pub mod pipeline;
 pub mod rebuild;
 
+pub use autodiff::differentiate;
 pub use lower::lower;
 pub use pass::{Decision, Observer, Options, Precision, Refusal};
 pub use pipeline::{compile, optimize, pass_names, run_pass};

@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{cse, dce, egraph, fold, layout};
+use crate::{autodiff, cse, dce, egraph, fold, layout, phases};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -14,6 +14,7 @@ macro_rules! step {
 
 /// Every pass over graphs, in order.
 pub const PIPELINE: &[Step] = &[
+    step!("differentiate", autodiff::run, 0, Model => Model, "computes gradients"),
     step!("dce", dce::run, 0, Model => Model, "drops what no output depends on"),
     step!("fold", fold::run, 0, Model => Model, "computes small constants, drops operations that do nothing"),
     step!("cse", cse::run, 1, Model => Model, "computes equal things once"),
@@ -21,6 +22,7 @@ pub const PIPELINE: &[Step] = &[
     step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
     step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
+    step!("phases", phases::run, 1, Simple => Simple, "transposed convolutions become convolutions whose results interleave"),
     step!("layout", layout::run, 1, Simple => Laid, "blocks of channels for convolutions, panels for matmuls"),
     step!("cse-laid", cse::run, 1, Laid => Laid, "converts and pads equal things once"),
     step!("weights", fold::weights, 0, Laid => Laid, "computes weights in their final form"),

@@ -24,7 +24,7 @@ impl<'a> Rebuild<'a> {
 
     /// The live nodes but the inputs, operands first.
     pub fn order(&self) -> Vec<NodeId> {
-        let live = crate::dce::live(self.old);
+        let live = self.old.live();
         self.old.order().into_iter().filter(|id| live[id.0 as usize] && self.map[id.0 as usize].is_empty()).collect()
     }
 

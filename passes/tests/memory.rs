@@ -56,7 +56,14 @@ impl Maker {
         self.program.kernels.push(kernel(reads.len(), &Dim::sym("s0")));
         let buffers = reads.iter().chain([&write]).map(|b| BufferRef { buffer: BufferId(*b as u32), offset: Dim::Const(0) }).collect();
         let sizes = vec![self.program.buffers[write].elems.clone()];
-        Step::Launch(Launch { kernel: self.program.kernels.len() as u32 - 1, buffers, sizes, name: "".into(), loc: Loc::Unknown })
+        Step::Launch(Launch {
+            kernel: self.program.kernels.len() as u32 - 1,
+            buffers,
+            sizes,
+            flops: Dim::Const(0),
+            name: "".into(),
+            loc: Loc::Unknown,
+        })
     }
 
     /// Steps that read only what is surely written: `known`, which grows.

@@ -6,6 +6,7 @@
  *     nnc_pool *pool = nnc_pool_create(0);          // 0: one thread for each processor that this process may use
  *     nnc_host host = nnc_pool_host(pool);
  *     nnc_run(inputs, outputs, workspace, &host);   // as often as you like
+ *     nnc_pool_release(pool);                       // memory that runs asked for: outputs without data, sizes that only they knew
  *     nnc_pool_destroy(pool);
  *
  * An idle thread spins for NNC_POOL_SPIN_NS, because the layers of a network follow each other within microseconds, then sleeps.
@@ -44,6 +45,7 @@ typedef struct nnc_pool {
   pthread_mutex_t gate;
   pthread_cond_t wake;
   pthread_t *threads;
+  void *blocks;     /* what runs asked for, linked through the head of each */
 } nnc_pool;
 
 static inline int64_t nnc_pool_now(void) {
@@ -137,16 +139,33 @@ static inline void nnc_pool_parallel_for(void *ctx, int64_t n, nnc_pool_body bod
   __atomic_store_n(&p->busy, 0, __ATOMIC_RELEASE);
 }
 
-/* nnc_host.alloc: free() the result. */
+/* nnc_host.alloc: memory that stays the pool's until nnc_pool_release. */
 static inline void *nnc_pool_alloc(void *ctx, size_t bytes, size_t align) {
-  void *data = NULL;
-  (void)ctx;
-  return posix_memalign(&data, align, bytes ? bytes : 1) ? NULL : data;
+  nnc_pool *p = (nnc_pool *)ctx;
+  void *block = NULL;
+  if (bytes > SIZE_MAX - align || align < sizeof(void *) || posix_memalign(&block, align, bytes + align)) return NULL;
+  pthread_mutex_lock(&p->gate);
+  *(void **)block = p->blocks;
+  p->blocks = block;
+  pthread_mutex_unlock(&p->gate);
+  return (char *)block + align;
 }
 
-/* Waits for the threads and frees the pool. No loop may be open. */
+/* Frees what runs asked for. Outputs that had no data lose theirs; no run may be under way. */
+static inline void nnc_pool_release(nnc_pool *p) {
+  pthread_mutex_lock(&p->gate);
+  while (p->blocks) {
+    void *next = *(void **)p->blocks;
+    free(p->blocks);
+    p->blocks = next;
+  }
+  pthread_mutex_unlock(&p->gate);
+}
+
+/* Waits for the threads and frees the pool, and what runs asked for. No loop may be open. */
 static inline void nnc_pool_destroy(nnc_pool *p) {
   if (!p) return;
+  nnc_pool_release(p);
   __atomic_store_n(&p->stop, 1, __ATOMIC_SEQ_CST);
   nnc_pool_wake(p);
   for (int k = 0; k < p->workers; k++) pthread_join(p->threads[k], NULL);
@@ -184,7 +203,7 @@ static inline nnc_host nnc_pool_host(nnc_pool *p) {
   host.ctx = p;
   host.threads = p ? p->workers + 1 : 1;
   host.parallel_for = p ? nnc_pool_parallel_for : NULL;
-  host.alloc = nnc_pool_alloc;
+  host.alloc = p ? nnc_pool_alloc : NULL;
   return host;
 }
 

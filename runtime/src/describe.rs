@@ -166,7 +166,7 @@ impl Description {
     }
 }
 
-fn size(v: &Value) -> Option<Size> {
+pub(crate) fn size(v: &Value) -> Option<Size> {
     match v {
         Value::String(s) => Some(Size::Symbolic(s.as_str().into())),
         v => v.as_i64().map(Size::Known),

@@ -2,6 +2,7 @@
 
 use crate::abi::{self, Functions};
 use crate::describe::Description;
+use crate::profile::Launch;
 use nnc_ir::{Error, Result};
 use std::any::Any;
 use std::ffi::CStr;
@@ -31,6 +32,7 @@ impl Library {
                     plan: function(&library, path, prefix, "plan")?,
                     run: function(&library, path, prefix, "run")?,
                     error: function(&library, path, prefix, "error")?,
+                    launches: function(&library, path, prefix, "launches").ok(),
                 }
             }
         };
@@ -58,6 +60,15 @@ impl Library {
 
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// What each launch of a run computes.
+    pub fn launches(&self) -> Result<Vec<Launch>> {
+        let Some(launches) = self.functions.launches else {
+            return Err(Error::unsupported("the library does not list its launches").note("compile the model again"));
+        };
+        // SAFETY: the ABI promises a string that ends in 0 and lives as long as the code.
+        Launch::list(&unsafe { CStr::from_ptr(launches()) }.to_string_lossy())
     }
 
     pub fn functions(&self) -> &Functions {

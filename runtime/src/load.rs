@@ -6,6 +6,7 @@ use crate::specialize::specialize;
 use bytes::Bytes;
 use nnc_frontend::{nn, onnx};
 use nnc_ir::{Error, Graph, Report, Tensor};
+use nnc_passes::differentiate;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -33,7 +34,7 @@ impl Format {
     }
 }
 
-/// A model as its author wrote it.
+/// A model as its author wrote it, but for gradients, which are computed.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub graph: Graph,
@@ -58,11 +59,11 @@ pub fn parse(path: &Path, data: Bytes, options: &Options, values: &[(String, Ten
             let import = onnx::ImportOptions { dims: options.dims.clone(), shapes, values: values.to_vec() };
             let folder = path.parent().filter(|_| path.exists()).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
             let model = onnx::parse(data, &name, folder, &import)?;
-            Ok(Model { graph: model.graph, format: Format::Onnx, producer: model.producer, opsets: model.opsets })
+            Ok(Model { graph: differentiate(model.graph)?, format: Format::Onnx, producer: model.producer, opsets: model.opsets })
         }
         Format::Nn => {
             let text = std::str::from_utf8(&data).map_err(|_| Error::syntax(format!("{name} is no UTF-8 text")))?;
-            let graph = specialize(nn::parse(text, &name)?, &options.dims, &options.shapes)?;
+            let graph = differentiate(specialize(nn::parse(text, &name)?, &options.dims, &options.shapes)?)?;
             Ok(Model { graph, format: Format::Nn, producer: String::new(), opsets: BTreeMap::new() })
         }
         Format::Library => Err(Error::input(format!("{name} is a compiled library; a .onnx or .nn model is wanted")).into()),

@@ -1,12 +1,16 @@
 //! NumPy's files: `.npy` holds one array, `.npz` is a zip of them.
 //!
-//! Element types are those of [`DType`]; bf16, which NumPy has no name for, is written as two raw bytes (`V2`), as the `ml_dtypes`
-//! package does, and `V2` is read as bf16. Files in Fortran order or big-endian are read too; what is written is row-major and
-//! little-endian. Format: NumPy enhancement proposal 1.
+//! Element types are those of [`DType`]. NumPy has no names for bf16 and the types of 8 bits and fewer; they are written as the
+//! `ml_dtypes` package has them: as raw bytes, `V2` and `V1` (f8e5m2 as `f1`), an element a byte, signs not extended. `V2` is read as
+//! bf16. `V1` does not say what it holds: it is read as u8, and whoever knows the type takes the numbers for its codes
+//! ([`as_codes`]). Files in Fortran order or big-endian are read too; what is written is row-major and little-endian. Format: NumPy enhancement proposal 1.
 
-use nnc_ir::tensor::checked_elems;
+use nnc_ir::tensor::{checked_elems, low_bits};
 use nnc_ir::{DType, Error, Result, Tensor};
 use std::io::{Read, Seek, Write};
+
+/// The type text of what is no more than bytes.
+const RAW: &str = "V1";
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -27,6 +31,8 @@ fn descr(d: DType) -> &'static str {
         U32 => "u4",
         U64 => "u8",
         Bool => "b1",
+        F8E5M2 => "f1",
+        F8E4M3FN | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0 | F6E2M3 | F6E3M2 | F4E2M1 | I4 | I2 | U4 | U2 => RAW,
     }
 }
 
@@ -44,8 +50,21 @@ pub fn to_npy(t: &Tensor) -> Vec<u8> {
     out.extend([1, 0]);
     out.extend((header.len() as u16).to_le_bytes());
     out.extend(header.as_bytes());
-    out.extend(&*t.bytes());
+    match t.dtype().bits() {
+        // The unsigned type of the same width: no sign in the spare bits.
+        bits @ ..8 => out.extend(t.bytes().iter().map(|b| b & ((1 << bits) - 1))),
+        _ => out.extend(&*t.bytes()),
+    }
     out
+}
+
+/// Numbers of u8 as elements of `dtype`, where that is a type of a byte or less that files of NumPy cannot tell apart.
+pub fn as_codes(t: Tensor, dtype: DType) -> Tensor {
+    if t.dtype() != DType::U8 || !matches!(descr(dtype), RAW) {
+        return t;
+    }
+    let data = if dtype.bits() < 8 { t.bytes().iter().map(|b| low_bits(dtype, *b)).collect() } else { t.bytes() };
+    Tensor::from_bytes(dtype, t.shape().to_vec(), data).unwrap_or(t)
 }
 
 /// The array of a `.npy` file.
@@ -96,8 +115,12 @@ fn parse_descr(text: &str) -> Result<(DType, bool)> {
         Some(c @ ('<' | '>' | '|' | '=')) => (c, &text[1..]),
         _ => ('<', text),
     };
+    if kind == RAW {
+        return Ok((DType::U8, false));
+    }
     let dtype = DType::ALL.into_iter().find(|d| descr(*d) == kind).ok_or_else(|| {
-        let names: Vec<&str> = DType::ALL.iter().map(|d| descr(*d)).collect();
+        let mut names: Vec<&str> = DType::ALL.iter().map(|d| descr(*d)).collect();
+        names.dedup();
         Error::unsupported(format!("the .npy file holds elements of type '{text}'; supported are {}", names.join(", ")))
     })?;
     Ok((dtype, order == '>'))
@@ -163,7 +186,9 @@ mod tests {
     use std::io::Cursor;
 
     fn every_type() -> Vec<(String, Tensor)> {
-        let bytes = |d: DType| (0..6 * d.bytes()).map(|i| if d == DType::Bool { i as u8 % 2 } else { (i * 7) as u8 }).collect::<Vec<u8>>();
+        let byte = |d: DType, i: usize| if d == DType::Bool { i as u8 % 2 } else { (i * 7) as u8 };
+        let byte = |d: DType, i: usize| if d.bits() < 8 { low_bits(d, byte(d, i)) } else { byte(d, i) };
+        let bytes = |d: DType| (0..6 * d.bytes()).map(|i| byte(d, i)).collect::<Vec<u8>>();
         DType::ALL.into_iter().map(|d| (format!("a/{d}"), Tensor::from_bytes(d, vec![2, 3], bytes(d).into()).unwrap())).collect()
     }
 
@@ -179,7 +204,9 @@ mod tests {
         let arrays = every_type();
         let mut file = Cursor::new(vec![]);
         write_npz(&mut file, &arrays).unwrap();
-        assert_eq!(read_npz(Cursor::new(file.get_ref())).unwrap(), arrays);
+        let back = read_npz(Cursor::new(file.get_ref())).unwrap();
+        let typed = |((name, t), (_, like)): ((String, Tensor), &(String, Tensor))| (name, as_codes(t, like.dtype()));
+        assert_eq!(back.into_iter().zip(&arrays).map(typed).collect::<Vec<_>>(), arrays);
     }
 
     #[test]

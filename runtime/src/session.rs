@@ -4,12 +4,15 @@ use crate::abi;
 use crate::describe::{Description, Port, Size};
 use crate::library::Library;
 use crate::memory::Aligned;
+use crate::profile::{Event, Launch};
 use crate::threads::Pool;
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Graph, Result, Tensor};
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A model that is ready to run. May be called from several threads at once; the threads of the pool then serve one of them at a
 /// time and the others compute alone.
@@ -73,16 +76,26 @@ impl Session {
         self.pool.threads()
     }
 
+    /// The size that a symbol has in these inputs.
+    pub fn size_of(&self, symbol: &str, inputs: &[Option<Tensor>]) -> Option<f64> {
+        let at = |(port, t): (&Port, &Option<Tensor>)| {
+            let k = port.shape.iter().position(|s| matches!(s, Size::Symbolic(name) if &**name == symbol))?;
+            t.as_ref()?.shape().get(k).map(|d| *d as f64)
+        };
+        self.inputs().iter().zip(inputs).find_map(at)
+    }
+
     /// Floating-point operations of a run on these inputs, where the library says.
     pub fn flops(&self, inputs: &[Option<Tensor>]) -> Option<f64> {
-        let size = |symbol: &str| {
-            let at = |(port, t): (&Port, &Option<Tensor>)| {
-                let k = port.shape.iter().position(|s| matches!(s, Size::Symbolic(name) if &**name == symbol))?;
-                t.as_ref()?.shape().get(k).map(|d| *d as f64)
-            };
-            self.inputs().iter().zip(inputs).find_map(at)
-        };
-        self.description.flops.as_ref()?.eval(&size)
+        self.description.flops.as_ref()?.eval(&|symbol| self.size_of(symbol, inputs))
+    }
+
+    /// What the events of [`Bound::run_traced`] are about. An error for the interpreter, and for libraries that do not say.
+    pub fn launches(&self) -> Result<Vec<Launch>> {
+        match &self.engine {
+            Engine::Interpreter(_) => Err(Error::unsupported("the interpreter launches no kernels")),
+            Engine::Native(library) => library.launches(),
+        }
     }
 
     /// Runs the model on one tensor per input, in order; gives one per output. A wrong number, element type or shape is an error
@@ -234,6 +247,21 @@ struct Context<'s> {
     pool: &'s Pool,
     /// Outputs that the run allocated.
     blocks: Mutex<Vec<Aligned>>,
+    /// The run's start, and its launches so far, where they are wanted.
+    trace: Option<(Instant, RefCell<Vec<Event>>)>,
+}
+
+unsafe extern "C" fn trace(ctx: *mut c_void, launch: i64, phase: i32) {
+    // SAFETY: `ctx` is the context of the run that calls back, on the thread that started it.
+    let context = unsafe { &*ctx.cast::<Context>() };
+    let Some((start, events)) = &context.trace else { return };
+    let now = start.elapsed();
+    let mut events = events.borrow_mut();
+    match (phase, events.last_mut()) {
+        (0, _) => events.push(Event { launch: launch as usize, start: now, end: now }),
+        (_, Some(last)) => last.end = now,
+        (_, None) => {}
+    }
 }
 
 unsafe extern "C" fn parallel_for(ctx: *mut c_void, n: i64, body: abi::Body, arg: *mut c_void) {
@@ -290,7 +318,16 @@ impl Bound<'_> {
 
     /// Computes the outputs.
     pub fn run(&mut self) -> Result<()> {
-        let context = Context { pool: &self.session.pool, blocks: Mutex::default() };
+        self.call(None).map(drop)
+    }
+
+    /// As [`Bound::run`], and tells when each launch ran.
+    pub fn run_traced(&mut self) -> Result<Vec<Event>> {
+        self.call(Some((Instant::now(), RefCell::default())))
+    }
+
+    fn call(&mut self, tracing: Option<(Instant, RefCell<Vec<Event>>)>) -> Result<Vec<Event>> {
+        let context = Context { pool: &self.session.pool, blocks: Mutex::default(), trace: tracing };
         let host = abi::Host {
             size: size_of::<abi::Host>(),
             ctx: (&raw const context).cast_mut().cast(),
@@ -299,6 +336,7 @@ impl Bound<'_> {
             alloc: Some(alloc),
             weights: self.session.weights.as_ref().map_or(std::ptr::null(), |w| w.as_ptr().cast()),
             weights_bytes: self.session.weights.as_ref().map_or(0, |w| w.len()),
+            trace: context.trace.is_some().then_some(trace as abi::Trace),
         };
         let inputs: Vec<abi::Tensor> = self.inputs.iter_mut().map(Argument::raw).collect();
         self.outputs.iter_mut().zip(&self.sized).filter(|(_, sized)| !**sized).for_each(|(out, _)| out.data = Data::None);
@@ -314,7 +352,7 @@ impl Bound<'_> {
                 out.data = Data::Output(block);
             }
         }
-        Ok(())
+        Ok(context.trace.map_or(vec![], |(_, events)| events.into_inner()))
     }
 
     /// Copies of the last run's outputs.

@@ -80,7 +80,7 @@ unsafe extern "C" fn run(x: *const Raw, y: *mut Raw, work: *mut c_void, host: *c
 }
 
 fn session(threads: usize) -> Session {
-    let functions = Functions { abi_version: version, describe, plan, run, error };
+    let functions = Functions { abi_version: version, describe, plan, run, error, launches: None };
     // SAFETY: the functions above keep the ABI, and are part of this program.
     let library = unsafe { Library::new(functions, Box::new(())) }.unwrap();
     Session::native(library, Arc::new(Pool::new(threads)))

@@ -113,7 +113,9 @@ fn text(r: Report) -> String {
 type Engine = (&'static str, fn(&Graph, &[Tensor]) -> Result<Vec<Tensor>, String>);
 
 const ENGINES: &[Engine] = &[
-    ("interpreter", |graph, x| nnc_ir::eval::run(graph, x, &Env::default()).map_err(|e| e.to_string())),
+    ("interpreter", |graph, x| {
+        nnc_passes::differentiate(graph.clone()).map_err(text).and_then(|g| nnc_ir::eval::run(&g, x, &Env::default()).map_err(|e| e.to_string()))
+    }),
     ("interpreter of optimised graphs", |graph, x| {
         let graph = nnc_passes::optimize(graph.clone(), &any_target(), &Options::default(), &mut ()).map_err(text)?;
         nnc_ir::eval::run(&graph, x, &Env::default()).map_err(|e| e.to_string())

@@ -21,10 +21,12 @@ pub struct Exports<'a> {
     pub machine: &'a Machine,
     /// JSON for `describe`.
     pub description: &'a str,
+    /// JSON for `launches`.
+    pub launches: &'a str,
 }
 
-/// Defines the five functions of the C ABI; their ids are in the order of [`abi::NAMES`].
-pub fn define<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>) -> Result<[FuncId; 5]> {
+/// Defines the six functions of the C ABI; their ids are in the order of [`abi::NAMES`].
+pub fn define<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>) -> Result<[FuncId; 6]> {
     let name = |i: usize| format!("{}{}", x.options.prefix, abi::NAMES[i]);
     let version = e.declare(&name(0), Linkage::Export, &[], &[I32])?;
     e.define(version, |_, c, _| {
@@ -32,13 +34,8 @@ pub fn define<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>) -> Result<[Fun
         Ok(())
     })?;
 
-    let text = e.data("nnc.description", c_string(x.description))?;
-    let describe = e.declare(&name(1), Linkage::Export, &[], &[I64])?;
-    e.define(describe, |m, c, _| {
-        let address = data_addr(m, c, text);
-        c.ret(&[address]);
-        Ok(())
-    })?;
+    let describe = define_text(e, &name(1), "nnc.description", x.description)?;
+    let launches = define_text(e, &name(5), "nnc.launches", x.launches)?;
 
     let plan = e.declare(&name(2), Linkage::Export, &[I64, I64, I64], &[I32])?;
     e.define(plan, |m, c, p| define_plan(m, c, x, p))?;
@@ -49,7 +46,19 @@ pub fn define<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>) -> Result<[Fun
 
     let error = e.declare(&name(4), Linkage::Export, &[I32], &[I64])?;
     define_error(e, x, error)?;
-    Ok([version, describe, plan, run, error])
+    Ok([version, describe, plan, run, error, launches])
+}
+
+/// A function that returns a text.
+fn define_text<M: Module>(e: &mut Emitter<'_, M>, name: &str, data: &str, text: &str) -> Result<FuncId> {
+    let text = e.data(data, c_string(text))?;
+    let id = e.declare(name, Linkage::Export, &[], &[I64])?;
+    e.define(id, |m, c, _| {
+        let address = data_addr(m, c, text);
+        c.ret(&[address]);
+        Ok(())
+    })?;
+    Ok(id)
 }
 
 fn c_string(s: &str) -> Vec<u8> {
@@ -102,7 +111,7 @@ fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, cpu: Opti
     let given_bytes = c.var(zero);
     c.if_(host, |c| {
         let size = c.load(I64, host, layout::HOST_SIZE);
-        let old = c.cmp_c(IntCC::UnsignedLessThan, size, layout::HOST);
+        let old = c.cmp_c(IntCC::UnsignedLessThan, size, abi::HOST_BYTES as i64);
         c.fail_if(old, abi::ERROR_HOST);
         let (w, n) = (c.load(I64, host, layout::WEIGHTS), c.load(I64, host, layout::WEIGHTS_BYTES));
         c.set(given, w);

@@ -2,7 +2,7 @@
 
 use super::clif::{Emitter, I64};
 use super::declare::declare_kernel;
-use super::driver::commands::{Form, Tables, encode, launches};
+use super::driver::commands::{Form, Tables, encode, in_program, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
 use super::unwind::Frames;
@@ -11,12 +11,12 @@ use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
 use nnc_ir::ops::Op;
 use nnc_ir::{Dim, Result, Target};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What came out, beside what lies in the module.
 pub struct Generated {
     /// In the order of [`crate::abi::NAMES`].
-    pub functions: [FuncId; 5],
+    pub functions: [FuncId; 6],
     pub description: String,
     pub selections: Vec<Selection>,
     /// Cranelift text of all functions, where it was asked for.
@@ -63,8 +63,9 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
     }
     let tables = encode(p, &forms)?;
     let description = describe(p, t, o, &tables);
+    let launches = launch_list(p, &selections);
     let machine = Machine::define(&mut e, &tables, &functions)?;
-    let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description };
+    let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description, launches: &launches };
     let functions = abi::define(&mut e, &exports)?;
     Ok(Generated { functions, description, selections, text: e.text, frames: e.frames })
 }
@@ -100,9 +101,24 @@ fn work(k: &Kernel) -> Dim {
     contracted.unwrap_or(touched)
 }
 
+/// A number, or an expression in the symbols.
+fn number(d: &Dim) -> Value {
+    d.as_const().map_or_else(|| json!(d.to_string()), |c| json!(c))
+}
+
+/// For profilers, JSON: of each launch, in the order of the program's text, what it computes for whom, by what, and how much.
+fn launch_list(p: &Program, selections: &[Selection]) -> String {
+    let list = launches(&p.steps).into_iter().map(|l| {
+        let (k, s) = (&p.kernels[l.kernel as usize], &selections[l.kernel as usize]);
+        let bytes = k.params.iter().fold(Dim::Const(0), |sum, x| sum + x.elems.clone() * Dim::from(x.dtype.bytes()));
+        let bytes = number(&in_program(&bytes, l));
+        json!({"name": &*l.name, "kernel": s.kernel, "implementation": s.implementation, "flops": number(&l.flops), "bytes": bytes})
+    });
+    Value::Array(list.collect()).to_string()
+}
+
 fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
-    let number = |d: &Dim| d.as_const().map_or_else(|| json!(d.to_string()), |c| json!(c));
-    let ports = |ports: &[nnc_ir::kernel::Port]| -> Vec<serde_json::Value> {
+    let ports = |ports: &[nnc_ir::kernel::Port]| -> Vec<Value> {
         let shape = |t: &nnc_ir::Type| t.shape.iter().map(number).collect::<Vec<_>>();
         ports.iter().map(|p| json!({"name": &*p.name, "dtype": p.ty.dtype.name(), "shape": shape(&p.ty)})).collect()
     };
@@ -113,7 +129,6 @@ fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
         "target": t.name,
         "compiler": concat!("nnc ", env!("CARGO_PKG_VERSION")),
         "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(tables.head().bytes))),
-        "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "weight_bytes": tables.weight_bytes,
         "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "flops": number(&p.flops),

@@ -27,6 +27,7 @@ const char *{prefix}describe(void);  /* JSON */
 int32_t     {prefix}plan(const nnc_tensor *inputs, nnc_tensor *outputs, size_t *workspace_bytes);
 /* The workspace is 64-byte aligned; calls on different workspaces may run at once. */
 int32_t     {prefix}run(const nnc_tensor *inputs, nnc_tensor *outputs, void *workspace, const nnc_host *host);
+const char *{prefix}launches(void);  /* JSON: an array, what each launch that host->trace tells of computes */
 const char *{prefix}error(int32_t code);  /* the text of a code that plan or run returned; 0 is success */
 
 #ifdef __cplusplus
@@ -62,6 +63,8 @@ extern \"C\" {
 #define NNC_ABI_VERSION 1
 
 typedef struct nnc_tensor {
+  /* Elements in row-major order. Types of fewer than 8 bits (int4, uint4, int2, uint2, float4e2m1, float6e2m3, float6e3m2) take a byte each:
+     the value's low bits count, integers are sign- or zero-extended on output. Files pack them; memory does not. */
   void    *data;   /* input: NULL = not given. output: the caller's memory, or NULL = allocate through host->alloc */
   int64_t *shape;  /* the caller's storage; outputs': written by plan and run */
   int32_t  rank;   /* output: in, the capacity of shape; out, the rank */
@@ -73,9 +76,11 @@ typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedd
   void   *ctx;
   int32_t threads;
   void  (*parallel_for)(void *ctx, int64_t n, void (*body)(void *arg, int64_t i), void *arg);  /* each i once, any order, any thread */
-  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data */
+  void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data, and for results whose size only the run knows;
+                              all blocks are the host's, which may release those that are no output's data when the run has returned */
   const void *weights;     /* external weights: the file, mapped, 64-byte aligned */
   size_t  weights_bytes;
+  void  (*trace)(void *ctx, int64_t launch, int32_t phase);  /* around each launch, phase 0 and 1, on the calling thread; NULL: none */
 } nnc_host;
 #endif
 ";

@@ -81,6 +81,7 @@ pub fn compile_jit(p: &Program, t: &Target, o: &Options) -> Result<Jit> {
             plan: std::mem::transmute::<*const u8, crate::abi::Plan>(f[2]),
             run: std::mem::transmute::<*const u8, crate::abi::Run>(f[3]),
             error: std::mem::transmute::<*const u8, crate::abi::ErrorText>(f[4]),
+            launches: Some(std::mem::transmute::<*const u8, crate::abi::Describe>(f[5])),
         }
     };
     Ok(Jit { functions, module: module.0.take(), _weights: weights, description: g.description, selections: g.selections })

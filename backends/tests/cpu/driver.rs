@@ -24,7 +24,7 @@ fn launch(p: &mut Program, k: Kernel, buffers: &[BufferId], sizes: Vec<Dim>) -> 
     let name = k.name.clone();
     p.kernels.push(k);
     let buffers = buffers.iter().map(|b| at(*b)).collect();
-    Step::Launch(Launch { kernel: p.kernels.len() as u32 - 1, buffers, sizes, name, loc: Loc::Unknown })
+    Step::Launch(Launch { kernel: p.kernels.len() as u32 - 1, buffers, sizes, flops: Dim::Const(0), name, loc: Loc::Unknown })
 }
 
 fn input(p: &mut Program, name: &str, ty: Type) -> BufferId {
@@ -136,7 +136,10 @@ fn outputs_whose_size_depends_on_data() {
     let mut work = Workspace::new(bytes);
     // SAFETY: as above, and the workspace is as large as planned.
     let mut go = |outputs: &mut [Raw; 1], host: *const Host| unsafe { (f.run)(inputs.as_ptr(), outputs.as_mut_ptr(), work.ptr(), host) };
-    assert_eq!(text(f, go(&mut outputs, std::ptr::null())), "an output has no data pointer and nnc_host.alloc gave none");
+    assert_eq!(
+        text(f, go(&mut outputs, std::ptr::null())),
+        "nnc_host.alloc is not given or gave no memory, for an output without data or a result whose size only the run knows"
+    );
     let host = Host { alloc: Some(leak), ..Host::default() };
     assert_eq!(go(&mut outputs, &host), 0);
     let want: Vec<f32> = x.to_vec::<f32>().expect("f32").into_iter().filter(|x| *x > 0.0).collect();
@@ -257,6 +260,7 @@ fn chain(launches: usize, distinct: usize) -> Program {
             kernel: (i % distinct) as u32,
             buffers,
             sizes: vec![],
+            flops: Dim::Const(0),
             name: format!("step {i}").into(),
             loc: Loc::Unknown,
         }));

@@ -44,7 +44,9 @@ fn program() -> Program {
     });
     let buffer = |elems: &Dim, place| Buffer { dtype: DType::F32, elems: elems.clone(), place };
     let at = |b| BufferRef { buffer: BufferId(b), offset: Dim::Const(0) };
-    let launch = |kernel, buffers, name: &str| Step::Launch(Launch { kernel, buffers, sizes: vec![n.clone()], name: name.into(), loc: Loc::Unknown });
+    let launch = |kernel, buffers, name: &str| {
+        Step::Launch(Launch { kernel, buffers, sizes: vec![n.clone()], flops: Dim::Const(0), name: name.into(), loc: Loc::Unknown })
+    };
     Program {
         name: "little".into(),
         inputs: vec![Port { name: "x".into(), ty: ty.clone(), buffer: BufferId(0) }],

@@ -24,7 +24,14 @@ fn program(inputs: &[Type], kernels: Vec<(Kernel, Vec<u32>, Type)>) -> Program {
         let buffers = reads.iter().map(|r| BufferId(*r)).chain([y.buffer]);
         let buffers = buffers.map(|buffer| BufferRef { buffer, offset: Dim::Const(0) }).collect();
         p.outputs.push(y);
-        p.steps.push(Step::Launch(Launch { kernel: i as u32, buffers, sizes: vec![], name: k.name.clone(), loc: Loc::Unknown }));
+        p.steps.push(Step::Launch(Launch {
+            kernel: i as u32,
+            buffers,
+            sizes: vec![],
+            flops: Dim::Const(0),
+            name: k.name.clone(),
+            loc: Loc::Unknown,
+        }));
         p.kernels.push(k);
     }
     p

@@ -16,6 +16,58 @@ pub struct Name {
 pub struct File {
     pub globals: Vec<(Name, Expr)>,
     pub modules: Vec<Module>,
+    pub trains: Vec<Train>,
+}
+
+/// How a model is trained: `train on MODULE as NAME { ... }`.
+#[derive(Debug)]
+pub struct Train {
+    pub pos: Pos,
+    /// Modules and what their instances are called.
+    pub models: Vec<(Name, Name)>,
+    pub items: Vec<Item>,
+}
+
+#[derive(Debug)]
+pub enum Item {
+    Stmt(Stmt),
+    Data(Data),
+    /// `measure name = expr`: one number a sample, averaged.
+    Measure(Name, Expr),
+    /// `update PATTERN with OPTIMISER`.
+    Update(Update),
+    /// `schedule name = shape`: a number that changes from step to step.
+    Schedule(Name, Expr),
+    Clip {
+        pos: Pos,
+        global: bool,
+        bound: Expr,
+    },
+    Steps(Expr),
+    Epochs(Expr),
+}
+
+/// `data (names) = loader(files) batch N shuffle seed N`, or `test ...`.
+#[derive(Debug)]
+pub struct Data {
+    pub pos: Pos,
+    pub test: bool,
+    pub names: Vec<Name>,
+    pub loader: Name,
+    pub files: Vec<Arc<str>>,
+    pub batch: Option<Expr>,
+    pub shuffle: bool,
+    pub seed: Option<Expr>,
+}
+
+#[derive(Debug)]
+pub struct Update {
+    pub pos: Pos,
+    /// A path in which `*` stands for anything.
+    pub pattern: String,
+    pub optimizer: Name,
+    pub args: Vec<Expr>,
+    pub named: Vec<(Name, Expr)>,
 }
 
 #[derive(Debug)]
@@ -62,10 +114,29 @@ pub struct TypeExpr {
 
 #[derive(Debug)]
 pub enum Stmt {
-    Assign { targets: Vec<Target>, value: Expr },
-    Return { pos: Pos, values: Vec<Expr> },
-    If { arms: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
-    For { var: Name, lo: Expr, hi: Expr, body: Vec<Stmt> },
+    Assign {
+        targets: Vec<Target>,
+        value: Expr,
+    },
+    Return {
+        pos: Pos,
+        values: Vec<Expr>,
+    },
+    If {
+        arms: Vec<(Expr, Vec<Stmt>)>,
+        otherwise: Vec<Stmt>,
+    },
+    For {
+        var: Name,
+        lo: Expr,
+        hi: Expr,
+        body: Vec<Stmt>,
+    },
+    /// `name := expr`: what a `state` is from the next step on. Says nothing outside training.
+    Become {
+        name: Name,
+        value: Expr,
+    },
 }
 
 #[derive(Debug)]

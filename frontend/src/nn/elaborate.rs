@@ -43,6 +43,20 @@ pub struct Parameter {
     pub value: Value,
     /// `param` rather than `state`.
     pub trained: bool,
+    /// What it begins with, where it is an input of the graph (in training).
+    pub initial: Option<Tensor>,
+}
+
+/// What parameters are in the graph.
+#[derive(Clone, Default)]
+pub enum Parameters {
+    /// Constants with the values of their initialisers.
+    #[default]
+    Constants,
+    /// Constants with these values, by path; with those of their initialisers where none is given.
+    Given(Rc<HashMap<String, Tensor>>),
+    /// Inputs. The initialisers are computed where `initial` asks for it.
+    Inputs { initial: bool },
 }
 
 /// What all graphs of a file share: the main graph and its regions.
@@ -58,6 +72,9 @@ pub struct Shared<'a> {
     steps: Cell<u64>,
     bytes: Cell<u64>,
     nesting: Cell<u32>,
+    /// What the word `training` is.
+    pub training: bool,
+    pub parameters: Parameters,
 }
 
 /// A global, free of any graph's lifetime.
@@ -107,7 +124,9 @@ pub struct Elab<'a, 'g> {
     pub shared: &'g Shared<'a>,
     pub b: &'g Builder,
     parameters: RefCell<HashMap<String, (V<'g>, super::init::Init)>>,
-    order: RefCell<Vec<Parameter>>,
+    pub order: RefCell<Vec<Parameter>>,
+    /// What states are from the next step on, by path.
+    pub becomes: RefCell<Vec<(String, V<'g>)>>,
     errors: RefCell<Errors>,
 }
 
@@ -131,8 +150,12 @@ pub struct Frame<'g> {
 }
 
 impl<'g> Frame<'g> {
-    fn new(path: String) -> Frame<'g> {
+    pub fn new(path: String) -> Frame<'g> {
         Frame { vars: HashMap::new(), symbols: HashSet::new(), path, used: HashMap::new(), called: None }
+    }
+
+    pub fn set(&mut self, name: &Arc<str>, v: Val<'g>) {
+        self.vars.insert(name.clone(), v);
     }
 
     pub fn get(&self, name: &str) -> Option<&Val<'g>> {
@@ -153,51 +176,20 @@ impl<'g> Frame<'g> {
 }
 
 /// Elaborates a file: its entry is the module `main`, or else the last without hyper-parameters.
-pub fn elaborate(file: &ast::File, name: &Arc<str>, limits: Limits) -> Result<(Graph, Vec<Parameter>), Report> {
-    let mut shared = Shared {
-        file,
-        name,
-        modules: HashMap::new(),
-        operators: Operators::new(),
-        limits,
-        seed: 0,
-        globals: HashMap::new(),
-        steps: Cell::new(0),
-        bytes: Cell::new(0),
-        nesting: Cell::new(0),
-    };
-    let mut errors = vec![];
-    for (i, m) in file.modules.iter().enumerate() {
-        if shared.modules.insert(&m.name.text, i).is_some() {
-            errors.push(Error::name(format!("a module called `{}` exists already", m.name.text)).at(&shared.loc(m.name.pos)));
-        }
-    }
-    for (name, e) in &file.globals {
-        match global(&shared, e).and_then(|g| shared.define(&name.text, g).map_err(Stop::from)) {
-            Ok(()) => {}
-            Err(Stop::Error(e)) => errors.push(e.at(&shared.loc(name.pos))),
-            Err(Stop::Poison) => {}
-        }
-    }
+pub fn elaborate(file: &ast::File, name: &Arc<str>, limits: Limits, parameters: Parameters) -> Result<(Graph, Vec<Parameter>), Report> {
+    let shared = Shared::new(file, name, limits, parameters, false)?;
     let entry = file.modules.iter().position(|m| &*m.name.text == "main").or_else(|| file.modules.iter().rposition(|m| m.hyper.is_none()));
-    let Some(entry) = entry.filter(|_| errors.is_empty()) else {
-        if errors.is_empty() {
-            let e = Error::name("there is no module to compile: one that is called `main`, or that has no hyper-parameters");
-            errors.push(e.at(&shared.loc(Pos { line: 1, col: 1 })));
-        }
-        return Err(Report(errors));
+    let Some(entry) = entry else {
+        let e = Error::name("there is no module to compile: one that is called `main`, or that has no hyper-parameters");
+        return Err(e.at(&shared.loc(Pos { line: 1, col: 1 })).into());
     };
-    let module = &file.modules[entry];
-    let b = Builder::new(&module.name.text);
-    let elab = Elab::new(&shared, &b);
-    elab.graph(&module.body, Frame::new(String::new()), "an entry");
-    if let Some(h) = module.hyper.iter().flatten().find(|h| h.default.is_none()) {
-        elab.report(h.name.pos, Error::name(format!("the entry `{}` cannot have the hyper-parameter `{}`", module.name.text, h.name.text)), None);
-    }
-    let Elab { order, errors, .. } = elab;
-    let errors = errors.into_inner().list;
+    shared.module(entry)
+}
+
+/// The graph, or everything that is wrong with it.
+pub fn finish(b: Builder, order: Vec<Parameter>, errors: Vec<Error>) -> Result<(Graph, Vec<Parameter>), Report> {
     match b.finish() {
-        Ok(graph) if errors.is_empty() => Ok((graph, order.into_inner())),
+        Ok(graph) if errors.is_empty() => Ok((graph, order)),
         graph => Err(in_order(errors, graph.err())),
     }
 }
@@ -218,7 +210,57 @@ fn global(shared: &Shared, e: &Expr) -> Eval<Global> {
     Ok(Global::of(&v).map_err(|err| err.at(&shared.loc(e.pos)))?)
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    /// What the file defines outside modules, and where its modules are.
+    pub fn new(file: &'a ast::File, name: &'a Arc<str>, limits: Limits, parameters: Parameters, training: bool) -> Result<Shared<'a>, Report> {
+        let mut shared = Shared {
+            file,
+            name,
+            modules: HashMap::new(),
+            operators: Operators::new(),
+            limits,
+            seed: 0,
+            globals: HashMap::new(),
+            steps: Cell::new(0),
+            bytes: Cell::new(0),
+            nesting: Cell::new(0),
+            training,
+            parameters,
+        };
+        let mut errors = vec![];
+        for (i, m) in file.modules.iter().enumerate() {
+            if shared.modules.insert(&m.name.text, i).is_some() {
+                errors.push(Error::name(format!("a module called `{}` exists already", m.name.text)).at(&shared.loc(m.name.pos)));
+            }
+        }
+        for (name, e) in &file.globals {
+            match global(&shared, e).and_then(|g| shared.define(&name.text, g).map_err(Stop::from)) {
+                Ok(()) => {}
+                Err(Stop::Error(e)) => errors.push(e.at(&shared.loc(name.pos))),
+                Err(Stop::Poison) => {}
+            }
+        }
+        if errors.is_empty() { Ok(shared) } else { Err(Report(errors)) }
+    }
+
+    /// The index of a module.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.modules.get(name).copied()
+    }
+
+    /// A module as a graph of its own.
+    pub fn module(&self, k: usize) -> Result<(Graph, Vec<Parameter>), Report> {
+        let module = &self.file.modules[k];
+        let b = Builder::new(&module.name.text);
+        let elab = Elab::new(self, &b);
+        elab.graph(&module.body, Frame::new(String::new()), "an entry");
+        if let Some(h) = module.hyper.iter().flatten().find(|h| h.default.is_none()) {
+            elab.report(h.name.pos, Error::name(format!("the entry `{}` cannot have the hyper-parameter `{}`", module.name.text, h.name.text)), None);
+        }
+        let Elab { order, errors, .. } = elab;
+        finish(b, order.into_inner(), errors.into_inner().list)
+    }
+
     pub fn loc(&self, pos: Pos) -> Loc {
         Loc::Text { file: self.name.clone(), line: pos.line, col: pos.col }
     }
@@ -279,12 +321,17 @@ impl Shared<'_> {
 }
 
 impl<'a, 'g> Elab<'a, 'g> {
+    /// What went wrong, in the order in which it did.
+    pub fn into_errors(self) -> Vec<Error> {
+        self.errors.into_inner().list
+    }
+
     pub fn new(shared: &'g Shared<'a>, b: &'g Builder) -> Elab<'a, 'g> {
-        Elab { shared, b, parameters: RefCell::default(), order: RefCell::default(), errors: RefCell::default() }
+        Elab { shared, b, parameters: RefCell::default(), order: RefCell::default(), becomes: RefCell::default(), errors: RefCell::default() }
     }
 
     /// Records an error once, with the module it happened in.
-    fn report(&self, pos: Pos, e: Error, frame: Option<&Frame<'g>>) {
+    pub fn report(&self, pos: Pos, e: Error, frame: Option<&Frame<'g>>) {
         let mut e = e.at(&self.shared.loc(pos));
         let mut errors = self.errors.borrow_mut();
         if !errors.seen.insert((e.loc().clone(), e.message().to_string())) {
@@ -296,7 +343,7 @@ impl<'a, 'g> Elab<'a, 'g> {
         errors.list.push(e);
     }
 
-    fn failed(&self, pos: Pos, stop: Stop, frame: &Frame<'g>) {
+    pub fn failed(&self, pos: Pos, stop: Stop, frame: &Frame<'g>) {
         if let Stop::Error(e) = stop {
             self.report(pos, e, Some(frame));
         }
@@ -396,7 +443,7 @@ impl<'a, 'g> Elab<'a, 'g> {
 
     /// Runs statements. What `return` gives, with its expressions where there is one for each value.
     #[allow(clippy::type_complexity)]
-    fn block(&self, block: &'a [Stmt], frame: &mut Frame<'g>) -> Option<(Pos, Vec<Val<'g>>, &'a [Expr])> {
+    pub fn block(&self, block: &'a [Stmt], frame: &mut Frame<'g>) -> Option<(Pos, Vec<Val<'g>>, &'a [Expr])> {
         for s in block {
             if self.errors.borrow().list.len() >= MAX_ERRORS {
                 return Some((Pos { line: 1, col: 1 }, vec![], &[]));
@@ -406,6 +453,7 @@ impl<'a, 'g> Elab<'a, 'g> {
                 Stmt::Return { pos, .. } => *pos,
                 Stmt::If { arms, .. } => arms[0].0.pos,
                 Stmt::For { var, .. } => var.pos,
+                Stmt::Become { name, .. } => name.pos,
             };
             if let Err(e) = self.shared.step() {
                 self.report(pos, e, None);
@@ -413,6 +461,11 @@ impl<'a, 'g> Elab<'a, 'g> {
             }
             match s {
                 Stmt::Assign { targets, value } => self.assign(targets, value, frame),
+                Stmt::Become { name, value } => {
+                    if let Err(stop) = self.set_state(name, value, frame) {
+                        self.failed(name.pos, stop, frame);
+                    }
+                }
                 Stmt::Return { pos, values } => {
                     let results = values.iter().map(|e| {
                         self.eval(e, frame).unwrap_or_else(|stop| {
@@ -464,6 +517,19 @@ impl<'a, 'g> Elab<'a, 'g> {
             }
         }
         None
+    }
+
+    /// `state := value`.
+    fn set_state(&self, name: &'a ast::Name, value: &'a Expr, frame: &mut Frame<'g>) -> Eval<()> {
+        let Val::Tensor(v) = self.eval(value, frame)? else { return Err(Error::dtype(format!("`{}` becomes a tensor", name.text)).into()) };
+        let Some(Val::Tensor(old)) = frame.get(&name.text) else { return Err(Error::name(format!("`{}` is no state", name.text)).into()) };
+        let order = self.order.borrow();
+        let Some(state) = order.iter().find(|p| p.value == old.value() && !p.trained) else {
+            return Err(Error::name(format!("`{}` is no state: `:=` sets what was declared by `state`", name.text)).into());
+        };
+        same_type(&old.ty(), &v.ty())?;
+        self.becomes.borrow_mut().push((state.path.clone(), v));
+        Ok(())
     }
 
     fn choose(&self, arms: &'a [(Expr, Vec<Stmt>)], otherwise: &'a [Stmt], frame: &mut Frame<'g>) -> Eval<&'a [Stmt]> {
@@ -624,6 +690,9 @@ impl<'a, 'g> Elab<'a, 'g> {
         if let Some(g) = self.shared.globals.get(&n.text) {
             return Ok(g.val());
         }
+        if &*n.text == "training" {
+            return Ok(Val::Bool(self.shared.training));
+        }
         if let Some(d) = nnc_ir::DType::from_name(&n.text) {
             return Ok(Val::DType(d));
         }
@@ -754,10 +823,24 @@ impl<'a, 'g> Elab<'a, 'g> {
             return Ok(Val::Tensor(*v));
         }
         let shape = self.shared.take(&ty)?;
-        let t = init.tensor(ty.dtype, &shape, self.shared.seed, &path)?;
+        let begin = || init.tensor(ty.dtype, &shape, self.shared.seed, &path);
         self.b.at(self.shared.loc(pos));
-        let v = self.b.constant(t).named(&path);
-        self.order.borrow_mut().push(Parameter { path: path.clone(), value: v.value(), trained: p.trained });
+        let mut initial = None;
+        let v = match &self.shared.parameters {
+            Parameters::Constants => self.b.constant(begin()?).named(&path),
+            Parameters::Given(values) => match values.get(&path) {
+                Some(t) => {
+                    same_type(&ty, &t.ty())?;
+                    self.b.constant(t.clone()).named(&path)
+                }
+                None => self.b.constant(begin()?).named(&path),
+            },
+            Parameters::Inputs { initial: wanted } => {
+                initial = wanted.then(begin).transpose()?;
+                self.b.input(&path, ty.clone())
+            }
+        };
+        self.order.borrow_mut().push(Parameter { path: path.clone(), value: v.value(), trained: p.trained, initial });
         self.parameters.borrow_mut().insert(path, (v, init));
         Ok(Val::Tensor(v))
     }
@@ -962,7 +1045,7 @@ fn poison(block: &[Stmt], frame: &mut Frame) {
                     todo.push(otherwise);
                 }
                 Stmt::For { body, .. } => todo.push(body),
-                Stmt::Return { .. } => {}
+                Stmt::Return { .. } | Stmt::Become { .. } => {}
             }
         }
     }
@@ -1016,7 +1099,13 @@ fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> 
             U32 => put!(u32),
             U64 => put!(u64),
             Bool => put!(bool),
-            F16 | BF16 => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
+            I4 | I2 | U4 | U2 => s.parse::<i64>().is_ok_and(|x| {
+                let n = nnc_ir::scalar::Num::I(x).cast(ty.dtype);
+                n.write(ty.dtype, &mut bytes);
+                n.as_i64() == x
+            }),
+            // No decimal of a few digits lies so near a tie of these types that f64 would hide on which side.
+            _ => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
         };
         if !read {
             return Err(Error::dtype(format!("`{s}` is no {}", ty.dtype)));

@@ -9,14 +9,19 @@ mod elaborate;
 mod format;
 mod init;
 mod lex;
+mod optimizer;
 mod parse;
+mod parse_train;
 mod random;
+mod schedule;
+pub mod train;
 mod value;
 
 pub use call::snake_case;
 pub use elaborate::Parameter;
 pub use format::format;
 use nnc_ir::{Graph, Report};
+pub use schedule::Schedule;
 use std::sync::Arc;
 
 /// What a text may ask of the machine.
@@ -44,5 +49,5 @@ pub fn parse(text: &str, file: &str) -> Result<Graph, Report> {
 pub fn parse_model(text: &str, file: &str, limits: Limits) -> Result<(Graph, Vec<Parameter>), Report> {
     let name: Arc<str> = file.into();
     let tree = parse::parse(text, &name)?;
-    elaborate::elaborate(&tree, &name, limits)
+    elaborate::elaborate(&tree, &name, limits, elaborate::Parameters::Constants)
 }

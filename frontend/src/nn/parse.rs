@@ -26,32 +26,32 @@ pub fn parse(text: &str, file: &Arc<str>) -> Result<File, Report> {
 }
 
 /// Operands, then what is given by name.
-type Arguments = (Vec<Expr>, Vec<(Name, Expr)>);
+pub(super) type Arguments = (Vec<Expr>, Vec<(Name, Expr)>);
 
-struct Parser<'t> {
-    lexer: Lexer<'t>,
-    tok: Tok,
-    pos: Pos,
+pub(super) struct Parser<'t> {
+    pub(super) lexer: Lexer<'t>,
+    pub(super) tok: Tok,
+    pub(super) pos: Pos,
     depth: u32,
-    errors: Vec<Error>,
+    pub(super) errors: Vec<Error>,
     file: &'t Arc<str>,
 }
 
 impl Parser<'_> {
-    fn loc(&self, pos: Pos) -> Loc {
+    pub(super) fn loc(&self, pos: Pos) -> Loc {
         Loc::Text { file: self.file.clone(), line: pos.line, col: pos.col }
     }
 
-    fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
+    pub(super) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
         Err(Error::syntax(message).at(&self.loc(self.pos)))
     }
 
-    fn expected<T>(&self, what: &str) -> Result<T> {
+    pub(super) fn expected<T>(&self, what: &str) -> Result<T> {
         self.fail(format!("expected {what}, found {}", self.tok))
     }
 
     /// Moves on; returns the token that was current.
-    fn bump(&mut self) -> Result<Tok> {
+    pub(super) fn bump(&mut self) -> Result<Tok> {
         match self.lexer.next() {
             Ok((tok, pos)) => {
                 self.pos = pos;
@@ -65,15 +65,15 @@ impl Parser<'_> {
         }
     }
 
-    fn at(&self, p: &str) -> bool {
+    pub(super) fn at(&self, p: &str) -> bool {
         matches!(&self.tok, Tok::Punct(q) if *q == p)
     }
 
-    fn at_word(&self, w: &str) -> bool {
+    pub(super) fn at_word(&self, w: &str) -> bool {
         matches!(&self.tok, Tok::Word(v) if v == w)
     }
 
-    fn eat(&mut self, p: &str) -> Result<bool> {
+    pub(super) fn eat(&mut self, p: &str) -> Result<bool> {
         let at = self.at(p);
         if at {
             self.bump()?;
@@ -81,7 +81,7 @@ impl Parser<'_> {
         Ok(at)
     }
 
-    fn eat_word(&mut self, w: &str) -> Result<bool> {
+    pub(super) fn eat_word(&mut self, w: &str) -> Result<bool> {
         let at = self.at_word(w);
         if at {
             self.bump()?;
@@ -89,18 +89,18 @@ impl Parser<'_> {
         Ok(at)
     }
 
-    fn expect(&mut self, p: &str) -> Result<()> {
+    pub(super) fn expect(&mut self, p: &str) -> Result<()> {
         if self.eat(p)? { Ok(()) } else { self.expected(&format!("`{p}`")) }
     }
 
-    fn newlines(&mut self) -> Result<()> {
+    pub(super) fn newlines(&mut self) -> Result<()> {
         while self.tok == Tok::Newline {
             self.bump()?;
         }
         Ok(())
     }
 
-    fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub(super) fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= MAX_DEPTH {
             return Err(Error::limit(format!("nested deeper than {MAX_DEPTH}")).at(&self.loc(self.pos)));
         }
@@ -111,7 +111,7 @@ impl Parser<'_> {
     }
 
     /// Records the error and skips to the end of the statement that began at bracket depth `brackets`.
-    fn recover(&mut self, e: Error, brackets: usize) {
+    pub(super) fn recover(&mut self, e: Error, brackets: usize) {
         self.errors.push(e);
         self.lexer.close_to(brackets);
         loop {
@@ -136,10 +136,8 @@ impl Parser<'_> {
                 Tok::Newline => self.newlines(),
                 Tok::Word(w) => match w.as_str() {
                     "module" => self.module().map(|m| out.modules.push(m)),
-                    w @ ("train" | "plan") => {
-                        let w = w.to_string();
-                        self.reserved(&w)
-                    }
+                    "train" => self.train().map(|t| out.trains.push(t)),
+                    "plan" => self.reserved("plan"),
                     _ => self.global().map(|g| out.globals.push(g)),
                 },
                 Tok::Quoted(_) => self.global().map(|g| out.globals.push(g)),
@@ -148,7 +146,7 @@ impl Parser<'_> {
             if let Err(e) = r {
                 self.recover(e, 0);
                 // What is left of a broken module would only give more errors.
-                while self.tok != Tok::End && !self.at_word("module") {
+                while self.tok != Tok::End && !self.at_word("module") && !self.at_word("train") {
                     if self.bump().is_err() || self.errors.len() >= MAX_ERRORS {
                         break;
                     }
@@ -160,7 +158,7 @@ impl Parser<'_> {
 
     /// Blocks that the language will have: a clear word instead of a syntax error.
     fn reserved(&mut self, word: &str) -> Result<()> {
-        let e = Error::unsupported(format!("`{word}` blocks are not supported yet: this version compiles models for inference"));
+        let e = Error::unsupported(format!("`{word}` blocks are not supported yet"));
         Err(e.at(&self.loc(self.pos)))
     }
 
@@ -172,7 +170,7 @@ impl Parser<'_> {
         Ok((name, value))
     }
 
-    fn statement_end(&mut self) -> Result<()> {
+    pub(super) fn statement_end(&mut self) -> Result<()> {
         match self.tok {
             Tok::Newline => self.bump().map(|_| ()),
             Tok::End | Tok::Punct("}") => Ok(()),
@@ -180,7 +178,7 @@ impl Parser<'_> {
         }
     }
 
-    fn name(&mut self, what: &str) -> Result<Name> {
+    pub(super) fn name(&mut self, what: &str) -> Result<Name> {
         let pos = self.pos;
         match &self.tok {
             Tok::Word(w) if KEYWORDS.contains(&w.as_str()) => self.fail(format!("expected {what}, found the word `{w}`, which the language keeps")),
@@ -258,7 +256,7 @@ impl Parser<'_> {
     }
 
     /// `( item, item )` or `[ item, item ]`; the current token opens it. A comma may stand before the end.
-    fn list<T>(&mut self, close: &'static str, mut item: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+    pub(super) fn list<T>(&mut self, close: &'static str, mut item: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
         let open = self.pos;
         self.expect(if close == ")" { "(" } else { "[" })?;
         let mut out = vec![];
@@ -306,7 +304,7 @@ impl Parser<'_> {
         }
     }
 
-    fn statement(&mut self) -> Result<Stmt> {
+    pub(super) fn statement(&mut self) -> Result<Stmt> {
         let Tok::Word(w) = &self.tok else { return self.assign() };
         match w.as_str() {
             "return" => {
@@ -353,10 +351,7 @@ impl Parser<'_> {
                 }
                 Ok(Stmt::If { arms, otherwise: vec![] })
             }
-            w @ ("train" | "plan") => {
-                let w = w.to_string();
-                self.reserved(&w).and_then(|_| self.expected("a statement"))
-            }
+            "plan" => self.reserved("plan").and_then(|_| self.expected("a statement")),
             _ => self.assign(),
         }
     }
@@ -379,6 +374,13 @@ impl Parser<'_> {
         }
         if grouped {
             self.expect(")")?;
+        }
+        if self.at(":=") && targets.len() == 1 && targets[0].ty.is_none() {
+            self.bump()?;
+            self.newlines()?;
+            let value = self.expr()?;
+            self.statement_end()?;
+            return Ok(Stmt::Become { name: targets.remove(0).name, value });
         }
         if self.at("(") && targets.len() == 1 {
             return self.fail("a call whose result nobody names does nothing: write `name = call(...)`");
@@ -410,7 +412,7 @@ impl Parser<'_> {
         Ok(TypeExpr { pos, dtype, dims })
     }
 
-    fn expr(&mut self) -> Result<Expr> {
+    pub(super) fn expr(&mut self) -> Result<Expr> {
         self.deeper(|p| p.level(0))
     }
 
@@ -483,7 +485,7 @@ impl Parser<'_> {
         }
     }
 
-    fn arguments(&mut self) -> Result<Arguments> {
+    pub(super) fn arguments(&mut self) -> Result<Arguments> {
         let (mut args, mut named): (Vec<Expr>, Vec<(Name, Expr)>) = (vec![], vec![]);
         self.list(")", |p| {
             // `name = value` cannot be told from an expression by one token: a bare name followed by `=` turns into one.

@@ -81,6 +81,8 @@ pub struct Call<'g> {
     pub inputs: Vec<Option<V<'g>>>,
     /// For each declared output whether anybody reads it.
     pub outputs: Vec<bool>,
+    /// The iteration of the loop around the call; `None` in it where the body runs several times and none counts them.
+    pub iteration: Option<Option<V<'g>>>,
     attrs: Vec<(String, Attr<'g>, Cell<bool>)>,
 }
 
@@ -93,7 +95,7 @@ impl<'g> Call<'g> {
         outputs: Vec<bool>,
     ) -> Call<'g> {
         let attrs = attrs.into_iter().map(|(name, value)| (name, value, Cell::new(false))).collect();
-        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs }
+        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs, iteration: None }
     }
 
     /// Input `i`, which must be given.
@@ -109,6 +111,15 @@ impl<'g> Call<'g> {
     /// All inputs of a variadic operator.
     pub fn all(&self) -> Result<Vec<V<'g>>> {
         (0..self.inputs.len()).map(|i| self.x(i)).collect()
+    }
+
+    /// What tells apart the draws of random numbers that this call makes in one run.
+    pub fn step(&self) -> Result<V<'g>> {
+        match self.iteration {
+            None => Ok(self.b.constant(Tensor::scalar(0i64))),
+            Some(Some(i)) => Ok(i.cast(DType::I64).reshape(vec![])),
+            Some(None) => Err(Error::unsupported("random numbers in the body of a Scan: nothing there counts the steps")),
+        }
     }
 
     /// Whether output `i` is asked for.
@@ -342,7 +353,7 @@ fn fold(b: &Builder, goal: Value) -> Option<Tensor> {
                 continue;
             }
             let op = node.op.as_primitive().filter(|p| p.class() != Class::Control)?;
-            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_)) {
+            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) {
                 return None;
             }
             let missing: Vec<Value> = node.operands.iter().filter(|o| !done.contains_key(o)).copied().collect();

@@ -8,7 +8,7 @@ use super::ops;
 use super::proto::*;
 use super::tensor;
 use nnc_ir::ops::source::Dims;
-use nnc_ir::{Builder, Error, Graph, Loc, Report, Result, V, Value};
+use nnc_ir::{Builder, DType, Error, Graph, Loc, Report, Result, Tensor, V, Value};
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -21,6 +21,9 @@ const MAX_DEPTH: usize = 64;
 /// Nodes that may be built: functions that call functions multiply. Any file may build the first number, and the second for each
 /// node that it holds.
 const MAX_NODES: (usize, usize) = (1 << 17, 32);
+
+/// The name under which a scope knows the iteration of the loop around it. Operators that draw random numbers read it.
+const ITERATION: &[u8] = b"\0iteration";
 
 /// What all scopes of a model share.
 pub struct Context<'m> {
@@ -192,7 +195,9 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
             return Ok(vec![]);
         }
         let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
-        ops::build(&Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted))
+        let mut call = Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted);
+        call.iteration = self.values.get(ITERATION).copied();
+        ops::build(&call)
     }
 
     /// The results of a model-local function: its body, built here.
@@ -241,6 +246,9 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
 /// The names that a node reads: its inputs, and what its regions take from outside.
 fn reads(node: &NodeProto) -> Vec<&[u8]> {
     let mut out: Vec<&[u8]> = node.input.iter().map(|n| &**n).filter(|n| !n.is_empty()).collect();
+    if ops::draws(&node.op_type) {
+        out.push(ITERATION);
+    }
     for g in node.attribute.iter().filter_map(|a| a.g.as_deref()) {
         out.extend(free_names(g));
     }
@@ -328,6 +336,7 @@ impl<'m: 'g, 'g> Body<'m, 'g> {
         for (name, v) in &self.captured {
             scope.values.insert(name, v.map(outside));
         }
+        self.count(&mut scope, &args);
         let formals: Vec<&'m [u8]> = self.graph.input.iter().map(|i| &*i.name).collect();
         if formals.len() != args.len() {
             return Err(Error::arity(format!("the region takes {} inputs, {} are given", formals.len(), args.len())));
@@ -339,6 +348,22 @@ impl<'m: 'g, 'g> Body<'m, 'g> {
         scope.graph(self.graph);
         let missing = |n: &[u8]| Error::name(format!("output `{}` of the region is computed nowhere", text(n)));
         self.graph.output.iter().map(|o| scope.get(&o.name).ok_or_else(|| missing(&o.name))).collect()
+    }
+}
+
+impl<'m, 'g> Body<'m, 'g> {
+    /// What counts the runs of the body, joined to what counts those of the body around it.
+    fn count<'c>(&self, scope: &mut Scope<'m, 'c>, args: &[V<'c>]) {
+        let Loc::Onnx { op, .. } = &self.loc else { return };
+        match (&**op, args.first()) {
+            ("Loop", Some(i)) if !i.is_poison() && i.ty().dtype == DType::I64 => {
+                let i = i.reshape(vec![]);
+                let around = scope.values.get(ITERATION).copied().flatten().map(|around| around * scope.b.constant(Tensor::scalar(1i64 << 32)));
+                scope.values.insert(ITERATION, Some(around.map_or(i, |around| around + i)));
+            }
+            ("Scan", _) => drop(scope.values.insert(ITERATION, None)),
+            _ => {}
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::file::{self, External};
 use super::proto::{TensorProto, text};
 use super::scan::{self, Kind};
 use bytes::Bytes;
-use nnc_ir::tensor::{Element, checked_elems};
+use nnc_ir::tensor::{Element, checked_elems, low_bits};
 use nnc_ir::{DType, Error, Result, Tensor};
 use prost::Message;
 use std::path::Path;
@@ -36,6 +36,13 @@ fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
         1 => external_bytes(t, external)?,
         l => return Err(Error::unsupported(format!("data_location {l} is not known"))),
     };
+    if dtype.bits() < 8 {
+        let want = packed_len(dtype, n);
+        if data.len() != want {
+            return Err(Error::shape(format!("a tensor {dtype}{shape:?} takes {want} bytes in a file, {} are given", data.len())));
+        }
+        return Tensor::from_bytes(dtype, shape, unpack(dtype, &data, n).into());
+    }
     // Compiled code relies on a bool being 0 or 1; a file may hold any byte.
     let data = if dtype == DType::Bool && data.iter().any(|b| *b > 1) { data.iter().map(|b| u8::from(*b != 0)).collect() } else { data };
     Tensor::from_bytes(dtype, shape, data)
@@ -56,7 +63,9 @@ fn external_bytes(t: &TensorProto, external: &External) -> Result<Bytes> {
     let location = location.ok_or_else(|| Error::syntax("external data without a location"))?;
     let data = external.bytes(&location, offset, length)?;
     // Without a length the rest of the file is offered; take what the shape asks for.
-    let want = t.dims.iter().try_fold(dtype_of(t.data_type.into())?.bytes(), |n, d| n.checked_mul(usize::try_from(*d).ok()?));
+    let n = t.dims.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?));
+    let dtype = dtype_of(t.data_type.into())?;
+    let want = n.and_then(|n| if dtype.bits() < 8 { Some(packed_len(dtype, n)) } else { n.checked_mul(dtype.bytes()) });
     Ok(match want {
         Some(want) if length.is_none() && want <= data.len() => data.slice(..want),
         _ => data,
@@ -74,31 +83,69 @@ fn typed_len(t: &TensorProto, dtype: DType) -> usize {
     }
 }
 
+/// Bytes that `n` elements of fewer than 8 bits take in a file: there they follow each other without gaps.
+fn packed_len(dtype: DType, n: usize) -> usize {
+    // In two parts, so that no product overflows.
+    let bits = dtype.bits() as usize;
+    n / 8 * bits + (n % 8 * bits).div_ceil(8)
+}
+
+/// The elements of a file, low bits first, one a byte. There are enough bytes for `n`.
+fn unpack(dtype: DType, data: &[u8], n: usize) -> Vec<u8> {
+    let bits = dtype.bits() as usize;
+    let element = |i: usize| {
+        let at = i * bits;
+        let byte = |k: usize| u16::from(data.get(k).copied().unwrap_or_default());
+        low_bits(dtype, ((byte(at / 8) | byte(at / 8 + 1) << 8) >> (at % 8)) as u8)
+    };
+    (0..n).map(element).collect()
+}
+
+/// The reverse of [`unpack`]; bits that are left over are zero.
+fn pack(dtype: DType, elements: &[u8]) -> Vec<u8> {
+    let bits = dtype.bits() as usize;
+    let mut out = vec![0; packed_len(dtype, elements.len())];
+    for (i, e) in elements.iter().enumerate() {
+        let at = i * bits;
+        let two = u16::from(e & ((1 << bits) - 1)) << (at % 8);
+        out[at / 8] |= two as u8;
+        if two > 0xff {
+            out[at / 8 + 1] |= (two >> 8) as u8;
+        }
+    }
+    out
+}
+
 fn typed(t: &TensorProto, dtype: DType, n: usize) -> Result<Bytes> {
     let have = typed_len(t, dtype);
+    if dtype.bits() < 8 {
+        // Each entry holds a byte of the packed form.
+        return Ok(t.int32_data.iter().map(|x| *x as u8).collect());
+    }
     if have != n {
         return Err(Error::shape(format!("{have} elements of {dtype} are given, the shape {:?} takes {n}", t.dims)));
     }
-    fn pack<S: Copy, T: Element>(source: &[S], f: impl Fn(S) -> T) -> Vec<u8> {
+    fn list<S: Copy, T: Element>(source: &[S], f: impl Fn(S) -> T) -> Vec<u8> {
         let mut out = Vec::with_capacity(source.len() * T::DTYPE.bytes());
         source.iter().for_each(|x| f(*x).put(&mut out));
         out
     }
     let ints = &t.int32_data;
     Ok(match dtype {
-        DType::F32 => pack(&t.float_data, |x| x),
-        DType::F64 => pack(&t.double_data, |x| x),
-        DType::I64 => pack(&t.int64_data, |x| x),
-        DType::U64 => pack(&t.uint64_data, |x| x),
-        DType::U32 => pack(&t.uint64_data, |x| x as u32),
-        DType::I32 => pack(ints, |x| x),
-        DType::I16 => pack(ints, |x| x as i16),
-        DType::I8 => pack(ints, |x| x as i8),
-        DType::U16 => pack(ints, |x| x as u16),
-        DType::U8 => pack(ints, |x| x as u8),
-        DType::Bool => pack(ints, |x| x != 0),
-        DType::F16 => pack(ints, |x| half::f16::from_bits(x as u16)),
-        DType::BF16 => pack(ints, |x| half::bf16::from_bits(x as u16)),
+        DType::F32 => list(&t.float_data, |x| x),
+        DType::F64 => list(&t.double_data, |x| x),
+        DType::I64 => list(&t.int64_data, |x| x),
+        DType::U64 => list(&t.uint64_data, |x| x),
+        DType::U32 => list(&t.uint64_data, |x| x as u32),
+        DType::I32 => list(ints, |x| x),
+        DType::I16 => list(ints, |x| x as i16),
+        DType::I8 => list(ints, |x| x as i8),
+        DType::U16 => list(ints, |x| x as u16),
+        DType::U8 => list(ints, |x| x as u8),
+        DType::Bool => list(ints, |x| x != 0),
+        DType::F16 => list(ints, |x| half::f16::from_bits(x as u16)),
+        DType::BF16 => list(ints, |x| half::bf16::from_bits(x as u16)),
+        _ => list(ints, |x| x as u8),
     }
     .into())
 }
@@ -109,7 +156,7 @@ pub fn to_proto(name: &str, t: &Tensor) -> TensorProto {
         name: Bytes::copy_from_slice(name.as_bytes()),
         dims: t.shape().iter().map(|d| *d as i64).collect(),
         data_type: t.dtype().abi_code(),
-        raw_data: Some(t.bytes()),
+        raw_data: Some(if t.dtype().bits() < 8 { pack(t.dtype(), &t.bytes()).into() } else { t.bytes() }),
         ..TensorProto::default()
     }
 }

@@ -9,7 +9,8 @@ use crate::types::{DType, broadcast};
 /// Evaluates `$e` with `$D` a constant, so that the element type is looked at once and not for every element.
 macro_rules! by_dtype {
     ($dtype:expr, $D:ident => $e:expr) => {
-        by_dtype!(@ $dtype, $D, $e, F32 F64 F16 BF16 I8 I16 I32 I64 U8 U16 U32 U64 Bool)
+        by_dtype!(@ $dtype, $D, $e, F32 F64 F16 BF16 F8E4M3FN F8E4M3FNUZ F8E5M2 F8E5M2FNUZ F8E8M0 F6E2M3 F6E3M2 F4E2M1
+            I8 I16 I32 I64 I4 I2 U8 U16 U32 U64 U4 U2 Bool)
     };
     (@ $dtype:expr, $D:ident, $e:expr, $($d:ident)*) => {
         match $dtype { $(DType::$d => { const $D: DType = DType::$d; $e })* }

@@ -3,7 +3,7 @@
 use super::Env;
 use super::elems::{Walk, broadcast_shape, broadcast_strides, pick, room, strides};
 use crate::error::{Error, Result};
-use crate::ops::movement::{Pad, PadMode, Slice, Transpose};
+use crate::ops::movement::{Interleave, Pad, PadMode, Slice, Transpose};
 use crate::tensor::Tensor;
 
 pub fn transpose(op: &Transpose, x: &Tensor) -> Result<Tensor> {
@@ -52,6 +52,28 @@ pub fn concat(axis: usize, x: &[Tensor]) -> Result<Tensor> {
     let parts: Vec<_> = x.iter().map(|t| (t.bytes(), t.byte_len() / outer.max(1))).collect();
     for o in 0..outer {
         parts.iter().for_each(|(bytes, run)| out.extend_from_slice(&bytes[o * run..(o + 1) * run]));
+    }
+    Tensor::from_bytes(x[0].dtype(), shape, out.into())
+}
+
+pub fn interleave(op: &Interleave, x: &[Tensor]) -> Result<Tensor> {
+    let places: Vec<Vec<usize>> = (0..x.len()).map(|k| op.place(k)).collect();
+    let alone = |k: &usize, axis: usize| places[*k].iter().enumerate().all(|(i, p)| i == axis || *p == 0);
+    let shape: Vec<usize> = (0..op.steps.len()).map(|i| (0..x.len()).filter(|k| alone(k, i)).map(|k| x[k].shape()[i]).sum()).collect();
+    let size = x[0].dtype().bytes();
+    let mut out = room(x[0].dtype(), &shape)?;
+    out.resize(shape.iter().product::<usize>() * size, 0);
+    for (t, place) in x.iter().zip(&places) {
+        let fits = |i: usize| t.shape()[i] == shape[i].saturating_sub(place[i]).div_ceil(op.steps[i]);
+        if !(0..shape.len()).all(fits) {
+            return Err(Error::input(format!("interleave: {:?} does not fit {shape:?} at {place:?}", t.shape())));
+        }
+        let steps = strides(&shape);
+        let start = place.iter().zip(&steps).map(|(p, s)| *p as isize * s).sum();
+        let steps = steps.iter().zip(&op.steps).map(|(s, by)| s * *by as isize).collect();
+        for (from, to) in t.bytes().chunks_exact(size).zip(Walk::new(t.shape(), steps, start)) {
+            out[to * size..(to + 1) * size].copy_from_slice(from);
+        }
     }
     Tensor::from_bytes(x[0].dtype(), shape, out.into())
 }

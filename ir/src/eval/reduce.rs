@@ -9,17 +9,11 @@ use crate::types::DType;
 
 /// The value of an empty reduction.
 pub(crate) fn neutral(kind: ReduceKind, dtype: DType) -> Num {
-    let bits = dtype.bytes() as u32 * 8;
     match kind {
         ReduceKind::Sum => Num::I(0),
         ReduceKind::Prod => Num::I(1),
-        ReduceKind::Max if dtype.is_float() => Num::F(f64::NEG_INFINITY),
-        ReduceKind::Min if dtype.is_float() => Num::F(f64::INFINITY),
-        ReduceKind::Max if dtype.is_signed_int() => Num::I(i64::MIN >> (64 - bits)),
-        ReduceKind::Min if dtype.is_signed_int() => Num::I(i64::MAX >> (64 - bits)),
-        ReduceKind::Max => Num::U(0),
-        ReduceKind::Min if dtype == DType::Bool => Num::B(true),
-        ReduceKind::Min => Num::U(u64::MAX >> (64 - bits)),
+        ReduceKind::Max => Num::least(dtype),
+        ReduceKind::Min => Num::greatest(dtype),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Example, Values, case};
 use crate::ops::composite::activation::{Act, Activation};
 use crate::ops::composite::filter::WinogradFilter;
 use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
+use crate::ops::gradient::StopGrad;
 use crate::scalar::ScalarFn;
 
 pub(super) fn examples() -> Vec<Example> {
@@ -83,5 +84,6 @@ fn normalisations() -> Vec<Example> {
         case("even", lrn(4), &["f32[1,6,4]"]),
         case("wide", lrn(9), &["f32[1,4,2,2]"]),
         case("symbolic", lrn(5), &["f32[N,6,H,W]"]),
+        case("f32", StopGrad {}, &["f32[3,5]"]),
     ]
 }

@@ -3,14 +3,14 @@
 use super::{Example, Values, case, dims};
 use crate::dim::Dim;
 use crate::ops::Op;
-use crate::ops::map::Cast;
+use crate::ops::map::{BitCast, Cast};
 use crate::ops::source::{Const, Dims, Iota, ReadDims};
 use crate::scalar::{Domain, ScalarFn};
 use crate::tensor::Tensor;
 use crate::types::DType;
 
 pub(super) fn examples() -> Vec<Example> {
-    ScalarFn::ALL.iter().flat_map(|f| scalar(*f)).chain(casts()).chain(sources()).collect()
+    ScalarFn::ALL.iter().flat_map(|f| scalar(*f)).chain(casts()).chain(bit_casts()).chain(sources()).collect()
 }
 
 fn scalar(f: ScalarFn) -> Vec<Example> {
@@ -58,6 +58,13 @@ fn casts() -> Vec<Example> {
         }
     };
     pairs.map(cast).collect()
+}
+
+fn bit_casts() -> Vec<Example> {
+    let pairs = DType::ALL.into_iter().flat_map(|from| DType::ALL.into_iter().map(move |to| (from, to)));
+    let same_width = pairs.filter(|(from, to)| from.bits() == to.bits() && *to != DType::Bool);
+    let cast = |(from, to): (DType, DType)| case(&format!("{from}.{to}"), BitCast { to }, &[&format!("{from}[N,13]")]);
+    same_width.map(cast).collect()
 }
 
 fn sources() -> Vec<Example> {

@@ -8,7 +8,9 @@ mod control;
 mod index;
 mod map;
 mod movement;
+mod random;
 mod reduce;
+mod tree;
 
 use crate::builder::Builder;
 use crate::dim::Dim;
@@ -55,8 +57,18 @@ pub enum Values {
 
 /// All examples, in the order of the table's families.
 pub fn examples() -> Vec<Example> {
-    [map::examples(), reduce::examples(), contract::examples(), movement::examples(), index::examples(), control::examples(), composite::examples()]
-        .concat()
+    [
+        map::examples(),
+        random::examples(),
+        reduce::examples(),
+        contract::examples(),
+        movement::examples(),
+        index::examples(),
+        tree::examples(),
+        control::examples(),
+        composite::examples(),
+    ]
+    .concat()
 }
 
 impl Example {
@@ -142,7 +154,7 @@ fn number(dtype: DType, values: &Values, random: u64) -> Num {
     ];
     let pick = |n: usize| (random >> 8) as usize % n;
     let between = |lo: i64, hi: i64| lo + (random >> 8) as i64 % (hi - lo).max(1);
-    let bits = dtype.bytes() as u32 * 8;
+    let bits = dtype.bits();
     match values {
         Values::Edges if random & 3 == 0 => number(dtype, &Values::Small, mix(random)),
         Values::Edges if dtype.is_float() => Num::F(FLOATS[pick(FLOATS.len())]),

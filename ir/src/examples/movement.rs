@@ -3,7 +3,7 @@
 use super::{Example, case, dims};
 use crate::dim::Dim;
 use crate::ops::Op;
-use crate::ops::movement::{Concat, Expand, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
+use crate::ops::movement::{Concat, Expand, Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 
 /// One type of each width.
 const WIDTHS: [&str; 5] = ["bool", "f16", "f32", "i64", "u8"];
@@ -18,7 +18,7 @@ fn widths(op: impl Into<Op>, shapes: &[&str]) -> Vec<Example> {
 }
 
 pub(super) fn examples() -> Vec<Example> {
-    [transposes(), shapes(), slices(), concats(), pads(), blocks()].concat()
+    [transposes(), shapes(), slices(), concats(), interleaves(), pads(), blocks()].concat()
 }
 
 fn transposes() -> Vec<Example> {
@@ -72,6 +72,18 @@ fn concats() -> Vec<Example> {
         case("channels", Concat { axis: 1 }, &["f32[N,2,H,W]", "f32[N,3,H,W]"]),
         case("grown", Concat { axis: 0 }, &["f32[N,3]", "f32[L,3]", "f32[1,3]"]),
         case("empty", Concat { axis: 0 }, &["f32[0,3]", "f32[2,3]"]),
+    ]);
+    out
+}
+
+fn interleaves() -> Vec<Example> {
+    let by = |steps: &[usize]| Interleave { steps: steps.to_vec() };
+    let mut out = widths(by(&[1, 2]), &["3,3", "3,2"]);
+    out.extend([
+        case("one", by(&[1, 1]), &["f32[2,3]"]),
+        case("image", by(&[1, 1, 2, 2]), &["f32[2,3,3,4]", "f32[2,3,3,4]", "f32[2,3,2,4]", "f32[2,3,2,4]"]),
+        case("lanes", by(&[1, 3, 1]), &["f32[2,2,16]", "f32[2,2,16]", "f32[2,1,16]"]),
+        case("symbolic", by(&[1, 2]), &["f32[N,W]", "f32[N,W]"]),
     ]);
     out
 }

@@ -39,8 +39,8 @@ pub fn eval_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>>
     bind_types(&program.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
     let code = program.kernels.iter().map(Code::new).collect::<Result<Vec<Code>>>()?;
     let mut memory: Vec<Memory> = program.buffers.iter().map(|_| Memory::Ours(vec![])).collect();
-    // The last one is the workspace, which planned buffers share.
-    memory.push(Memory::Ours(vec![]));
+    // Then the workspace and the blocks, which planned buffers share.
+    memory.extend((0..=program.heap).map(|_| Memory::Ours(vec![])));
     for (slot, b) in memory.iter_mut().zip(&program.buffers) {
         match b.place {
             Place::Input(i) => *slot = Memory::Shared(inputs.get(i as usize).map(Tensor::bytes).unwrap_or_default()),
@@ -94,7 +94,7 @@ struct Run<'a> {
     program: &'a Program,
     code: Vec<Code<'a>>,
     env: Env,
-    /// One a buffer, then the workspace.
+    /// One a buffer, then the workspace, then one a block.
     memory: Vec<Memory>,
 }
 
@@ -106,7 +106,8 @@ impl Run<'_> {
         let (elems, skip) = (count(&b.elems)?, count(&r.offset)?);
         let bytes = crate::tensor::checked_elems(b.dtype, &[elems])? * b.dtype.bytes();
         let (memory, start) = match &b.place {
-            Place::Work { offset } => (self.memory.len() - 1, count(offset)?),
+            Place::Work { offset } => (self.program.buffers.len(), count(offset)?),
+            Place::Heap { slot } => (self.program.buffers.len() + 1 + *slot as usize, 0),
             _ => (index, 0),
         };
         if let (Place::Work { .. }, Ok(limit)) = (&b.place, count(&self.program.workspace))

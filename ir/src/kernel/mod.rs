@@ -150,6 +150,9 @@ pub enum Place {
     Unplanned,
     /// In the workspace, at a byte offset (a multiple of 64).
     Work { offset: Dim },
+    /// In block `slot` of those that the run allocates: a block grows, and keeps its contents, when a step writes to a buffer in it that
+    /// is longer. For lengths that only the run knows.
+    Heap { slot: u32 },
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -192,6 +195,8 @@ pub struct Launch {
     pub kernel: u32,
     pub buffers: Vec<BufferRef>,
     pub sizes: Vec<Dim>,
+    /// Floating-point operations (a multiply-add is two), for profiles.
+    pub flops: Dim,
     /// The user's name for what is computed: profiles and symbols show it.
     pub name: Arc<str>,
     pub loc: Loc,
@@ -219,6 +224,8 @@ pub struct Program {
     pub weights: Vec<(u64, Tensor)>,
     /// Bytes of the workspace (a multiple of 64).
     pub workspace: Dim,
+    /// Number of blocks that the run allocates as their sizes become known.
+    pub heap: u32,
     /// Floating-point operations of a run (a multiply-add is two).
     pub flops: Dim,
 }

@@ -27,6 +27,7 @@ impl Display for Program {
                 Place::Weight { offset } => writeln!(f, "weight at {offset}")?,
                 Place::Unplanned => writeln!(f, "unplanned")?,
                 Place::Work { offset } => writeln!(f, "workspace at {}", DimText(offset))?,
+                Place::Heap { slot } => writeln!(f, "block {slot}")?,
             }
         }
         steps(f, self, &self.steps, 1)?;

@@ -282,8 +282,16 @@ fn reference(program: &Program, what: &str, r: &BufferRef, want: DType, bound: &
     }
     match program.buffers.get(r.buffer.0 as usize) {
         None => errors.push(Error::internal(format!("{what}: there is no buffer {}", r.buffer.0))),
-        Some(b) if b.dtype != want => errors.push(Error::internal(format!("{what}: buffer {} holds {}, not {want}", r.buffer.0, b.dtype))),
+        // Bits may be read as another type of as many.
+        Some(b) if b.dtype.bits() != want.bits() => {
+            errors.push(Error::internal(format!("{what}: buffer {} holds {}, not {want}", r.buffer.0, b.dtype)))
+        }
         Some(b) => {
+            if let Place::Heap { slot } = b.place
+                && slot >= program.heap
+            {
+                errors.push(Error::internal(format!("{what}: buffer {} is in block {slot} of {}", r.buffer.0, program.heap)));
+            }
             if let Some(s) = unbound(&b.elems, bound) {
                 errors.push(Error::internal(format!("{what}: the length of buffer {} reads {s}, which is not bound yet", r.buffer.0)));
             }

@@ -57,3 +57,28 @@ impl Primitive for Cast {
         eval::map(x, self.to, |n| n[0].cast(self.to)).map(|t| vec![t])
     }
 }
+
+op_struct! {
+    /// The same bits, read as another element type of as many.
+    BitCast { to: DType }
+}
+
+impl Primitive for BitCast {
+    fn class(&self) -> Class {
+        Class::Move
+    }
+    fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
+        arity("bit_cast", x, 1, 1)?;
+        if x[0].dtype.bits() != self.to.bits() {
+            return Err(Error::dtype(format!("bit_cast: {} has {} bits, {} has {}", x[0].dtype, x[0].dtype.bits(), self.to, self.to.bits())));
+        }
+        // A bool is 0 or 1, which not every byte is.
+        if self.to == DType::Bool && x[0].dtype != DType::Bool {
+            return Err(Error::dtype(format!("bit_cast: the bits of {} need not be a bool", x[0].dtype)).note("compare with 0"));
+        }
+        Ok(vec![x[0].with_dtype(self.to)])
+    }
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        x[0].with_dtype(self.to).map(|t| vec![t])
+    }
+}

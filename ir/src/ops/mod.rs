@@ -7,12 +7,15 @@
 pub mod composite;
 pub mod contract;
 pub mod control;
+pub mod gradient;
 pub mod index;
 pub mod map;
 pub mod movement;
+pub mod random;
 pub mod reduce;
 pub mod sort;
 pub mod source;
+pub mod tree;
 pub mod window;
 
 use crate::attrs::{Attr, Attrs};
@@ -157,7 +160,9 @@ ops! {
         Dims "dims" source::Dims,
         ReadDims "read_dims" source::ReadDims,
         Iota "iota" source::Iota,
+        Random "random" random::Random,
         Cast "cast" map::Cast,
+        BitCast "bit_cast" map::BitCast,
         Reduce "reduce" reduce::Reduce,
         ArgReduce "arg_reduce" reduce::ArgReduce,
         Cumulate "cumulate" reduce::Cumulate,
@@ -170,6 +175,7 @@ ops! {
         Expand "expand" movement::Expand,
         Slice "slice" movement::Slice,
         Concat "concat" movement::Concat,
+        Interleave "interleave" movement::Interleave,
         Pad "pad" movement::Pad,
         Pack "pack" movement::Pack,
         Unpack "unpack" movement::Unpack,
@@ -179,10 +185,12 @@ ops! {
         ScatterElements "scatter_elements" index::ScatterElements,
         ScatterNd "scatter_nd" index::ScatterNd,
         NonZero "non_zero" index::NonZero,
+        TreeLeaves "tree_leaves" tree::TreeLeaves,
         TopK "top_k" sort::TopK,
         If "if" control::If,
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
+        Gradient "gradient" gradient::Gradient,
     }
     composites {
         Activation "activation" composite::activation::Activation,
@@ -193,6 +201,7 @@ ops! {
         InstanceNorm "instance_norm" composite::norm::InstanceNorm,
         Lrn "lrn" composite::norm::Lrn,
         WinogradFilter "winograd_filter" composite::filter::WinogradFilter,
+        StopGrad "stop_grad" gradient::StopGrad,
     }
 }
 

@@ -161,6 +161,60 @@ impl Primitive for Concat {
     }
 }
 
+op_struct! {
+    /// Along each axis `i`, every `steps[i]`-th element of the result comes from the same operand. Operands are ordered by the place
+    /// of their first element, the last axis fastest: `steps` of `[1,2]` puts two matrices' columns in turn. The inverse of slices
+    /// with steps.
+    Interleave { steps: Vec<usize> }
+}
+
+impl Interleave {
+    /// Where operand `k` starts, along each axis.
+    pub fn place(&self, k: usize) -> Vec<usize> {
+        (0..self.steps.len()).map(|axis| k / self.along(axis, 1) % self.steps[axis]).collect()
+    }
+
+    /// The operand that alone starts at `place` along `axis`.
+    fn along(&self, axis: usize, place: usize) -> usize {
+        self.steps[axis + 1..].iter().product::<usize>() * place
+    }
+}
+
+impl Primitive for Interleave {
+    fn class(&self) -> Class {
+        Class::Move
+    }
+    fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
+        let parts =
+            self.steps.iter().try_fold(1usize, |n, s| n.checked_mul(*s)).filter(|n| *n > 0 && self.steps.len() == x.first().map_or(0, Type::rank));
+        let Some(parts) = parts else {
+            return Err(Error::attribute(format!("interleave: steps {:?} are no positive number for each axis", self.steps)));
+        };
+        arity("interleave", x, parts, parts)?;
+        same_dtype("interleave", &x.iter().collect::<Vec<_>>())?;
+        if let Some(t) = x.iter().find(|t| t.rank() != x[0].rank()) {
+            return Err(Error::shape(format!("interleave: {t} does not fit {}", x[0])));
+        }
+        let length = |axis: usize| (0..self.steps[axis]).map(|p| x[self.along(axis, p)].shape[axis].clone()).reduce(|a, b| a + b);
+        let shape: Vec<Dim> = (0..self.steps.len()).filter_map(length).collect();
+        for (k, t) in x.iter().enumerate() {
+            for (i, place) in self.place(k).into_iter().enumerate() {
+                let want = (shape[i].clone() - Dim::from(place)).ceil_div(&Dim::from(self.steps[i]));
+                if want.as_const().zip(t.shape[i].as_const()).is_some_and(|(a, b)| a != b) {
+                    return Err(Error::shape(format!(
+                        "interleave: operand {k} has {} of the {} elements along axis {i}, not {want}",
+                        t.shape[i], shape[i]
+                    )));
+                }
+            }
+        }
+        Ok(vec![x[0].with_shape(shape)])
+    }
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        eval::movement::interleave(self, x).map(|t| vec![t])
+    }
+}
+
 word_enum! {
     /// What stands beyond the edge.
     PadMode { Constant "constant", Reflect "reflect", Edge "edge", Wrap "wrap" }

@@ -1,7 +1,6 @@
 //! Cutting a graph into regions, and what makes two regions equal.
 
 use super::lang;
-use crate::dce;
 use nnc_ir::ops::Class;
 use nnc_ir::{Graph, NodeId, Op, Tensor, Type, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -18,10 +17,10 @@ pub enum Piece {
 
 fn is_outside(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_))
+    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_) | Op::Random(_))
         || node.types.len() != 1
         || !node.regions.is_empty()
-        || dce::binds_symbols(node)
+        || node.is_binder()
 }
 
 /// Cuts the nodes of `order` into pieces. A cut goes where the fewest values cross, by preference before a contraction: what

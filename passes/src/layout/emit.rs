@@ -5,7 +5,7 @@ use super::flexible::Role;
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
-use nnc_ir::ops::movement::{Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
+use nnc_ir::ops::movement::{Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
 use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
 
@@ -211,6 +211,7 @@ impl Emit<'_> {
         let with = |d: &[Dim], last: Dim| [d, &[last]].concat();
         let op = match op {
             Op::Pool(p) => Op::Pool(Pool { block: self.block, ..p }),
+            Op::Interleave(i) => Op::Interleave(Interleave { steps: [&i.steps[..], &[1]].concat() }),
             Op::Pad(p) => Op::Pad(Pad { lo: with(&p.lo, Dim::Const(0)), hi: with(&p.hi, Dim::Const(0)), ..p }),
             Op::Slice(s) => {
                 let (mut starts, mut sizes) = (with(&s.starts, Dim::Const(0)), with(&s.sizes, b.clone()));

@@ -61,6 +61,7 @@ fn flexible(graph: &Graph, node: &Node, block: usize) -> Option<Vec<usize>> {
             let blocks = c.axis != 1 || x.iter().all(|t| whole_blocks(&t.shape[1]));
             (y.rank() > 2 && blocks).then(|| (0..x.len()).collect())
         }
+        Op::Interleave(i) => (y.rank() > 2 && i.steps[..2] == [1, 1]).then(|| (0..x.len()).collect()),
         Op::Pad(p) => (y.rank() > 2 && p.lo[1].is(0) && p.hi[1].is(0)).then(|| vec![0]),
         Op::Slice(s) => {
             let all = s.starts[1].is(0) && s.sizes[1] == x[0].shape[1] && s.step(1) == 1;

@@ -1,14 +1,17 @@
 //! Control flow: regions become nested lists of steps, carried values live in buffers.
+//!
+//! A length that an iteration changes is a symbol that is bound anew by each; the buffers that it sizes grow with it.
 
 use super::loops::Loops;
-use super::program::Site;
+use super::program::{Site, shifted};
 use super::view::View;
 use super::{Frame, Lowering};
 use nnc_ir::error::{Error, Result};
 use nnc_ir::graph::{Graph, NodeId};
-use nnc_ir::kernel::{Access, BufferRef, Step};
+use nnc_ir::kernel::{Access, BufferRef, Fault, Step};
 use nnc_ir::ops::control::{Loop, Scan};
 use nnc_ir::{DType, Dim, ScalarFn, Type};
+use std::sync::Arc;
 
 /// Trip counts beyond this many say that there is no limit.
 const ENDLESS: i64 = 1 << 31;
@@ -30,18 +33,43 @@ struct Counter {
     go: BufferRef,
 }
 
+/// A value that goes from one iteration to the next.
+struct Carried {
+    at: BufferRef,
+    /// Symbols of its lengths at the begin of an iteration, and what they become.
+    lengths: Vec<(Arc<str>, Dim)>,
+    /// Symbols that are bound to the given lengths before the first iteration.
+    own: Vec<Arc<str>>,
+}
+
+/// Results collected as rows of one buffer.
+struct Stack {
+    at: BufferRef,
+    ty: Type,
+}
+
 impl Lowering {
     pub(super) fn if_(&mut self, frame: &mut Frame, id: NodeId) -> Result<()> {
         let node = frame.graph.node(id);
         let cond = self.operand(frame, node.operands[0])?;
         let captures = node.operands[1..].iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
         let results = (0..node.types.len()).map(|i| self.result(frame, id, i)).collect::<Result<Vec<_>>>()?;
-        let mut branch = |region: &Graph| {
+        // Lengths that each branch binds: the limit is the larger one of theirs.
+        let mut own: Vec<Arc<str>> = vec![];
+        node.types.iter().flat_map(|t| &t.shape).filter_map(Dim::as_sym).for_each(|s| own.extend((!self.out.is_bound(s)).then(|| s.clone())));
+        let mut branches = vec![];
+        let mut limits: Vec<Vec<Option<Dim>>> = vec![];
+        for region in &node.regions {
             self.out.begin();
             self.region(region, &captures, &results);
-            self.out.end()
-        };
-        let (then, otherwise) = (branch(&node.regions[0]), branch(&node.regions[1]));
+            branches.push(self.out.end());
+            limits.push(own.iter().map(|s| self.out.limit_of(s)).collect());
+        }
+        let [then, otherwise] = <[_; 2]>::try_from(branches).map_err(|_| Error::internal("if has two regions"))?;
+        for (i, s) in own.iter().enumerate() {
+            let limit = limits[0][i].clone().zip(limits[1][i].clone()).map(|(a, b)| a.maximum(&b));
+            self.out.set_limit(s, limit);
+        }
         self.out.step(Step::If { cond, then, otherwise });
         Ok(())
     }
@@ -49,53 +77,52 @@ impl Lowering {
     pub(super) fn loop_(&mut self, frame: &mut Frame, id: NodeId, op: &Loop) -> Result<()> {
         let node = frame.graph.node(id);
         let region = &node.regions[0];
+        let types: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
         let operands = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
-        let (initial, captures) = operands[2..].split_at(op.carried);
+        let captures = &operands[2 + op.carried..];
         let site = self.site.clone();
         let known = frame.graph.known(node.operands[0]).and_then(|k| k.first()).filter(|n| n.as_const().is_none_or(|n| n < ENDLESS));
         let limit = known.and_then(|n| self.out.limit(&n.maximum(&Dim::Const(0))));
 
-        let carried = self.carried(
-            frame,
-            id,
-            region,
-            1,
-            initial,
-            &node.operands[2..2 + op.carried].iter().map(|v| frame.graph.ty(*v).clone()).collect::<Vec<_>>(),
-        )?;
-        let collected = node.types[op.carried..]
+        let given = 2..2 + op.carried;
+        let carried = self.carried(frame, id, (region, 1), &operands[given.clone()], &types[given])?;
+        let own_rows = self.lengths_of_rows(&site, &node.types[op.carried..])?;
+        // Without a limit there is room for one row more than there are: rows are counted as they come.
+        let counted = op.trips.as_sym().filter(|s| limit.is_none() && !self.out.is_bound(s));
+        let rows = counted.map(|_| op.trips.clone() + Dim::Const(1)).or_else(|| limit.clone()).unwrap_or_else(|| op.trips.clone());
+        let stacks: Vec<Stack> = node.types[op.carried..]
             .iter()
             .map(|t| {
-                let rows = limit.clone().ok_or_else(|| {
-                    Error::unsupported("a loop that collects results needs a trip count that is known before the run: nnc sizes its memory before")
-                })?;
-                let ty = t.with_shape(std::iter::once(rows).chain(t.shape[1..].iter().cloned()).collect());
-                Ok((self.out.work(&ty)?, ty))
+                let ty = t.with_shape(std::iter::once(rows.clone()).chain(t.shape[1..].iter().cloned()).collect());
+                Stack { at: self.out.work(&ty), ty }
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect();
         let counter = self.start(&site, Trips::Buffer(operands[0].clone()), Some(operands[1].clone()))?;
 
         self.out.begin();
-        let args = [std::slice::from_ref(&counter.iteration), &carried[..], captures].concat();
-        let next = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect::<Result<Vec<_>>>()?;
-        self.region(region, &args, &next);
-        for (i, c) in carried.iter().enumerate() {
-            self.out.copy(&site, region.ty(region.outputs[1 + i].value), next[1 + i].clone(), c.clone())?;
+        if let Some(symbol) = counted {
+            self.out.step(Step::Bind { symbol: symbol.clone(), from: counter.iteration.clone() });
+            self.out.define(symbol, None);
         }
-        for (i, (stack, ty)) in collected.iter().enumerate() {
-            let row = 1 + op.carried + i;
-            self.put_row(&site, &counter.iteration, None, (region.ty(region.outputs[row].value), next[row].clone()), (ty, stack.clone()))?;
+        let args: Vec<BufferRef> = std::iter::once(&counter.iteration).chain(carried.iter().map(|c| &c.at)).chain(captures).cloned().collect();
+        let next: Vec<BufferRef> = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect();
+        self.region(region, &args, &next);
+        let results: Vec<(&Type, BufferRef)> = region.outputs.iter().map(|o| region.ty(o.value)).zip(next.clone()).collect();
+        self.carry_on(&site, &carried, &results[1..])?;
+        self.same_rows(&site, &counter.iteration, own_rows)?;
+        for (stack, row) in stacks.iter().zip(&results[1 + op.carried..]) {
+            self.put_row(&site, &counter.iteration, None, row.clone(), (&stack.ty, stack.at.clone()))?;
         }
         self.advance(&site, &counter, Some(next[0].clone()))?;
         let body = self.out.end();
         self.out.step(Step::While { cond: counter.go, body });
 
-        if let Some(symbol) = op.trips.as_sym() {
+        if let Some(symbol) = op.trips.as_sym().filter(|s| counted.is_some() || !self.out.is_bound(s)) {
             self.out.step(Step::Bind { symbol: symbol.clone(), from: counter.iteration });
             self.out.define(symbol, limit);
         }
-        for (i, (stack, _)) in collected.into_iter().enumerate() {
-            frame.set(id, op.carried + i, stack);
+        for (i, stack) in stacks.into_iter().enumerate() {
+            frame.set(id, op.carried + i, stack.at);
         }
         Ok(())
     }
@@ -109,28 +136,28 @@ impl Lowering {
         let trips = types[op.states].shape[0].clone();
         let last = op.reverse.then(|| trips.clone() - Dim::Const(1));
 
-        let states = self.carried(frame, id, region, 0, &operands[..op.states], &types[..op.states])?;
+        let states = self.carried(frame, id, (region, 0), &operands[..op.states], &types[..op.states])?;
+        let own_rows = self.lengths_of_rows(&site, &node.types[op.states..])?;
         let stacks = (op.states..node.types.len()).map(|i| self.result(frame, id, i)).collect::<Result<Vec<_>>>()?;
         let counter = self.start(&site, Trips::Size(trips), None)?;
 
         self.out.begin();
-        let mut slices = vec![];
+        let mut args: Vec<BufferRef> = states.iter().map(|s| s.at.clone()).collect();
         for i in op.states..op.states + op.scanned {
             let ty = types[i].with_shape(types[i].shape[1..].to_vec());
-            let slice = self.out.work(&ty)?;
+            let slice = self.out.work(&ty);
             self.get_row(&site, &counter.iteration, last.as_ref(), (&types[i], operands[i].clone()), (&ty, slice.clone()))?;
-            slices.push(slice);
+            args.push(slice);
         }
-        let args = [&states[..], &slices, &operands[op.states + op.scanned..]].concat();
-        let next = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect::<Result<Vec<_>>>()?;
+        args.extend(operands[op.states + op.scanned..].iter().cloned());
+        let next: Vec<BufferRef> = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect();
         self.region(region, &args, &next);
-        for (i, s) in states.iter().enumerate() {
-            self.out.copy(&site, region.ty(region.outputs[i].value), next[i].clone(), s.clone())?;
-        }
+        let results: Vec<(&Type, BufferRef)> = region.outputs.iter().map(|o| region.ty(o.value)).zip(next).collect();
+        self.carry_on(&site, &states, &results)?;
+        self.same_rows(&site, &counter.iteration, own_rows)?;
         for (i, stack) in stacks.iter().enumerate() {
             let row = op.states + i;
-            let from = (region.ty(region.outputs[row].value), next[row].clone());
-            self.put_row(&site, &counter.iteration, last.as_ref(), from, (&node.types[row], stack.clone()))?;
+            self.put_row(&site, &counter.iteration, last.as_ref(), results[row].clone(), (&node.types[row], stack.clone()))?;
         }
         self.advance(&site, &counter, None)?;
         let body = self.out.end();
@@ -138,44 +165,139 @@ impl Lowering {
         Ok(())
     }
 
-    /// Buffers of carried values, which are the node's first results, with the initial values in them. The region's values from
-    /// input and output `first` on are theirs.
+    /// Carried values, which are the node's first results, with their initial contents. The region's values from input and output
+    /// `first` on are theirs. A length that changes from one iteration to the next is a symbol of the region, bound here to what is
+    /// given.
     fn carried(
         &mut self,
         frame: &mut Frame,
         id: NodeId,
-        region: &Graph,
-        first: usize,
-        initial: &[BufferRef],
+        (region, first): (&Graph, usize),
+        given: &[BufferRef],
         types: &[Type],
-    ) -> Result<Vec<BufferRef>> {
+    ) -> Result<Vec<Carried>> {
+        let site = self.site.clone();
+        let inside = |i: usize| (&region.node(region.inputs[first + i]).types[0], region.ty(region.outputs[first + i].value));
+        let mut open: Vec<(Arc<str>, Dim)> = vec![];
+        for (i, ty) in types.iter().enumerate() {
+            let (enters, leaves) = inside(i);
+            for (d, value) in enters.shape.iter().zip(&ty.shape).chain(leaves.shape.iter().zip(&ty.shape)) {
+                if let Some(s) = d.as_sym().filter(|s| !self.out.is_bound(s) && open.iter().all(|(o, _)| o != *s)) {
+                    open.push((s.clone(), value.clone()));
+                }
+            }
+        }
+        self.bind(&site, &open)?;
         let mut out = vec![];
-        for (i, (from, ty)) in initial.iter().zip(types).enumerate() {
-            let (enters, leaves) = (&region.node(region.inputs[first + i]).types[0], region.ty(region.outputs[first + i].value));
-            if enters.elems() != ty.elems() || leaves.elems() != ty.elems() {
+        for (i, (from, ty)) in given.iter().zip(types).enumerate() {
+            let (enters, leaves) = inside(i);
+            let lengths = enters.shape.iter().zip(&leaves.shape).filter_map(|(d, next)| {
+                let s = d.as_sym().filter(|s| open.iter().any(|(o, _)| o == *s))?;
+                Some((s.clone(), next.clone()))
+            });
+            let lengths: Vec<(Arc<str>, Dim)> = lengths.collect();
+            if lengths.is_empty() && (enters.elems() != ty.elems() || leaves.elems() != ty.elems()) {
                 return Err(Error::unsupported(format!(
                     "a carried value must keep its shape: it is {ty} before, {enters} in and {leaves} after the body"
                 )));
             }
-            let to = self.result(frame, id, i)?;
-            let site = self.site.clone();
-            self.out.copy(&site, ty, from.clone(), to.clone())?;
-            out.push(to);
+            let at = if lengths.is_empty() {
+                self.result(frame, id, i)?
+            } else {
+                let at = self.out.work(enters);
+                frame.set(id, i, at.clone());
+                at
+            };
+            self.out.copy(&site, ty, from.clone(), at.clone())?;
+            out.push(Carried { at, lengths, own: open.iter().map(|(s, _)| s.clone()).collect() });
         }
         Ok(out)
     }
 
-    /// Lowers a region with its results in `targets`. What it binds is not known outside.
+    /// Carried values become what the iteration gave.
+    fn carry_on(&mut self, site: &Site, carried: &[Carried], results: &[(&Type, BufferRef)]) -> Result<()> {
+        let lengths: Vec<(Arc<str>, Dim)> = carried.iter().flat_map(|c| c.lengths.iter().cloned()).collect();
+        self.bind(site, &lengths)?;
+        for (c, (ty, next)) in carried.iter().zip(results) {
+            // Where there is no iteration the lengths are those that were given: what limits an iteration's does not hold.
+            ty.shape.iter().filter_map(Dim::as_sym).filter(|s| c.own.contains(s)).for_each(|s| self.out.set_limit(s, None));
+            self.out.copy(site, ty, next.clone(), c.at.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Gives symbols their values, all of which are computed first.
+    fn bind(&mut self, site: &Site, values: &[(Arc<str>, Dim)]) -> Result<()> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let ty = Type::new(DType::I64, vec![Dim::from(values.len())]);
+        let at = self.out.work(&ty);
+        let mut k = Loops::new("lengths", &[], std::slice::from_ref(&ty), Access::Write);
+        for (i, (_, d)) in values.iter().enumerate() {
+            let (i, v) = (k.int(i as i64), k.size(d));
+            k.store(0, i, v);
+        }
+        self.out.launch(site, k, vec![at.clone()])?;
+        for (i, (symbol, _)) in values.iter().enumerate() {
+            self.out.step(Step::Bind { symbol: symbol.clone(), from: shifted(&at, Dim::from(i)) });
+            self.out.define(symbol, None);
+        }
+        Ok(())
+    }
+
+    /// Lengths of collected results, beside their number, that only an iteration knows: 0 where there is none.
+    fn lengths_of_rows(&mut self, site: &Site, stacks: &[Type]) -> Result<Vec<Dim>> {
+        let mut open: Vec<(Arc<str>, Dim)> = vec![];
+        for s in stacks.iter().flat_map(|t| &t.shape[1..]).filter_map(Dim::as_sym) {
+            if !self.out.is_bound(s) && open.iter().all(|(o, _)| o != s) {
+                open.push((s.clone(), Dim::Const(0)));
+            }
+        }
+        self.bind(site, &open)?;
+        Ok(open.into_iter().map(|(s, _)| Dim::sym(s)).collect())
+    }
+
+    /// An error of the run where these lengths are not what they were in the first iteration.
+    fn same_rows(&mut self, site: &Site, iteration: &BufferRef, lengths: Vec<Dim>) -> Result<()> {
+        if lengths.is_empty() {
+            return Ok(());
+        }
+        let ty = Type::new(DType::I64, vec![Dim::from(lengths.len())]);
+        let seen = self.out.work(&ty);
+        let mut k = Loops::new("same_rows", &[scalar(DType::I64)], std::slice::from_ref(&ty), Access::ReadWrite);
+        let zero = k.int(0);
+        let i = k.load(0, zero);
+        let first = k.map(ScalarFn::Equal, &[i, zero]);
+        for (i, d) in lengths.iter().enumerate() {
+            let (i, v) = (k.int(i as i64), k.size(d));
+            k.when(first, |k| k.store(1, i, v));
+            let old = k.load(1, i);
+            let equal = k.map(ScalarFn::Equal, &[old, v]);
+            let differs = k.map(ScalarFn::Not, &[equal]);
+            k.when(differs, |k| k.fail(Fault::Size));
+        }
+        self.out.launch(site, k, vec![iteration.clone(), seen])
+    }
+
+    /// Lowers a region with its results in `targets`. Of what it binds, the lengths of its results stay known.
     fn region(&mut self, region: &Graph, args: &[BufferRef], targets: &[BufferRef]) {
         let (site, scope) = (self.site.clone(), self.out.scope());
         self.graph(region, args, targets);
-        self.out.restore(scope);
+        let inside = self.out.restore(scope);
+        for d in region.outputs.iter().flat_map(|o| &region.ty(o.value).shape) {
+            d.symbols(&mut |s| {
+                if inside.contains(s) {
+                    self.out.define(s, None);
+                }
+            });
+        }
         self.site = site;
     }
 
     /// Iteration 0; the loop goes on where the condition (if any) holds and there is one trip at least.
     fn start(&mut self, site: &Site, trips: Trips, cond: Option<BufferRef>) -> Result<Counter> {
-        let (iteration, go) = (self.out.work(&scalar(DType::I64))?, self.out.work(&scalar(DType::Bool))?);
+        let (iteration, go) = (self.out.work(&scalar(DType::I64)), self.out.work(&scalar(DType::Bool)));
         let counter = Counter { trips, iteration, go };
         self.count(site, &counter, cond, "loop_start", |k, _| k.int(0), Access::Write)?;
         Ok(counter)

@@ -180,7 +180,7 @@ impl Lowering {
         let from = self.operand(frame, node.operands[0])?;
         let site = self.site.clone();
         let scalar = Type::new(DType::I64, vec![]);
-        let count = self.out.work(&scalar)?;
+        let count = self.out.work(&scalar);
         let one_if = |k: &mut Loops, at: ExprId| {
             let v = k.load(0, at);
             k.cast(DType::Bool, v)

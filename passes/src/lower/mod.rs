@@ -4,7 +4,8 @@
 //! groups ([`group`]), the others one kernel each. A reshape, and a slice that is one piece of its operand, are the operand's buffer.
 //!
 //! Sizes: what the inputs decide is an expression over their symbols. A buffer whose size only the run knows takes the least
-//! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, the program is refused.
+//! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, its length is an expression
+//! over symbols that steps of the program bind, and the run allocates it.
 
 mod contract;
 mod control;
@@ -15,9 +16,11 @@ mod loops;
 mod movement;
 mod norm;
 mod program;
+mod random;
 mod reduce;
 mod scalar;
 mod sort;
+mod tree;
 mod view;
 mod window;
 mod winograd;
@@ -117,7 +120,7 @@ impl Lowering {
             values[id.0 as usize] = vec![None; graph.node(id).types.len()];
         }
         let order = graph.order();
-        let live = crate::dce::live(graph);
+        let live = graph.live();
         let claims = self.claims(graph, targets, order.iter().rev().filter(|id| live[id.0 as usize]));
         let mut frame = Frame { graph, values, claims };
         for (id, at) in graph.inputs.iter().zip(args) {
@@ -153,7 +156,9 @@ impl Lowering {
         let mut out = HashMap::new();
         for (o, target) in graph.outputs.iter().zip(targets) {
             let v = computed(graph, o.value);
-            if is_written(graph, v) {
+            // Another name of the same length may have no value yet where `v` is computed.
+            let length = &self.out.program.buffers[target.buffer.0 as usize].elems;
+            if is_written(graph, v) && (self.out.is_fixed(length) || *length == graph.ty(v).elems()) {
                 out.entry(v).or_insert_with(|| target.clone());
             }
         }
@@ -163,15 +168,17 @@ impl Lowering {
             if node.types[0].shape[..c.axis].iter().any(|d| !d.is(1)) {
                 continue;
             }
+            // The parts may be computed before the length of the whole is known.
             let y = Value { node: *id, port: 0 };
+            let length = |at: &BufferRef, l: &Lowering| l.out.program.buffers[at.buffer.0 as usize].elems.clone();
             let whole = match out.get(&y) {
                 Some(at) => at.clone(),
-                None => match self.out.work(&node.types[0]) {
-                    Ok(at) => out.entry(y).or_insert(at).clone(),
-                    // Lowering of the node itself reports it.
-                    Err(_) => continue,
-                },
+                None if self.out.limit(&node.types[0].elems()).is_some() => out.entry(y).or_insert(self.out.work(&node.types[0])).clone(),
+                None => continue,
             };
+            if !self.out.is_fixed(&length(&whole, self)) {
+                continue;
+            }
             let mut start = Dim::Const(0);
             for operand in &node.operands {
                 let (v, part) = (computed(graph, *operand), program::shifted(&whole, start.clone()));
@@ -205,7 +212,7 @@ impl Lowering {
         let v = Value { node: id, port: port as u32 };
         let at = match frame.claims.get(&v) {
             Some(at) => at.clone(),
-            None => self.out.work(frame.graph.ty(v))?,
+            None => self.out.work(frame.graph.ty(v)),
         };
         frame.set(id, port, at.clone());
         Ok(at)
@@ -241,7 +248,7 @@ impl Lowering {
         for port in 0..node.types.len() {
             buffers.push(self.result(frame, id, port)?);
         }
-        buffers.extend(scratch.map(|t| self.out.work(t)).transpose()?);
+        buffers.extend(scratch.map(|t| self.out.work(t)));
         let site = self.site.clone();
         self.out.launch_kernel(&site, compiled, buffers)
     }
@@ -269,7 +276,7 @@ impl Lowering {
                 Some(offset) => self.alias(frame, id, offset),
                 None => self.group(frame, id, inlined),
             },
-            Op::Reshape(_) => self.alias(frame, id, Dim::Const(0)),
+            Op::Reshape(_) | Op::BitCast(_) => self.alias(frame, id, Dim::Const(0)),
             Op::Dims(d) => self.kernel(frame, id, Write, |k| {
                 for (i, d) in d.values.iter().enumerate() {
                     let (at, v) = (k.int(i as i64), k.size(d));
@@ -277,6 +284,7 @@ impl Lowering {
                 }
                 Ok(())
             }),
+            Op::Random(op) => self.kernel(frame, id, Write, |k| random::random(k, op)),
             Op::ReadDims(d) => self.read_dims(frame, id, &d.symbols),
             Op::ArgReduce(op) => self.kernel(frame, id, Write, |k| {
                 reduce::arg_reduce(k, op);
@@ -295,6 +303,7 @@ impl Lowering {
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
             Op::Concat(op) => self.concat(frame, id, op.axis),
+            Op::Interleave(op) => self.interleave(frame, id, op),
             Op::Pad(op) if op.mode == PadMode::Constant => self.kernel(frame, id, Write, |k| movement::pad_constant(k, op)),
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
@@ -305,6 +314,7 @@ impl Lowering {
             Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
             Op::ScatterNd(op) => self.scatter(frame, id, Scatter::Nd(op.reduction)),
             Op::NonZero(op) => self.non_zero(frame, id, op),
+            Op::TreeLeaves(op) => self.kernel(frame, id, Write, |k| tree::leaves(k, op)),
             Op::TopK(op) => self.kernel(frame, id, ReadWrite, |k| sort::top_k(k, op)),
             Op::If(_) => self.if_(frame, id),
             Op::Loop(op) => self.loop_(frame, id, op),
@@ -312,7 +322,8 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
-            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::WinogradFilter(_) => {
+            Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),
+            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::StopGrad(_) | Op::WinogradFilter(_) => {
                 Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
             }
         }
@@ -363,7 +374,7 @@ fn computed(graph: &Graph, mut v: Value) -> Value {
 fn is_written(graph: &Graph, v: Value) -> bool {
     let node = graph.node(v.node);
     match &node.op {
-        Op::Input | Op::Const(_) | Op::ReadDims(_) => false,
+        Op::Input | Op::Const(_) | Op::ReadDims(_) | Op::BitCast(_) => false,
         Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
         // Collected rows are as many as the trip count allows; a reader takes those that were made.
         Op::Loop(l) => (v.port as usize) < l.carried,

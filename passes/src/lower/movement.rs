@@ -7,7 +7,7 @@ use super::{Frame, Lowering};
 use nnc_ir::error::Result;
 use nnc_ir::graph::NodeId;
 use nnc_ir::kernel::{Access, ExprId};
-use nnc_ir::ops::movement::{Pad, PadMode, Slice};
+use nnc_ir::ops::movement::{Interleave, Pad, PadMode, Slice};
 use nnc_ir::{Dim, ScalarFn};
 
 const ZERO: Dim = Dim::Const(0);
@@ -41,6 +41,23 @@ impl Lowering {
             dims[axis] = x.shape[axis].clone();
             start = start + x.shape[axis].clone();
             self.out.copy_views(&self.site.clone(), &dims, (&x, View::dense(&x.shape), from), (&y, view, to.clone()), Access::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Each operand is copied to its places.
+    pub(super) fn interleave(&mut self, frame: &mut Frame, id: NodeId, op: &Interleave) -> Result<()> {
+        let node = frame.graph.node(id);
+        let y = node.types[0].clone();
+        let to = self.result(frame, id, 0)?;
+        let strides = row_major(&y.shape);
+        for (k, operand) in node.operands.iter().enumerate() {
+            let x = frame.graph.ty(*operand).clone();
+            let from = self.operand(frame, *operand)?;
+            let start = op.place(k).into_iter().zip(&strides).fold(ZERO, |sum, (p, s)| sum + Dim::from(p) * s.clone());
+            let steps = op.steps.iter().zip(&strides).map(|(n, s)| Dim::from(*n) * s.clone()).collect();
+            let view = View::new(steps).at(start);
+            self.out.copy_views(&self.site.clone(), &x.shape, (&x, View::dense(&x.shape), from), (&y, view, to.clone()), Access::Write)?;
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ pub struct Emitter {
     weight_bytes: u64,
     /// Floating-point operations, and how many steps take that many.
     flops: BTreeMap<Dim, i64>,
+    /// Operations of the node being lowered, which its first launch will tell of.
+    untold: Option<Dim>,
     /// Open lists of steps, innermost last.
     steps: Vec<Vec<Step>>,
     /// Symbols that have a value where the next step runs.
@@ -59,14 +61,10 @@ impl Emitter {
         whole(BufferId(self.program.buffers.len() as u32 - 1))
     }
 
-    /// A workspace buffer. An error where nothing bounds its size before the run.
-    pub fn work(&mut self, ty: &Type) -> Result<BufferRef> {
-        let elems = self.limit(&ty.elems()).ok_or_else(|| {
-            Error::unsupported(format!(
-                "a result of type {ty} has a size that only the run knows and nothing bounds; nnc sizes its memory before the run"
-            ))
-        })?;
-        Ok(self.buffer(ty.dtype, elems, Place::Unplanned))
+    /// A buffer for a result: as large as it can become where that is known before the run, else as large as it is.
+    pub fn work(&mut self, ty: &Type) -> BufferRef {
+        let elems = self.limit(&ty.elems()).unwrap_or_else(|| ty.elems());
+        self.buffer(ty.dtype, elems, Place::Unplanned)
     }
 
     /// Constant data. Equal constants share a buffer.
@@ -93,6 +91,19 @@ impl Emitter {
         if let Some(l) = limit {
             self.limits.insert(symbol.clone(), l);
         }
+    }
+
+    /// What a symbol is at most, where that is known.
+    pub fn limit_of(&self, symbol: &str) -> Option<Dim> {
+        self.limits.get(symbol).cloned()
+    }
+
+    /// Replaces what a symbol is at most.
+    pub fn set_limit(&mut self, symbol: &Arc<str>, limit: Option<Dim>) {
+        match limit {
+            Some(l) => self.limits.insert(symbol.clone(), l),
+            None => self.limits.remove(symbol),
+        };
     }
 
     /// Declares an input's symbol: known before the run.
@@ -185,7 +196,8 @@ impl Emitter {
 
     pub fn launch_kernel(&mut self, site: &Site, Compiled { kernel, sizes }: Compiled, buffers: Vec<BufferRef>) -> Result<()> {
         self.check_bound(&sizes)?;
-        self.step(Step::Launch(Launch { kernel, buffers, sizes, name: site.name.clone(), loc: site.loc.clone() }));
+        let flops = self.untold.take().unwrap_or(Dim::Const(0));
+        self.step(Step::Launch(Launch { kernel, buffers, sizes, flops, name: site.name.clone(), loc: site.loc.clone() }));
         Ok(())
     }
 
@@ -215,10 +227,12 @@ impl Emitter {
         self.launch(site, k, vec![from.2, to.2])
     }
 
+    /// Declares the operations of the node whose launches follow.
     pub fn flops(&mut self, d: Dim) {
         if !d.is(0) {
-            *self.flops.entry(d).or_insert(0) += 1;
+            *self.flops.entry(d.clone()).or_insert(0) += 1;
         }
+        self.untold = Some(d);
     }
 
     /// The symbols that have a value now.
@@ -226,8 +240,13 @@ impl Emitter {
         self.bound.clone()
     }
 
-    pub fn restore(&mut self, scope: BTreeSet<Arc<str>>) {
-        self.bound = scope;
+    /// Forgets all but these; returns those that had one until now.
+    pub fn restore(&mut self, scope: BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        std::mem::replace(&mut self.bound, scope)
+    }
+
+    pub fn is_bound(&self, symbol: &str) -> bool {
+        self.bound.contains(symbol)
     }
 
     pub fn step(&mut self, s: Step) {

@@ -13,6 +13,7 @@ use nnc_ir::{DType, Op, ScalarFn, Type};
 pub fn wide(d: DType) -> DType {
     match d {
         DType::F16 | DType::BF16 => DType::F32,
+        d if d.is_small_float() => DType::F32,
         d => d,
     }
 }
@@ -31,18 +32,11 @@ pub fn combine(kind: ReduceKind, d: DType) -> ScalarFn {
 
 /// What an empty reduction gives.
 pub fn neutral(kind: ReduceKind, d: DType) -> Num {
-    let bits = d.bytes() as u32 * 8;
     match kind {
         ReduceKind::Sum => Num::F(0.0).cast(d),
         ReduceKind::Prod => Num::F(1.0).cast(d),
-        ReduceKind::Max if d == DType::Bool => Num::B(false),
-        ReduceKind::Min if d == DType::Bool => Num::B(true),
-        ReduceKind::Max if d.is_float() => Num::F(f64::NEG_INFINITY),
-        ReduceKind::Min if d.is_float() => Num::F(f64::INFINITY),
-        ReduceKind::Max if d.is_signed_int() => Num::I(i64::MIN >> (64 - bits)),
-        ReduceKind::Min if d.is_signed_int() => Num::I(i64::MAX >> (64 - bits)),
-        ReduceKind::Max => Num::U(0),
-        ReduceKind::Min => Num::U(u64::MAX >> (64 - bits)),
+        ReduceKind::Max => Num::least(d),
+        ReduceKind::Min => Num::greatest(d),
     }
 }
 

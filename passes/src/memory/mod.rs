@@ -1,6 +1,7 @@
 //! The workspace: where each intermediate buffer lies, so that buffers that are never needed at once share memory.
 //!
-//! [`live`] says when each buffer is needed, [`pack`] places sizes that are known by a common unit, [`slots`] all others.
+//! [`live`] says when each buffer is needed, [`pack`] places sizes that are known by a common unit, [`slots`] all others. What has a
+//! size that only the run knows lies outside of the workspace, in blocks that the run allocates; these are shared in the same way.
 
 mod live;
 mod pack;
@@ -10,7 +11,7 @@ use live::Span;
 use nnc_ir::Dim;
 use nnc_ir::dim::DimNode;
 use nnc_ir::kernel::{Place, Program};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Alignment of buffers, in bytes.
 const ALIGN: i64 = 64;
@@ -29,7 +30,8 @@ struct Item {
 
 /// Gives every unplanned buffer its place and the program the size of its workspace. Deterministic; n log n in buffers and steps.
 pub fn plan(program: &mut Program) {
-    let items = items(program);
+    let (late, items): (Vec<Item>, Vec<Item>) = items(program).into_iter().partition(|i| is_late(program, &i.bytes));
+    heap(program, late);
     let mut offsets: Vec<Dim> = vec![Dim::Const(0); items.len()];
     let mut total = Dim::Const(0);
     // Sizes that are multiples of one unit (1, or a batch size) are packed by their factors; one kind of unit after the other.
@@ -67,6 +69,26 @@ pub fn plan(program: &mut Program) {
         }
     }
     program.workspace = total + size;
+}
+
+/// Whether a size is known only after a step of the run has bound a symbol.
+fn is_late(program: &Program, bytes: &Dim) -> bool {
+    let of_input = |s: &std::sync::Arc<str>| program.inputs.iter().flat_map(|p| &p.ty.shape).filter_map(Dim::as_sym).any(|t| t == s);
+    let mut late = false;
+    bytes.symbols(&mut |s| late |= !of_input(s));
+    late
+}
+
+/// Gives buffers whose sizes only the run knows their blocks.
+fn heap(program: &mut Program, items: Vec<Item>) {
+    let spans: Vec<(Span, Dim)> = items.iter().map(|i| (i.span, i.bytes.clone())).collect();
+    let slots = slots::share(&spans).0;
+    program.heap = slots.iter().collect::<BTreeSet<_>>().len() as u32;
+    for (item, slot) in items.iter().zip(slots) {
+        for b in &item.buffers {
+            program.buffers[*b].place = Place::Heap { slot: slot as u32 };
+        }
+    }
 }
 
 /// Sizes above this many bytes are not packed: their sums could overflow.

@@ -9,7 +9,7 @@ const TYPICAL: i64 = 64;
 /// Free slots that are looked at for one interval.
 const MAX_LOOK: usize = 64;
 
-struct Slot {
+pub struct Slot {
     /// Distinct sizes of the tenants, in bytes (multiples of the alignment).
     sizes: Vec<Dim>,
     typical: i64,
@@ -17,6 +17,18 @@ struct Slot {
 
 /// Offsets such that intervals that overlap in time do not overlap in memory, and the size of it all.
 pub fn assign(items: &[(Span, Dim)]) -> (Vec<Dim>, Dim) {
+    let (slot_of, slots) = share(items);
+    let mut total = Dim::Const(0);
+    let mut offsets = vec![];
+    for s in slots {
+        offsets.push(total.clone());
+        total = total + largest(s.sizes);
+    }
+    (slot_of.into_iter().map(|s| offsets[s].clone()).collect(), total)
+}
+
+/// A slot for each interval, such that those that overlap in time have different ones; and the slots.
+pub fn share(items: &[(Span, Dim)]) -> (Vec<usize>, Vec<Slot>) {
     let mut starts: Vec<usize> = (0..items.len()).collect();
     starts.sort_by_key(|i| (items[*i].0.first, *i));
     let mut ends: BTreeSet<(u32, usize)> = BTreeSet::new();
@@ -53,13 +65,7 @@ pub fn assign(items: &[(Span, Dim)]) -> (Vec<Dim>, Dim) {
         slot_of[i] = slot;
         ends.insert((span.last, i));
     }
-    let mut total = Dim::Const(0);
-    let mut offsets = vec![];
-    for s in &slots {
-        offsets.push(total.clone());
-        total = total + largest(s.sizes.clone());
-    }
-    (slot_of.into_iter().map(|s| offsets[s].clone()).collect(), total)
+    (slot_of, slots)
 }
 
 /// The maximum of sizes, as a balanced tree.

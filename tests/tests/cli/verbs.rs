@@ -67,6 +67,26 @@ fn bench_reports_what_scripts_read() {
 }
 
 #[test]
+fn profiles_tell_of_launches() {
+    let f = folder();
+    let bench = "bench mlp.nn --dim N=3 --threads 1 --duration 0.05";
+    let table = call(f.path(), &format!("{bench} --profile")).ok();
+    assert!(table.contains("roofs: ") && table.contains("% roof") && table.contains("gemm"), "{table}");
+    call(f.path(), "compile mlp.nn -o m.so").ok();
+    let v = json(&call(f.path(), "bench m.so --dim N=3 --threads 1 --duration 0.05 --profile=t.json --json").ok());
+    let launches = v["profile"]["launches"].as_array().unwrap();
+    let gemms: Vec<_> = launches.iter().filter(|l| l["implementation"] == "gemm").collect();
+    // Sizes are those of the run, also in a library whose sizes are symbolic: x is [3,4] or so, every product has flops and takes time.
+    assert!(!gemms.is_empty() && gemms.iter().all(|l| l["gflop"].as_f64() > Some(0.0) && l["ms"].as_f64() > Some(0.0)), "{v}");
+    let trace = json(&std::fs::read_to_string(f.path().join("t.json")).unwrap());
+    assert_eq!(trace["traceEvents"].as_array().map(Vec::len), Some(launches.len()));
+    call(f.path(), &format!("{bench} --profile=p.svg")).ok();
+    assert!(std::fs::read_to_string(f.path().join("p.svg")).unwrap().contains("<circle"));
+    call(f.path(), &format!("{bench} --profile=p.txt")).fails(2, &["a profile is a .json trace or a .svg picture"]);
+    call(f.path(), &format!("{bench} --engine interp --profile")).fails(2, &["the interpreter launches no kernels"]);
+}
+
+#[test]
 fn verify_holds_engines_against_the_interpreter() {
     let f = folder();
     let done = call(f.path(), "verify mlp.nn --dim N=3");

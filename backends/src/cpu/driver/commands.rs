@@ -5,8 +5,9 @@ use super::sizes::{Sizes, Span};
 use crate::abi;
 use crate::cpu::weights::weight_bytes;
 use nnc_ir::dim::Dim;
-use nnc_ir::kernel::{BufferId, BufferRef, Launch, Place, Program, Step};
+use nnc_ir::kernel::{Access, BufferId, BufferRef, Launch, Place, Program, Step};
 use nnc_ir::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The first word of a command; what follows it, word by word.
@@ -15,7 +16,7 @@ use std::sync::Arc;
 pub enum Command {
     /// Ends the run.
     End,
-    /// kernel, tasks (ref), work (ref), number of arguments, then for each: base, byte offset or size (ref).
+    /// number of the launch, kernel, tasks (ref), work (ref), number of arguments, then for each: base, byte offset or size (ref).
     Launch,
     /// slot, base, byte offset (ref), first and last operation that follow from it.
     Bind,
@@ -25,10 +26,12 @@ pub enum Command {
     Jump,
     /// output, bytes (ref): allocates it if it has no data yet.
     Output,
+    /// block, bytes (ref): makes it at least that large, with its contents.
+    Reserve,
 }
 
 /// Base 0 is address 0, for arguments that are sizes; then the weights, the workspace, the number of threads (an argument that is
-/// this number has offset 0), the inputs, the outputs.
+/// this number has offset 0), the inputs, the outputs, the blocks.
 pub const BASE_ZERO: u32 = 0;
 pub const BASE_WEIGHTS: u32 = 1;
 pub const BASE_WORK: u32 = 2;
@@ -79,6 +82,8 @@ pub struct Tables {
     pub weight_bytes: u64,
     pub inputs: usize,
     pub outputs: usize,
+    /// Number of blocks that the run allocates.
+    pub blocks: usize,
 }
 
 struct Encoder<'a> {
@@ -86,11 +91,15 @@ struct Encoder<'a> {
     forms: &'a [Form],
     sizes: Sizes,
     words: Vec<u32>,
-    /// Positions of span operands, filled in when all operations are known.
-    spans: Vec<(usize, Arc<str>)>,
+    /// Positions of span operands, filled in when all operations are known; what is bound there, and all that has a value then.
+    spans: Vec<(usize, Arc<str>, BTreeSet<Arc<str>>)>,
+    /// Symbols that the run has bound at this point.
+    bound: BTreeSet<Arc<str>>,
     /// Outputs that are sure to have memory at this point.
     allocated: Vec<bool>,
     max_args: usize,
+    /// Launches so far.
+    launched: u32,
 }
 
 /// Encodes a program whose kernels have the given forms; the native functions are numbered as the kernels.
@@ -101,7 +110,8 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
         sizes.bind(&s);
     }
     check_sizes(p, &p.steps, &mut sizes)?;
-    let mut e = Encoder { p, forms, sizes, words: vec![], spans: vec![], allocated: vec![false; p.outputs.len()], max_args: 0 };
+    let (spans, bound, allocated) = (vec![], BTreeSet::new(), vec![false; p.outputs.len()]);
+    let mut e = Encoder { p, forms, sizes, words: vec![], spans, bound, allocated, max_args: 0, launched: 0 };
     let body_bytes = e.sizes.dim(&p.workspace)?;
     if e.sizes.is_bound_late(body_bytes) {
         return Err(Error::internal("the size of the workspace depends on data"));
@@ -126,9 +136,8 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     }
     e.words.push(Command::End as u32);
     let run = Span { start: plan.end, end: e.sizes.operations.len() as u32 };
-    let spans = e.sizes.spans_of_bound();
-    for (at, symbol) in std::mem::take(&mut e.spans) {
-        let span = spans.get(&symbol).copied().unwrap_or_default();
+    for (at, symbol, bound) in std::mem::take(&mut e.spans) {
+        let span = e.sizes.follow(&symbol, &bound);
         (e.words[at], e.words[at + 1]) = (span.start, span.end);
     }
     Ok(Tables {
@@ -144,6 +153,7 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
         weight_bytes: weight_bytes(&p.weights),
         inputs: p.inputs.len(),
         outputs: p.outputs.len(),
+        blocks: p.heap as usize,
         constants: e.sizes.constants,
         operations: e.sizes.operations,
         texts: e.sizes.texts,
@@ -194,14 +204,14 @@ fn check_sizes(p: &Program, steps: &[Step], sizes: &mut Sizes) -> Result<()> {
     }
     for o in &p.outputs {
         for (axis, d) in o.ty.shape.iter().enumerate() {
-            sizes.require_size(d, || format!("the inputs are too small: output `{}`, axis {axis} ({d}) is negative", o.name))?;
+            sizes.require_output(d, || format!("the inputs are too small: output `{}`, axis {axis} ({d}) is negative", o.name))?;
         }
     }
     Ok(())
 }
 
 /// A dimension over a kernel's sizes as the launch has them.
-fn in_program(d: &Dim, l: &Launch) -> Dim {
+pub fn in_program(d: &Dim, l: &Launch) -> Dim {
     d.substitute(&|s| l.sizes.get(s.strip_prefix('s')?.parse::<usize>().ok()?).cloned())
 }
 
@@ -237,6 +247,7 @@ impl Encoder<'_> {
             Place::Output(o) if (*o as usize) < self.p.outputs.len() => (BASE_INPUTS + self.p.inputs.len() as u32 + o, Dim::Const(0)),
             Place::Weight { offset } => (BASE_WEIGHTS, Dim::Const(i64::try_from(*offset).map_err(|_| Error::limit("weights beyond 2^63 bytes"))?)),
             Place::Work { offset } => (BASE_WORK, offset.clone()),
+            Place::Heap { slot } if *slot < self.p.heap => (BASE_INPUTS + (self.p.inputs.len() + self.p.outputs.len()) as u32 + slot, Dim::Const(0)),
             place => return Err(Error::internal(format!("buffer {} is at {place:?}", r.buffer.0))),
         };
         Ok([base, self.sizes.dim(&(start + within))?.0])
@@ -251,9 +262,16 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn touch(&mut self, b: BufferId) -> Result<()> {
-        match self.p.buffers.get(b.0 as usize).map(|b| &b.place) {
-            Some(Place::Output(o)) if (*o as usize) < self.p.outputs.len() => self.output(*o as usize),
+    /// Makes sure that a buffer has memory where it is used: an output whenever it may have none, a block when it is written to.
+    fn touch(&mut self, b: BufferId, access: Access) -> Result<()> {
+        let Some(buffer) = self.p.buffers.get(b.0 as usize) else { return Ok(()) };
+        match buffer.place {
+            Place::Output(o) if (o as usize) < self.p.outputs.len() => self.output(o as usize),
+            Place::Heap { slot } if access != Access::Read => {
+                let bytes = self.sizes.dim(&(buffer.elems.clone() * Dim::from(buffer.dtype.bytes())))?;
+                self.words.extend([Command::Reserve as u32, slot, bytes.0]);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -269,24 +287,30 @@ impl Encoder<'_> {
                 let slot = self.sizes.bind(symbol);
                 let [base, offset] = self.place(from)?;
                 self.words.extend([Command::Bind as u32, slot.0 >> 1, base, offset]);
-                self.spans.push((self.words.len(), symbol.clone()));
+                self.bound.insert(symbol.clone());
+                self.spans.push((self.words.len(), symbol.clone(), self.bound.clone()));
                 self.words.extend([0, 0]);
                 Ok(())
             }
             Step::If { cond, then, otherwise } => {
                 let to_else = self.unless(cond)?;
+                let before = self.bound.clone();
                 self.nested(then)?;
+                let after = std::mem::replace(&mut self.bound, before);
                 self.words.extend([Command::Jump as u32, 0]);
                 let to_end = self.words.len() - 1;
                 self.words[to_else] = self.words.len() as u32;
                 self.nested(otherwise)?;
+                self.bound.retain(|s| after.contains(s));
                 self.words[to_end] = self.words.len() as u32;
                 Ok(())
             }
             Step::While { cond, body } => {
                 let head = self.words.len() as u32;
                 let to_end = self.unless(cond)?;
+                let before = self.bound.clone();
                 self.nested(body)?;
+                self.bound = before;
                 self.words.extend([Command::Jump as u32, head]);
                 self.words[to_end] = self.words.len() as u32;
                 Ok(())
@@ -321,8 +345,8 @@ impl Encoder<'_> {
                 l.sizes.len()
             )));
         }
-        for b in &l.buffers {
-            self.touch(b.buffer)?;
+        for (b, param) in l.buffers.iter().zip(&kernel.params) {
+            self.touch(b.buffer, param.access)?;
         }
         let mut args = vec![];
         for b in &l.buffers {
@@ -341,20 +365,26 @@ impl Encoder<'_> {
         let tasks = self.sizes.dim(&in_program(&form.tasks, l))?;
         let work = self.sizes.dim(&in_program(&form.work, l))?;
         self.max_args = self.max_args.max(args.len() / 2);
-        self.words.extend([Command::Launch as u32, l.kernel, tasks.0, work.0, args.len() as u32 / 2]);
+        self.words.extend([Command::Launch as u32, self.launched, l.kernel, tasks.0, work.0, args.len() as u32 / 2]);
         self.words.extend(args);
+        self.launched += 1;
         Ok(())
     }
 }
 
 impl Tables {
-    /// Bytes of the workspace's head: slots, bases, the status word and the arguments of a launch.
+    /// Bytes of the workspace's head: slots, bases, the blocks' capacities, the status word and the arguments of a launch.
     pub fn head(&self) -> Head {
         let bases = 8 * self.slots;
-        let bases_end = bases + 8 * (BASE_INPUTS as usize + self.inputs + self.outputs);
+        let capacities = bases + 8 * (BASE_INPUTS as usize + self.inputs + self.outputs + self.blocks);
         // Arguments are shared by all threads that run a launch: they start a cache line, after the status word that ends one.
-        let args = (bases_end + 8).next_multiple_of(abi::ALIGN);
-        Head { bases: bases as i64, args: args as i64, bytes: (args + 8 * self.max_args).next_multiple_of(abi::ALIGN) as i64 }
+        let args = (capacities + 8 * self.blocks + 8).next_multiple_of(abi::ALIGN);
+        Head {
+            bases: bases as i64,
+            capacities: capacities as i64,
+            args: args as i64,
+            bytes: (args + 8 * self.max_args).next_multiple_of(abi::ALIGN) as i64,
+        }
     }
 }
 
@@ -362,6 +392,7 @@ impl Tables {
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     pub bases: i64,
+    pub capacities: i64,
     pub args: i64,
     pub bytes: i64,
 }

@@ -20,7 +20,6 @@ pub mod layout {
     pub const SHAPE: i32 = offset_of!(Tensor, shape) as i32;
     pub const RANK: i32 = offset_of!(Tensor, rank) as i32;
     pub const DTYPE: i32 = offset_of!(Tensor, dtype) as i32;
-    pub const HOST: i64 = size_of::<Host>() as i64;
     pub const HOST_SIZE: i32 = offset_of!(Host, size) as i32;
     pub const CTX: i32 = offset_of!(Host, ctx) as i32;
     pub const THREADS: i32 = offset_of!(Host, threads) as i32;
@@ -28,6 +27,7 @@ pub mod layout {
     pub const ALLOC: i32 = offset_of!(Host, alloc) as i32;
     pub const WEIGHTS: i32 = offset_of!(Host, weights) as i32;
     pub const WEIGHTS_BYTES: i32 = offset_of!(Host, weights_bytes) as i32;
+    pub const TRACE: i32 = offset_of!(Host, trace) as i32;
 }
 use layout::*;
 
@@ -129,7 +129,7 @@ impl Machine {
         Values { constants, slots }.known(c, r)
     }
 
-    /// Fills in the bases: weights, the workspace's body, inputs, outputs.
+    /// Fills in the bases: weights, the workspace's body, inputs, outputs; blocks are empty.
     pub fn bases(&self, c: &mut Code<'_>, t: &Tables, workspace: Value, weights: Value, inputs: Value, outputs: Value) {
         let bases = c.b.ins().iadd_imm_s(workspace, self.head.bases);
         let zero = c.int(0);
@@ -148,6 +148,15 @@ impl Machine {
                 c.store(data, slot, 0);
             });
             first += count as i64;
+        }
+        for (at, count) in [(first, t.blocks), (t.head().capacities / 8 - t.slots as i64, t.blocks)] {
+            let to = c.b.ins().iadd_imm_s(bases, 8 * at);
+            let n = c.int(count as i64);
+            c.times(n, |c, i| {
+                let slot = c.at(to, i, 8);
+                let zero = c.int(0);
+                c.store(zero, slot, 0);
+            });
         }
         let args = c.b.ins().iadd_imm_s(workspace, self.head.args);
         c.store(zero, args, -8);
@@ -370,23 +379,28 @@ fn execute<M: Module>(
     let kernel_sig = e.signature(&[I64, I64], &[]);
     let for_sig = e.signature(&[I64, I64, I64, I64], &[]);
     let alloc_sig = e.signature(&[I64, I64, I64], &[I64]);
+    let trace_sig = e.signature(&[I64, I64, I32], &[]);
     let first_output = i64::from(BASE_INPUTS) + t.inputs as i64;
+    let first_block = first_output + t.outputs as i64;
     e.define(id, |m, c, p| {
         let (workspace, outputs, host) = (p[0], p[1], p[2]);
         let kernel_sig = c.b.import_signature(kernel_sig);
         let for_sig = c.b.import_signature(for_sig);
         let alloc_sig = c.b.import_signature(alloc_sig);
+        let trace_sig = c.b.import_signature(trace_sig);
         let values = Values { constants: data_addr(m, c, constants), slots: workspace };
         let bases = c.b.ins().iadd_imm_s(workspace, head.bases);
         let args = c.b.ins().iadd_imm_s(workspace, head.args);
+        let capacities = c.b.ins().iadd_imm_s(workspace, head.capacities);
         let zero = c.int(0);
         let start = data_addr(m, c, commands);
 
-        // parallel_for, or 0 where the run has one thread.
+        // parallel_for, or 0 where the run has one thread; trace, or 0 where the host has none.
         let parallel = c.var(zero);
         let ctx = c.var(zero);
         let one = c.int(1);
         c.store(one, bases, 8 * BASE_THREADS as i32);
+        let trace = c.var(zero);
         c.if_(host, |c| {
             let v = c.load(I64, host, CTX);
             c.set(ctx, v);
@@ -398,6 +412,12 @@ fn execute<M: Module>(
             let threads = c.b.ins().sextend(I64, threads);
             let threads = c.select(f, threads, one);
             c.store(threads, bases, 8 * BASE_THREADS as i32);
+            let size = c.load(I64, host, HOST_SIZE);
+            let traces = c.cmp_c(IntCC::UnsignedGreaterThan, size, i64::from(TRACE));
+            c.if_(traces, |c| {
+                let f = c.load(I64, host, TRACE);
+                c.set(trace, f);
+            });
         });
 
         let pc = c.var(start);
@@ -405,7 +425,8 @@ fn execute<M: Module>(
         c.jump(head_block);
         c.b.switch_to_block(head_block);
         let at = c.get(pc);
-        let arms = [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output].map(|k| (k, c.b.create_block()));
+        let arms =
+            [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Reserve].map(|k| (k, c.b.create_block()));
         let command = word(c, at, 0);
         let targets: Vec<_> = [done].into_iter().chain(arms.map(|a| a.1)).chain([done]).collect();
         c.switch(command, &targets);
@@ -417,12 +438,28 @@ fn execute<M: Module>(
             let offset = values.get(c, offset);
             c.b.ins().iadd(base, offset)
         };
+        // Memory of the host's; it stays the host's, whatever becomes of the run.
+        let allocate = |c: &mut Code<'_>, bytes: Value| {
+            let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
+            c.fail_if(negative, abi::ERROR_SIZE);
+            let huge = c.cmp_c(IntCC::SignedGreaterThan, bytes, abi::MAX_BYTES);
+            c.fail_if(huge, abi::ERROR_SIZE);
+            c.fail_unless(host, abi::ERROR_ALLOC);
+            let alloc = c.load(I64, host, ALLOC);
+            c.fail_unless(alloc, abi::ERROR_ALLOC);
+            let align = c.int(abi::ALIGN as i64);
+            let ctx = c.get(ctx);
+            let call = c.b.ins().call_indirect(alloc_sig, alloc, &[ctx, bytes, align]);
+            let data = c.b.inst_results(call)[0];
+            c.fail_unless(data, abi::ERROR_ALLOC);
+            data
+        };
         for (kind, arm) in arms {
             c.enter(arm);
             match kind {
                 Command::Launch => {
-                    let [kernel, tasks, work, count] = [1, 2, 3, 4].map(|i| word(c, at, i));
-                    let refs = c.b.ins().iadd_imm_s(at, 20);
+                    let [number, kernel, tasks, work, count] = [1, 2, 3, 4, 5].map(|i| word(c, at, i));
+                    let refs = c.b.ins().iadd_imm_s(at, 24);
                     c.times(count, |c, i| {
                         let r = c.at(refs, i, 8);
                         let v = place(c, r, 0);
@@ -439,6 +476,14 @@ fn execute<M: Module>(
                     let big = c.cmp_c(IntCC::SignedGreaterThanOrEqual, work, PARALLEL_WORK);
                     let wide = c.b.ins().band(able, many);
                     let wide = c.b.ins().band(wide, big);
+                    let traced = |c: &mut Code<'_>, phase: i64| {
+                        let trace = c.get(trace);
+                        c.if_(trace, |c| {
+                            let (ctx, phase) = (c.get(ctx), c.b.ins().iconst(I32, phase));
+                            c.b.ins().call_indirect(trace_sig, trace, &[ctx, number, phase]);
+                        });
+                    };
+                    traced(c, 0);
                     c.if_else(
                         wide,
                         |c| {
@@ -451,6 +496,7 @@ fn execute<M: Module>(
                             });
                         },
                     );
+                    traced(c, 1);
                     let status = c.load(I32, args, -8);
                     c.fail_unless_zero(status);
                 }
@@ -489,25 +535,48 @@ fn execute<M: Module>(
                     let have = c.load(I64, slot, 0);
                     let missing = c.cmp_c(IntCC::Equal, have, 0);
                     c.if_(missing, |c| {
-                        c.fail_unless(host, abi::ERROR_ALLOC);
-                        let alloc = c.load(I64, host, ALLOC);
-                        c.fail_unless(alloc, abi::ERROR_ALLOC);
                         let bytes = word(c, at, 2);
                         let bytes = values.get(c, bytes);
-                        let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
-                        c.fail_if(negative, abi::ERROR_SIZE);
                         // An empty tensor has an address, too.
                         let none = c.cmp_c(IntCC::Equal, bytes, 0);
                         let one = c.int(1);
                         let bytes = c.select(none, one, bytes);
-                        let align = c.int(abi::ALIGN as i64);
-                        let ctx = c.get(ctx);
-                        let call = c.b.ins().call_indirect(alloc_sig, alloc, &[ctx, bytes, align]);
-                        let data = c.b.inst_results(call)[0];
-                        c.fail_unless(data, abi::ERROR_ALLOC);
+                        let data = allocate(c, bytes);
                         c.store(data, slot, 0);
                         let tensor = c.at(outputs, output, TENSOR);
                         c.store(data, tensor, DATA);
+                    });
+                    let after = c.b.ins().iadd_imm_s(at, 12);
+                    c.set(pc, after);
+                }
+                Command::Reserve => {
+                    let block = word(c, at, 1);
+                    let bytes = word(c, at, 2);
+                    let bytes = values.get(c, bytes);
+                    let negative = c.cmp_c(IntCC::SignedLessThan, bytes, 0);
+                    c.fail_if(negative, abi::ERROR_SIZE);
+                    let capacity_at = c.at(capacities, block, 8);
+                    let capacity = c.load(I64, capacity_at, 0);
+                    let small = c.cmp(IntCC::SignedLessThan, capacity, bytes);
+                    c.if_(small, |c| {
+                        // Twice what it was, so that what grows element by element is not copied each time; whole words.
+                        let twice = c.b.ins().ishl_imm_u(capacity, 1);
+                        let more = c.cmp(IntCC::SignedGreaterThan, twice, bytes);
+                        let want = c.select(more, twice, bytes);
+                        let want = c.b.ins().iadd_imm_s(want, abi::ALIGN as i64 - 1);
+                        let want = c.b.ins().band_imm_s(want, -(abi::ALIGN as i64));
+                        let data = allocate(c, want);
+                        let index = c.b.ins().iadd_imm_s(block, first_block);
+                        let slot = c.at(bases, index, 8);
+                        let old = c.load(I64, slot, 0);
+                        let words = c.b.ins().ushr_imm_u(capacity, 3);
+                        c.times(words, |c, i| {
+                            let (from, to) = (c.at(old, i, 8), c.at(data, i, 8));
+                            let v = c.load(I64, from, 0);
+                            c.store(v, to, 0);
+                        });
+                        c.store(data, slot, 0);
+                        c.store(want, capacity_at, 0);
                     });
                     let after = c.b.ins().iadd_imm_s(at, 12);
                     c.set(pc, after);

@@ -77,10 +77,12 @@ pub struct Sizes {
     /// Where each bound symbol comes from, for messages.
     origins: HashMap<Arc<str>, String>,
     dims: HashMap<Dim, Ref>,
-    /// Operations that follow from a symbol which the run binds: not to be executed before.
-    late: Vec<Operation>,
-    /// For each such symbol, which of them.
-    bound: BTreeMap<Arc<str>, BTreeSet<u32>>,
+    /// Operations that follow from symbols which the run binds, and these: not to be executed before.
+    late: Vec<(Operation, Vec<Arc<str>>)>,
+    /// For each such symbol, which of them, ascending.
+    bound: BTreeMap<Arc<str>, Vec<u32>>,
+    /// Lists of them that stand in the table.
+    spans: HashMap<Vec<u32>, Span>,
     /// For each slot, the run-time symbols that it depends on.
     depends: Vec<Vec<Arc<str>>>,
     /// Texts of the model's own error codes.
@@ -118,15 +120,21 @@ impl Sizes {
         let mut depends: Vec<Arc<str>> = self.depends(a).iter().chain(self.depends(b)).cloned().collect();
         depends.sort();
         depends.dedup();
-        for s in &depends {
-            self.bound.entry(s.clone()).or_default().insert(self.late.len() as u32);
-        }
-        let is_late = !depends.is_empty();
-        let r = self.slot(depends);
-        let list = if is_late { &mut self.late } else { &mut self.operations };
-        list.push(Operation { kind, d: r.0 >> 1, a: a.0, b: b.0 });
+        let r = self.slot(depends.clone());
+        self.place(Operation { kind, d: r.0 >> 1, a: a.0, b: b.0 }, depends);
         self.computed.insert((kind, a, b), r);
         r
+    }
+
+    /// Puts an operation among those of the plan, or of the run where it depends on symbols that the run binds.
+    fn place(&mut self, operation: Operation, depends: Vec<Arc<str>>) {
+        if depends.is_empty() {
+            return self.operations.push(operation);
+        }
+        for s in &depends {
+            self.bound.entry(s.clone()).or_default().push(self.late.len() as u32);
+        }
+        self.late.push((operation, depends));
     }
 
     /// A new code of the model's own.
@@ -197,18 +205,23 @@ impl Sizes {
         !self.depends(r).is_empty()
     }
 
-    /// Checks that a size is not negative.
+    /// Checks that a size is not negative. What only the run knows is checked where memory is taken for it.
     pub fn require_size(&mut self, dim: &Dim, what: impl FnOnce() -> String) -> Result<()> {
-        if dim.as_const().is_some_and(|c| c >= 0) {
+        let r = self.dim(dim)?;
+        if self.is_bound_late(r) { Ok(()) } else { self.require_output(dim, what) }
+    }
+
+    /// Checks that a size is not negative, as soon as it is known.
+    pub fn require_output(&mut self, dim: &Dim, what: impl FnOnce() -> String) -> Result<()> {
+        if dim.as_const().is_some_and(|c| c >= 0) || dim.as_sym().is_some() {
             return Ok(());
         }
         let r = self.dim(dim)?;
-        if self.is_bound_late(r) || self.computed.contains_key(&(Kind::NotNegative, r, r)) {
-            return Ok(());
+        if self.computed.insert((Kind::NotNegative, r, r), r).is_none() {
+            let code = self.error(what());
+            let depends = self.depends(r).to_vec();
+            self.place(Operation { kind: Kind::NotNegative, d: code, a: r.0, b: 0 }, depends);
         }
-        self.computed.insert((Kind::NotNegative, r, r), r);
-        let code = self.error(what());
-        self.push(Kind::NotNegative, code, r.0, 0);
         Ok(())
     }
 
@@ -262,16 +275,17 @@ impl Sizes {
         Ok(())
     }
 
-    /// Appends, for each run-time symbol, the operations that follow from it; to be called once, when all dimensions are known.
-    pub fn spans_of_bound(&mut self) -> BTreeMap<Arc<str>, Span> {
-        let mut spans = BTreeMap::new();
-        for (s, operations) in std::mem::take(&mut self.bound) {
-            let start = self.operations.len() as u32;
-            for i in operations {
-                self.operations.push(self.late[i as usize]);
-            }
-            spans.insert(s, Span { start, end: self.operations.len() as u32 });
+    /// The operations that follow from `symbol` where the symbols `bound` have values; to be called when all dimensions are known.
+    pub fn follow(&mut self, symbol: &Arc<str>, bound: &BTreeSet<Arc<str>>) -> Span {
+        let ready = |i: &u32| self.late[*i as usize].1.iter().all(|s| bound.contains(s));
+        let list: Vec<u32> = self.bound.get(symbol).into_iter().flatten().copied().filter(ready).collect();
+        if let Some(span) = self.spans.get(&list) {
+            return *span;
         }
-        spans
+        let start = self.operations.len() as u32;
+        self.operations.extend(list.iter().map(|i| self.late[*i as usize].0));
+        let span = Span { start, end: self.operations.len() as u32 };
+        self.spans.insert(list, span);
+        span
     }
 }

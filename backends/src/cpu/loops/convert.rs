@@ -1,6 +1,6 @@
-//! Scalars between memory, registers and element types. f16 and bf16 are converted with integer instructions, rounding once.
+//! Scalars between memory, registers and element types. Narrow floats are converted with integer instructions, rounding once.
 
-use super::register;
+use super::{minifloat, register};
 use crate::cpu::clif::{Code, F32, F64, I8, I16, I32, I64, MEM};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value};
@@ -26,6 +26,14 @@ pub fn from_memory(c: &mut Code<'_>, d: DType, at: Value) -> Value {
             let b = c.load(I8, at, 0);
             c.cmp_c(IntCC::NotEqual, b, 0)
         }
+        d if d.is_small_float() => {
+            let code = c.b.ins().uload8(I32, MEM, at, 0);
+            minifloat::decode(c, d, code)
+        }
+        DType::I4 | DType::I2 | DType::U4 | DType::U2 => {
+            let v = c.load(I8, at, 0);
+            wrap(c, d, v)
+        }
         _ => c.load(register(d), at, 0),
     }
 }
@@ -42,6 +50,10 @@ pub fn to_memory(c: &mut Code<'_>, d: DType, v: Value) -> Value {
             let h = c.b.ins().ushr_imm_u(w, 16);
             c.b.ins().ireduce(I16, h)
         }
+        d if d.is_small_float() => {
+            let code = minifloat::encode(c, d, v);
+            c.b.ins().ireduce(I8, code)
+        }
         _ => v,
     }
 }
@@ -54,6 +66,23 @@ pub fn round(c: &mut Code<'_>, d: DType, v: Value) -> Value {
             f16_to_f32(c, h)
         }
         DType::BF16 => f32_to_bf16(c, v),
+        d if d.is_small_float() => {
+            let code = minifloat::encode(c, d, v);
+            minifloat::decode(c, d, code)
+        }
+        _ => v,
+    }
+}
+
+/// An integer cut to the width of `d`, where that is less than its register's.
+pub fn wrap(c: &mut Code<'_>, d: DType, v: Value) -> Value {
+    let spare = i64::from(8 - d.bits().min(8));
+    match d {
+        DType::I4 | DType::I2 => {
+            let high = c.b.ins().ishl_imm_u(v, spare);
+            c.b.ins().sshr_imm_u(high, spare)
+        }
+        DType::U4 | DType::U2 => c.b.ins().band_imm_u(v, 0xff >> spare),
         _ => v,
     }
 }
@@ -98,7 +127,10 @@ fn f32_to_f16(c: &mut Code<'_>, v: Value) -> Value {
     let h = c.select(is_sub, sub, normal);
     // From 65520 on, where the normal path would carry into infinity or past it; and NaN.
     let inf = c.b.ins().iconst(I32, 0x7c00);
-    let nan = c.b.ins().iconst(I32, 0x7e00);
+    // NaN keeps the high bits of its payload, and becomes quiet.
+    let nan = c.b.ins().ushr_imm_u(a, 13);
+    let nan = c.b.ins().band_imm_u(nan, 0x7fff);
+    let nan = c.b.ins().bor_imm_u(nan, 0x7e00);
     let is_nan = c.cmp_c(IntCC::UnsignedGreaterThan, a, 0x7f80_0000);
     let big = c.select(is_nan, nan, inf);
     let is_big = c.cmp_c(IntCC::UnsignedGreaterThanOrEqual, a, 0x4780_0000);
@@ -168,7 +200,8 @@ pub fn cast(c: &mut Code<'_>, from: DType, to: DType, v: Value) -> Value {
             } else {
                 c.b.ins().fcvt_to_sint_sat(I64, v)
             };
-            resize(c, wide, register(to), false)
+            let v = resize(c, wide, register(to), false);
+            wrap(c, to, v)
         }
         (false, _) if to.is_float() => {
             let signed = from.is_signed_int();
@@ -183,7 +216,10 @@ pub fn cast(c: &mut Code<'_>, from: DType, to: DType, v: Value) -> Value {
                 }
             }
         }
-        (false, _) => resize(c, v, register(to), from.is_signed_int()),
+        (false, _) => {
+            let v = resize(c, v, register(to), from.is_signed_int());
+            wrap(c, to, v)
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod convert;
 pub mod math;
+mod minifloat;
 mod scalar;
 
 use super::clif::{Code, Emitter, F32, F64, I8, I16, I32, I64};
@@ -18,15 +19,16 @@ use nnc_ir::scalar::{Num, Out};
 use nnc_ir::{DType, Error, Result};
 use std::collections::BTreeSet;
 
-/// What a scalar is computed in. f16 and bf16 live in f32 registers, rounded to their own precision.
+/// What a scalar is computed in. Narrower floats live in f32 registers, rounded to their own precision, and integers of fewer than 8
+/// bits in i8 registers, extended from their own width.
 fn register(d: DType) -> Type {
     match d {
-        DType::F32 | DType::F16 | DType::BF16 => F32,
         DType::F64 => F64,
-        DType::I8 | DType::U8 | DType::Bool => I8,
+        d if d.is_float() => F32,
         DType::I16 | DType::U16 => I16,
         DType::I32 | DType::U32 => I32,
         DType::I64 | DType::U64 => I64,
+        _ => I8,
     }
 }
 
@@ -99,6 +101,7 @@ impl<M: Module> Loops<'_, '_, M> {
                 let v = self.eval(*value);
                 self.c.set(self.vars[var.0 as usize], v);
             }
+            Stmt::Store { buf, index, value } if self.moves(*buf, *value) => self.copy(*buf, *index, *value),
             Stmt::Store { buf, index, value } => {
                 let i = self.eval(*index);
                 let v = self.eval(*value);
@@ -152,6 +155,24 @@ impl<M: Module> Loops<'_, '_, M> {
         }
         self.forget();
         Ok(())
+    }
+
+    /// Whether a store writes what a load of the same type reads, all of whose bits count.
+    fn moves(&self, to: u32, value: ExprId) -> bool {
+        let dtype = |buf: u32| self.k.params[buf as usize].dtype;
+        let whole = |d: DType| d != DType::Bool && d.bits() as usize == d.bytes() * 8;
+        matches!(&self.k.exprs[value.0 as usize], Expr::Load { buf, .. } if dtype(*buf) == dtype(to) && whole(dtype(to)))
+    }
+
+    /// Moves an element as bits: no conversion, and NaN stays what it is.
+    fn copy(&mut self, to: u32, index: ExprId, value: ExprId) {
+        let Expr::Load { buf, index: from } = self.k.exprs[value.0 as usize] else { return };
+        let bytes = self.k.params[to as usize].dtype.bytes();
+        let (from, index) = (self.eval(from), self.eval(index));
+        let from = self.c.at(self.bufs[buf as usize], from, bytes as i64);
+        let v = self.c.load([I8, I16, I32, I64][bytes.ilog2() as usize], from, 0);
+        let at = self.c.at(self.bufs[to as usize], index, bytes as i64);
+        self.c.store(v, at, 0);
     }
 
     /// The test stands at the end of the loop: one branch an iteration.

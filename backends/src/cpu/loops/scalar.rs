@@ -1,20 +1,26 @@
 //! Scalar functions in Cranelift, as [`ScalarFn::eval`] defines them.
 
-use super::convert::{resize, round};
+use super::convert::{resize, round, wrap};
 use super::{constant, math, register};
 use crate::cpu::clif::{Code, F32, F64, I32, I64};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{AbiParam, InstBuilder, Type, Value};
 use cranelift_module::{Linkage, Module};
 use nnc_ir::DType;
-use nnc_ir::scalar::{Num, ScalarFn};
+use nnc_ir::scalar::{Num, Out, ScalarFn};
 
 /// `fun` of operands of type `d` (of a `where`: of its last two).
 pub fn apply<M: Module>(m: &mut M, c: &mut Code<'_>, fun: ScalarFn, d: DType, x: &[Value]) -> Value {
     if fun == ScalarFn::Where {
         return c.select(x[0], x[1], x[2]);
     }
-    if d.is_float() { float(m, c, fun, d, x) } else { integer(c, fun, d, x) }
+    if d.is_float() {
+        let y = float(m, c, fun, d, x);
+        // Not every integer or opposite is a number of these.
+        return if d.is_small_float() && fun.out() == Out::Same { round(c, d, y) } else { y };
+    }
+    let y = integer(c, fun, d, x);
+    if fun.out() == Out::Same { wrap(c, d, y) } else { y }
 }
 
 /// Calls libm: `name` for f64, `name` with an `f` for f32.
@@ -185,11 +191,11 @@ fn integer(c: &mut Code<'_>, fun: ScalarFn, d: DType, x: &[Value]) -> Value {
             let y = c.b.ins().ishl(a, b);
             let zero = constant(c, Num::I(0), d);
             // As an unsigned number a negative count is beyond the width too.
-            let fits = c.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, b, i64::from(ty.bits()));
+            let fits = c.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, b, i64::from(d.bits()));
             c.select(fits, y, zero)
         }
         Shr if signed => {
-            let most = constant(c, Num::I(i64::from(ty.bits()) - 1), d);
+            let most = constant(c, Num::I(i64::from(d.bits()) - 1), d);
             let zero = constant(c, Num::I(0), d);
             let over = c.cmp(IntCC::SignedGreaterThan, b, most);
             let b = c.select(over, most, b);
@@ -200,7 +206,7 @@ fn integer(c: &mut Code<'_>, fun: ScalarFn, d: DType, x: &[Value]) -> Value {
         Shr => {
             let y = c.b.ins().ushr(a, b);
             let zero = constant(c, Num::I(0), d);
-            let fits = c.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, b, i64::from(ty.bits()));
+            let fits = c.b.ins().icmp_imm_u(IntCC::UnsignedLessThan, b, i64::from(d.bits()));
             c.select(fits, y, zero)
         }
         Div | Mod | Fmod => divide(c, fun, d, a, b),
@@ -222,7 +228,7 @@ fn known(c: &Code<'_>, v: Value) -> Option<i64> {
 /// Quotient and remainders, in at least 32 bits. By zero they are 0; the processor's traps (zero, minimum by -1) are kept away.
 fn divide(c: &mut Code<'_>, fun: ScalarFn, d: DType, a: Value, b: Value) -> Value {
     let (ty, signed) = (register(d), d.is_signed_int());
-    let plain = known(c, b).is_some_and(|b| b > 0 && b < 1 << (ty.bits() - 1).min(62));
+    let plain = known(c, b).is_some_and(|b| b > 0 && b < 1 << (d.bits() - 1).min(62));
     let wide = if ty.bits() < 32 { I32 } else { ty };
     let (a, b) = (resize(c, a, wide, signed), resize(c, b, wide, signed));
     let zero = c.b.ins().iconst(wide, 0);

@@ -24,8 +24,6 @@ pub const ROWS: &[Row] = &[
     op("BitwiseNot", 18, (1, 1), |c| unary(c, ScalarFn::BitNot)),
     op("BitwiseOr", 18, (2, 2), |c| binary(c, ScalarFn::BitOr)),
     op("BitwiseXor", 18, (2, 2), |c| binary(c, ScalarFn::BitXor)),
-    op("Cast", 6, (1, 1), cast),
-    op("CastLike", 15, (2, 2), cast_like),
     op("Ceil", 1, (1, 1), |c| unary(c, ScalarFn::Ceil)),
     op("Clip", 1, (1, 1), clip_attributes),
     op("Clip", 11, (1, 3), clip),
@@ -124,17 +122,6 @@ fn bit_shift<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     let left = c.word("direction", &["LEFT", "RIGHT"])? == "LEFT";
     binary(c, if left { ScalarFn::Shl } else { ScalarFn::Shr })
-}
-
-fn cast<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    // Both speak of conversions to 8-bit floats only, which are refused as types.
-    c.ignore(&["saturate", "round_mode"]);
-    Ok(vec![c.x(0)?.cast(c.dtype("to", None)?)])
-}
-
-fn cast_like<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    c.ignore(&["saturate", "round_mode"]);
-    Ok(vec![c.x(0)?.cast(c.x(1)?.ty().dtype)])
 }
 
 fn is_inf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {

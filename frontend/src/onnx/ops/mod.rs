@@ -3,15 +3,18 @@
 mod activation;
 mod attention;
 mod control;
+mod convert;
 mod detect;
 mod einsum;
 mod index;
 mod loss;
 mod math;
 mod matmul;
+mod ml;
 mod movement;
 mod norm;
 mod quant;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -68,15 +71,20 @@ pub const TABLE: &[&[Row]] = &[
     activation::ROWS,
     attention::ROWS,
     control::ROWS,
+    convert::ROWS,
     detect::ROWS,
     einsum::ROWS,
     index::ROWS,
     loss::ROWS,
     math::ROWS,
     matmul::ROWS,
+    ml::features::ROWS,
+    ml::linear::ROWS,
+    ml::tree::ROWS,
     movement::ROWS,
     norm::ROWS,
     quant::ROWS,
+    random::ROWS,
     recurrent::ROWS,
     reduce::ROWS,
     resize::ROWS,
@@ -144,6 +152,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len())));
     }
     Ok(y)
+}
+
+/// Whether the operator draws random numbers.
+pub fn draws(name: &[u8]) -> bool {
+    random::ROWS.iter().any(|r| r.name.as_bytes() == name)
 }
 
 pub fn qualified(domain: &str, name: &str) -> String {

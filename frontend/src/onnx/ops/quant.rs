@@ -1,11 +1,13 @@
 //! Quantised numbers: real = (stored - zero point) * scale.
 
+use super::convert;
 use super::matmul::matmul;
 use super::window::{Geometry, group, spatial};
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::{Conv, Layout};
 use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::scalar::Num;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, ScalarFn, V};
 
@@ -44,23 +46,18 @@ fn along<'g>(c: &Call<'g>, v: V<'g>, x: V<'g>) -> Result<V<'g>> {
     Ok(v.reshape(apart).expand(spread).reshape(joined).slice_axis(axis, Dim::Const(0), tx.shape[axis].clone()))
 }
 
-/// Least and greatest number of an integer type that numbers are quantised to.
-fn limits(d: DType) -> Result<(f64, f64)> {
-    Ok(match d {
-        DType::I8 => (i8::MIN.into(), i8::MAX.into()),
-        DType::U8 => (0.0, u8::MAX.into()),
-        DType::I16 => (i16::MIN.into(), i16::MAX.into()),
-        DType::U16 => (0.0, u16::MAX.into()),
-        d => return Err(Error::unsupported(format!("quantising to {d} is not supported"))),
-    })
-}
-
-/// Rounds to even, adds the zero point, clamps to the type's range.
-fn stored<'g>(x: V<'g>, zero: Option<V<'g>>, to: DType) -> Result<V<'g>> {
-    let (lo, hi) = limits(to)?;
-    let rounded = x.map(ScalarFn::Round);
-    let shifted = zero.map_or(rounded, |z| rounded + z.cast(x.ty().dtype));
-    Ok(shifted.max(x.scalar_like(lo)).min(x.scalar_like(hi)).cast(to))
+/// Integers: rounds to even, adds the zero point, clamps to the type's range. Floats: adds the zero point and rounds.
+fn stored<'g>(x: V<'g>, zero: Option<V<'g>>, to: DType, saturate: bool) -> Result<V<'g>> {
+    if to.is_small_float() && to != DType::F8E8M0 {
+        return Ok(convert::rounded(zero.map_or(x, |z| x + z.cast(x.ty().dtype)), to, saturate));
+    }
+    if !to.is_int() || to.bits() > 16 {
+        return Err(Error::unsupported(format!("quantising to {to} is not supported")));
+    }
+    let rounded = real(x.map(ScalarFn::Round));
+    let limit = |n: Num| rounded.scalar_like(n.as_f64());
+    let shifted = zero.map_or(rounded, |z| rounded + z.cast(rounded.ty().dtype));
+    Ok(shifted.max(limit(Num::least(to))).min(limit(Num::greatest(to))).cast(to))
 }
 
 /// Real numbers are computed in f32, or in f64 where they are that.
@@ -69,7 +66,6 @@ fn real(v: V) -> V {
 }
 
 fn quantize<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    c.ignore(&["saturate", "precision"]);
     let (x, scale) = (c.x(0)?, along(c, c.x(1)?, c.x(0)?)?);
     c.ignore(&["axis", "block_size"]);
     let zero = c.opt(2).map(|z| along(c, z, x)).transpose()?;
@@ -78,8 +74,18 @@ fn quantize<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         None | Some(0) => default,
         Some(_) => c.dtype("output_dtype", None)?,
     };
-    let scale = real(scale);
-    Ok(vec![stored(x.cast(scale.ty().dtype) / scale, zero, to)?])
+    let precision = match c.opt_int("precision")? {
+        None | Some(0) => scale.ty().dtype,
+        Some(_) => c.dtype("precision", None)?,
+    };
+    // A scale that is a mere power of two does not say how to divide.
+    let precision = if precision.is_small_float() { DType::F32 } else { precision };
+    Ok(vec![stored(x.cast(precision) / scale.cast(precision), zero, to, c.flag("saturate", true)?)?])
+}
+
+/// Where differences of stored numbers are exact, or as exact as floats are.
+fn wide(d: DType) -> DType {
+    if d.is_float() { DType::F32 } else { DType::I32 }
 }
 
 fn dequantize<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
@@ -90,10 +96,9 @@ fn dequantize<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     };
     let scale = real(along(c, scale, x)?);
     c.ignore(&["axis", "block_size"]);
-    // Differences of 8- and 16-bit numbers are exact in 32 bits.
-    let wide = x.cast(DType::I32);
+    let wide = x.cast(wide(x.ty().dtype));
     let shifted = match c.opt(2) {
-        Some(z) => wide - along(c, z, x)?.cast(DType::I32),
+        Some(z) => wide - along(c, z, x)?.cast(wide.ty().dtype),
         None => wide,
     };
     Ok(vec![(shifted.cast(scale.ty().dtype) * scale).cast(to)])
@@ -106,15 +111,15 @@ fn dynamic<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let zero = x.scalar_like(0.0);
     let (lo, hi) = (x.reduce(ReduceKind::Min, &axes, false).min(zero), x.reduce(ReduceKind::Max, &axes, false).max(zero));
     let scale = (hi - lo) / x.scalar_like(255.0);
-    let point = stored(-lo / scale, None, DType::U8)?;
-    Ok(vec![stored(x / scale, Some(point), DType::U8)?, scale, point])
+    let point = stored(-lo / scale, None, DType::U8, true)?;
+    Ok(vec![stored(x / scale, Some(point), DType::U8, true)?, scale, point])
 }
 
-/// The stored numbers less their zero point, in i32. A zero point a row of a matrix, or a filter, is a column.
+/// The stored numbers less their zero point, in i32, or in f32 where they are floats. A zero point a row of a matrix, or a filter, is a column.
 fn shifted<'g>(x: V<'g>, zero: Option<V<'g>>, axis_from_end: usize) -> V<'g> {
-    let wide = x.cast(DType::I32);
+    let wide = x.cast(wide(x.ty().dtype));
     let Some(zero) = zero else { return wide };
-    let zero = zero.cast(DType::I32);
+    let zero = zero.cast(wide.ty().dtype);
     if zero.ty().elems().is(1) {
         return wide - zero.reshape(vec![]);
     }
@@ -144,7 +149,7 @@ fn quantized_matmul<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let zero = c.x(7)?;
     let point =
         if zero.ty().elems().is(1) { zero.reshape(vec![]) } else { zero.reshape(zero.ty().shape.into_iter().chain([Dim::Const(1)]).collect()) };
-    Ok(vec![stored(sums.cast(scale.ty().dtype) * scale, Some(point), zero.ty().dtype)?])
+    Ok(vec![stored(sums.cast(scale.ty().dtype) * scale, Some(point), zero.ty().dtype, true)?])
 }
 
 /// A convolution of integers, padded with what stands for zero.
@@ -175,5 +180,5 @@ fn quantized_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         sums = sums + super::norm::per_channel(b, sums);
     }
     let zero = c.x(7)?;
-    Ok(vec![stored(sums.cast(scale.ty().dtype) * scale, Some(zero.reshape(vec![])), zero.ty().dtype)?])
+    Ok(vec![stored(sums.cast(scale.ty().dtype) * scale, Some(zero.reshape(vec![])), zero.ty().dtype, true)?])
 }

@@ -10,8 +10,6 @@ use nnc_ir::{DType, Dim, Error, Result, V};
 pub const ROWS: &[Row] = &[
     op("Concat", 1, (1, MANY), concat),
     op("DepthToSpace", 1, (1, 1), depth_to_space),
-    op("Dropout", 1, (1, 1), |c| dropout(c, &["ratio", "is_test", "consumed_inputs"])),
-    op("Dropout", 12, (1, 3), |c| dropout(c, &["seed"])),
     op("Expand", 8, (2, 2), expand),
     op("Flatten", 1, (1, 1), flatten),
     op("Identity", 1, (1, 1), |c| Ok(vec![c.x(0)?])),
@@ -199,26 +197,6 @@ fn tile_axis<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut repeats = vec![Dim::Const(1); x.ty().rank()];
     repeats[normalize_axis(*axis, x.ty().rank())?] = tiles.clone();
     Ok(vec![tiled(x, &repeats)?])
-}
-
-/// Inference: the input as it is, and a mask of ones. Training needs random numbers and is refused.
-fn dropout<'g>(c: &Call<'g>, ignored: &[&str]) -> Result<Vec<V<'g>>> {
-    c.ignore(ignored);
-    let x = c.x(0)?;
-    if let Some(training) = c.opt(2) {
-        let off = training.constant().is_some_and(|t| t.elems() == 1 && !t.num(0).as_bool());
-        let ratio = c.constant(1).filter(|t| t.elems() == 1).map_or(if c.opt(1).is_some() { 1.0 } else { 0.5 }, |t| t.num(0).as_f64());
-        if !off && ratio != 0.0 {
-            return Err(Error::unsupported("dropout in training mode"));
-        }
-    }
-    if !c.wants(1) {
-        return Ok(vec![x; 2]);
-    }
-    // Opsets below 10 give the mask in the type of the input.
-    let one = c.b.constant(nnc_ir::Tensor::scalar(true));
-    let one = if c.opset < 10 { one.cast(x.ty().dtype) } else { one };
-    Ok(vec![x, one.expand(x.ty().shape)])
 }
 
 /// `[N,C,H,W]` and the block size.

@@ -258,11 +258,15 @@ fn holds_all_of(wide: DType, narrow: DType) -> bool {
     if wide == narrow || narrow == Bool {
         return true;
     }
-    let bits = |d: DType| d.bytes() * 8;
+    let bits = |d: DType| d.bits() as usize;
     match (wide, narrow) {
         (F64, F32 | F16 | BF16) | (F32, F16 | BF16) => true,
+        (F64 | F32, n) if n.is_small_float() => true,
+        (BF16, n) if n.is_small_float() => true,
+        (F16, F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F6E2M3 | F6E3M2 | F4E2M1) => true,
         (F64, n) if n.is_int() => bits(n) <= 32,
         (F32, n) if n.is_int() => bits(n) <= 16,
+        (F16 | BF16, I4 | U4 | I2 | U2) => true,
         (w, n) if w.is_signed_int() => n.is_int() && bits(n) + usize::from(n.is_unsigned_int()) <= bits(w),
         (w, n) => w.is_unsigned_int() && n.is_unsigned_int() && bits(n) <= bits(w),
     }

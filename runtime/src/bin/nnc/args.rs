@@ -334,6 +334,9 @@ pub struct Grad {
     /// Inputs or parameters to differentiate by
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true)]
     pub wrt: Vec<String>,
+    /// The output to differentiate [default: the first]
+    #[arg(long, value_name = "OUTPUT")]
+    pub of: Option<String>,
     #[arg(short, long, value_name = "GRAD.onnx|.nn")]
     pub output: PathBuf,
 }

@@ -3,7 +3,7 @@
 use crate::args::Bench;
 use crate::edge::{self, Outcome};
 use crate::model::{self, Missing};
-use crate::{args, data, progress};
+use crate::{args, data, profile, progress};
 use nnc::ir::Error;
 use nnc::{Port, Size};
 use serde_json::{Value, json};
@@ -13,22 +13,27 @@ pub fn bench(a: &Bench) -> Outcome {
     if !(a.duration.is_finite() && a.duration >= 0.0) {
         return Err(Error::input(format!("--duration {}: seconds of at least 0 are wanted", a.duration)).into());
     }
-    if a.profile.is_some() {
-        return Err(Error::unsupported("--profile is not in this version").into());
+    if let Some(to) = &a.profile {
+        profile::check(to)?;
     }
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, Missing::Random, &a.compilation)?;
     let interpreted = a.engine == Some(args::Engine::Interp);
-    let (times, workspace, outputs) = if interpreted {
+    let (times, workspace, outputs, profile) = if interpreted {
+        if a.profile.is_some() {
+            ready.session.launches()?;
+        }
         let mut outputs = vec![];
         let times = measure(a, || {
             outputs = ready.session.run_some(&ready.inputs)?;
             Ok(())
         })?;
-        (times, 0, outputs)
+        (times, 0, outputs, None)
     } else {
         let mut bound = ready.session.bind(&ready.inputs)?;
         let times = measure(a, || Ok(bound.run()?))?;
-        (times, bound.workspace_bytes(), bound.outputs()?)
+        let outputs = bound.outputs()?;
+        let profile = a.profile.as_ref().map(|_| profile::take(&ready, &mut bound, a.duration)).transpose()?;
+        (times, bound.workspace_bytes(), outputs, profile)
     };
     if let Some(file) = &a.dump {
         edge::write(file, &data::npz(ready.session.outputs(), &outputs)?)?;
@@ -38,7 +43,7 @@ pub fn bench(a: &Bench) -> Outcome {
     let quantile = |q: f64| ms(times[((times.len() - 1) as f64 * q).round() as usize]);
     let median = quantile(0.5);
     let gflop = flops.map(|f| f / 1e9);
-    let report = json!({
+    let mut report = json!({
         "median_ms": median,
         "p10_ms": quantile(0.1),
         "p90_ms": quantile(0.9),
@@ -53,10 +58,17 @@ pub fn bench(a: &Bench) -> Outcome {
         "gflop": gflop,
         "gflops": gflop.map(|g| g / (median / 1e3)),
     });
+    let table = match (&profile, &a.profile) {
+        (Some(profile), Some(to)) => profile.write(to)?,
+        _ => None,
+    };
     if a.json {
+        if let Some(profile) = profile {
+            report["profile"] = profile.json();
+        }
         return edge::print(&format!("{report}\n"));
     }
-    edge::print(&readable(&report, ready.session.inputs()))
+    edge::print(&(readable(&report, ready.session.inputs()) + &table.unwrap_or_default()))
 }
 
 /// Times of single runs, sorted, after the warm-up. One at least.

@@ -43,7 +43,12 @@ pub fn inputs(given: &Inputs, ports: &[Port], sizes: &Compilation) -> Outcome<Ve
             }
         }
     }
-    Ok(out)
+    Ok(typed(out, ports))
+}
+
+/// Arrays of NumPy's files that do not say their type, as the ports say it.
+fn typed(arrays: Vec<Option<Tensor>>, ports: &[Port]) -> Vec<Option<Tensor>> {
+    arrays.into_iter().zip(ports).map(|(t, p)| t.map(|t| npy::as_codes(t, p.dtype))).collect()
 }
 
 /// As [`inputs`], with what is not given made up from seed 0: for measurements.
@@ -148,7 +153,7 @@ pub fn expected(from: &Path, ports: &[Port]) -> Outcome<Vec<Option<Tensor>>> {
     if out.iter().all(Option::is_none) {
         return Err(Error::input(format!("{} holds no expected output", from.display())).into());
     }
-    Ok(out)
+    Ok(typed(out, ports))
 }
 
 /// Writes outputs to a folder, a .npz, or as a summary.

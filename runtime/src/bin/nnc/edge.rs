@@ -150,3 +150,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Outcome {
 pub fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
+
+/// Text as XML and HTML take it.
+pub fn xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

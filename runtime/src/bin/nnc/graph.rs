@@ -99,15 +99,15 @@ fn svg(d: &Drawing) -> String {
             out,
             "<g><title>{}</title><rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.0}\" rx=\"{radius}\"{class}/>\
              <text x=\"{:.1}\" y=\"{:.1}\">{}</text><text class=\"type\" x=\"{:.1}\" y=\"{:.1}\">{}</text></g>",
-            escape(&b.item.detail),
+            edge::xml(&b.item.detail),
             b.width,
             layered::HEIGHT,
             b.x,
             b.y - 2.0,
-            escape(&b.item.title),
+            edge::xml(&b.item.title),
             b.x,
             b.y + 11.0,
-            escape(&b.item.subtitle)
+            edge::xml(&b.item.subtitle)
         );
     }
     out + "</svg>\n"
@@ -118,10 +118,6 @@ fn html(name: &str, svg: &str) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{0}</title>\n\
          <style>body{{margin:1rem;font-family:sans-serif;background:#fff;color:#1c2733}}svg{{max-width:none}}</style></head>\n\
          <body><h1>{0}</h1>\n{svg}</body>\n</html>\n",
-        escape(name)
+        edge::xml(name)
     )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -6,11 +6,13 @@ mod bench;
 mod compile;
 mod data;
 mod edge;
+mod grad;
 mod graph;
 mod info;
 mod model;
 mod observe;
 mod opt;
+mod profile;
 mod progress;
 mod run;
 mod smoke;
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         Verb::Graph(a) => graph::draw(&a),
         Verb::Fmt(a) => opt::fmt(&a),
         Verb::Smoke(a) => compile::smoke(&a),
-        Verb::Grad(_) => later("grad"),
+        Verb::Grad(a) => grad::grad(&a),
         Verb::Train(_) => later("train"),
         Verb::Export(_) => later("export"),
     })

@@ -1,0 +1,148 @@
+//! Optimisers: one row each. What they are called, their settings, how much they keep for a parameter, and their step.
+
+use nnc_ir::error::{Error, Result};
+use nnc_ir::near::nearest;
+use nnc_ir::{V, ops::reduce::ReduceKind};
+
+/// A parameter on its way through a step.
+pub struct At<'a, 'g> {
+    pub w: V<'g>,
+    pub g: V<'g>,
+    /// The learning rate, a scalar.
+    pub rate: V<'g>,
+    /// Steps so far with this one, a scalar: 1 in the first.
+    pub t: V<'g>,
+    /// What the optimiser keeps for this parameter, all zero before the first step.
+    pub kept: &'a [V<'g>],
+    pub set: &'a Settings,
+}
+
+/// An optimiser's settings, by name.
+pub struct Settings(Vec<(&'static str, f64)>);
+
+impl Settings {
+    /// Panics on a name that the optimiser's row does not list.
+    fn get(&self, name: &str) -> f64 {
+        self.0.iter().find(|(n, _)| *n == name).expect("a setting of the row").1
+    }
+}
+
+type Step = for<'a, 'g> fn(&At<'a, 'g>) -> (V<'g>, Vec<V<'g>>);
+
+pub struct Optimizer {
+    pub name: &'static str,
+    /// Settings with their defaults, in the order of the arguments behind the rate.
+    settings: &'static [(&'static str, f64)],
+    kept: fn(&Settings) -> usize,
+    pub step: Step,
+}
+
+pub const OPTIMIZERS: &[Optimizer] = &[
+    Optimizer {
+        name: "sgd",
+        settings: &[("momentum", 0.0), ("nesterov", 0.0), ("weight_decay", 0.0)],
+        kept: |s| usize::from(s.get("momentum") != 0.0),
+        step: sgd,
+    },
+    // Tieleman and Hinton 2012.
+    Optimizer { name: "rmsprop", settings: &[("decay", 0.99), ("epsilon", 1e-8), ("weight_decay", 0.0)], kept: |_| 1, step: rmsprop },
+    // Duchi et al. 2011.
+    Optimizer { name: "adagrad", settings: &[("epsilon", 1e-10), ("weight_decay", 0.0)], kept: |_| 1, step: adagrad },
+    // Kingma and Ba 2015.
+    Optimizer {
+        name: "adam",
+        settings: &[("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8), ("weight_decay", 0.0)],
+        kept: |_| 2,
+        step: |at| adam(at, false),
+    },
+    // Loshchilov and Hutter 2019: the decay is no part of the gradient.
+    Optimizer {
+        name: "adamw",
+        settings: &[("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8), ("weight_decay", 0.01)],
+        kept: |_| 2,
+        step: |at| adam(at, true),
+    },
+];
+
+impl Optimizer {
+    pub fn find(name: &str) -> Result<&'static Optimizer> {
+        OPTIMIZERS.iter().find(|o| o.name == name).ok_or_else(|| {
+            let names: Vec<&str> = OPTIMIZERS.iter().map(|o| o.name).collect();
+            let e = Error::name(format!("no optimiser is called `{name}`: these are {}", names.join(", ")));
+            nearest(name, names).map_or(e.clone(), |n| e.note(format!("did you mean `{n}`?")))
+        })
+    }
+
+    /// The settings, some of them given.
+    pub fn settings(&self, given: &[(&str, f64)]) -> Result<Settings> {
+        if let Some((name, _)) = given.iter().find(|(n, _)| self.settings.iter().all(|(known, _)| known != n)) {
+            let known: Vec<&str> = self.settings.iter().map(|(n, _)| *n).collect();
+            return Err(Error::name(format!("{} has no setting `{name}`: it has the rate, then {}", self.name, known.join(", "))));
+        }
+        let value = |(name, default): &(&'static str, f64)| (*name, given.iter().find(|(n, _)| n == name).map_or(*default, |(_, v)| *v));
+        Ok(Settings(self.settings.iter().map(value).collect()))
+    }
+
+    /// Tensors of the parameter's type that it keeps for each parameter.
+    pub fn kept(&self, settings: &Settings) -> usize {
+        (self.kept)(settings)
+    }
+}
+
+fn times<'g>(v: V<'g>, by: f64) -> V<'g> {
+    if by == 1.0 { v } else { v * v.scalar_like(by) }
+}
+
+/// `a v + (1 - a) x`.
+fn average<'g>(v: V<'g>, x: V<'g>, a: f64) -> V<'g> {
+    times(v, a) + times(x, 1.0 - a)
+}
+
+/// The gradient with that of `decay / 2 |w|^2`.
+fn decayed<'g>(at: &At<'_, 'g>) -> V<'g> {
+    match at.set.get("weight_decay") {
+        0.0 => at.g,
+        decay => at.g + times(at.w, decay),
+    }
+}
+
+fn sgd<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
+    let (g, momentum) = (decayed(at), at.set.get("momentum"));
+    let Some(v) = at.kept.first() else { return (at.w - at.rate * g, vec![]) };
+    let v = times(*v, momentum) + g;
+    let direction = if at.set.get("nesterov") != 0.0 { g + times(v, momentum) } else { v };
+    (at.w - at.rate * direction, vec![v])
+}
+
+fn rmsprop<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
+    let g = decayed(at);
+    let square = average(at.kept[0], g * g, at.set.get("decay"));
+    (at.w - at.rate * g / (square.sqrt() + g.scalar_like(at.set.get("epsilon"))), vec![square])
+}
+
+fn adagrad<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
+    let g = decayed(at);
+    let square = at.kept[0] + g * g;
+    (at.w - at.rate * g / (square.sqrt() + g.scalar_like(at.set.get("epsilon"))), vec![square])
+}
+
+fn adam<'g>(at: &At<'_, 'g>, decoupled: bool) -> (V<'g>, Vec<V<'g>>) {
+    let (b1, b2) = (at.set.get("beta1"), at.set.get("beta2"));
+    let g = if decoupled { at.g } else { decayed(at) };
+    let (m, v) = (average(at.kept[0], g, b1), average(at.kept[1], g * g, b2));
+    // Scalars: what the averages lack because they began at zero.
+    let lack = |b: f64| at.t.scalar_like(1.0) - at.t.scalar_like(b).pow(at.t);
+    let step = at.rate / lack(b1) * m / ((v / lack(b2)).sqrt() + v.scalar_like(at.set.get("epsilon")));
+    let w = if decoupled { at.w - at.rate * times(at.w, at.set.get("weight_decay")) } else { at.w };
+    (w - step, vec![m, v])
+}
+
+/// Gradients no longer than `bound`: together (`global`), or each.
+pub fn clip<'g>(gradients: &mut [V<'g>], bound: f64, global: bool) {
+    let square = |g: &V<'g>| (*g * *g).reduce(ReduceKind::Sum, &(0..g.ty().rank()).collect::<Vec<_>>(), false);
+    let scale = |sum: V<'g>| (sum.scalar_like(bound) / sum.sqrt().max(sum.scalar_like(bound))).cast(sum.ty().dtype);
+    let all = if global { gradients.iter().map(square).reduce(|a, b| a + b).map(scale) } else { None };
+    for g in gradients {
+        *g = *g * all.unwrap_or_else(|| scale(square(g)));
+    }
+}
