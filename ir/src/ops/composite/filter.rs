@@ -27,7 +27,7 @@ impl Composite for WinogradFilter {
         }
         let values: Vec<f64> = g.iter().flatten().copied().collect();
         let matrix = w.builder().constant(Tensor::new(&[g.len(), 3], &values)).cast(ty.dtype);
-        let product = |a: V<'g>, b: V<'g>, transposed| w.builder().op(MatMul { transposed, packed: 0, post: vec![] }, &[a, b]);
+        let product = |a: V<'g>, b: V<'g>, transposed| w.builder().op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[a, b]);
         let patches = product(matrix, product(*w, matrix, true), false);
         let (b, s) = (Dim::from(self.block), Dim::from(g.len()));
         let blocks = [0, 1].map(|i| ty.shape[i].ceil_div(&b));
