@@ -25,6 +25,7 @@ pub mod target;
 pub mod tensor;
 pub mod types;
 pub mod verify;
+pub mod winograd;
 
 pub use builder::{Builder, V};
 pub use dim::Dim;

@@ -36,16 +36,15 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
         // Outputs times weights an output channel; blocks are the same product.
         Op::Conv(c) => {
             let w = elems(x[1]);
-            let channels = match c.layout {
-                Layout::Plain => dim(&x[1].shape[0]),
-                Layout::Blocked(b) | Layout::Enter(b) | Layout::Depthwise(b) => dim(&x[1].shape[0]) * b as f64,
-            };
-            out * w / channels.max(1.0)
+            let channels = dim(&x[1].shape[0]) * c.layout.block().unwrap_or(1) as f64;
+            // Patches are multiplied once for the pixels of a tile.
+            let shared = if let Layout::Winograd { tile, .. } = c.layout { tile * tile } else { 1 };
+            out * w / channels.max(1.0) / shared as f64
         }
         Op::ConvTranspose(_) => elems(x[0]) * elems(x[1]) / x[1].shape.first().map_or(1.0, dim).max(1.0),
         Op::Pool(p) => out * p.kernel.iter().product::<i64>() as f64,
         Op::Map(f) => out * steps(*f),
-        Op::Cast(_) => out,
+        Op::Cast(_) | Op::WinogradFilter(_) => out,
         _ => match op.class() {
             Some(Class::Move | Class::Source) => 0.0,
             Some(Class::Reduce) => x.iter().map(|t| elems(t)).sum(),

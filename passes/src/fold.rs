@@ -27,22 +27,26 @@ const MAX_WORK: f64 = 1e7;
 
 /// Folds small constants and removes operations that do nothing.
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    Ok(simplify(&fold(&graph, |_, out| out <= SMALL_BYTES)))
+    Ok(simplify(&fold(&graph, |_, _, out| out <= SMALL_BYTES)))
 }
 
 /// Computes every constant expression that does not inflate the model.
 pub fn weights(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    Ok(fold(&graph, |inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2))))
+    // The layout pass has weighed what filters gain by growing.
+    Ok(fold(&graph, |op, inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2)) || matches!(op, Op::WinogradFilter(_))))
 }
 
 /// Whether each node's results follow from constants alone, whatever their size.
 pub fn constants(graph: &Graph) -> Vec<bool> {
-    stored(graph, |_, _| true).iter().map(Option::is_some).collect()
+    stored(graph, |_, _, _| true).iter().map(Option::is_some).collect()
 }
 
+/// Whether a result is worth storing, by its operation, the bytes of the operands and its own.
+type Fits = fn(&Op, usize, usize) -> bool;
+
 /// Bytes that each node's results would take as constants; `None` where they are not constant or not worth it. `fits` says so,
-/// given the bytes of the operands and of the result.
-fn stored(graph: &Graph, fits: fn(usize, usize) -> bool) -> Vec<Option<usize>> {
+/// given the operation and the bytes of the operands and of the result.
+fn stored(graph: &Graph, fits: Fits) -> Vec<Option<usize>> {
     let mut out: Vec<Option<usize>> = vec![None; graph.id_bound()];
     let held = graph.ids().filter_map(|id| if let Op::Const(c) = &graph.node(id).op { Some(bytes_held(&c.0)) } else { None });
     let limit = EXPANDED_BYTES.max(held.fold(0usize, usize::saturating_add).saturating_mul(2));
@@ -50,7 +54,7 @@ fn stored(graph: &Graph, fits: fn(usize, usize) -> bool) -> Vec<Option<usize>> {
         let node = graph.node(id);
         out[id.0 as usize] = match &node.op {
             Op::Const(c) => Some(bytes_held(&c.0)),
-            _ => foldable(graph, node, &out, limit).filter(|(inputs, bytes)| fits(*inputs, *bytes)).map(|(_, bytes)| bytes),
+            _ => foldable(graph, node, &out, limit).filter(|(inputs, bytes)| fits(&node.op, *inputs, *bytes)).map(|(_, bytes)| bytes),
         };
     }
     out
@@ -68,7 +72,10 @@ fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>], limit: usize) 
     let bytes = node.types.iter().try_fold(0usize, |n, t| n.checked_add(Dim::checked_len(&t.shape)?.checked_mul(t.dtype.bytes())?));
     let (true, Some(bytes)) = (pure, bytes) else { return None };
     let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
-    if cost::work(&node.op, &x, &node.types) > MAX_WORK && matches!(node.op.class(), Some(Class::Contract | Class::Window | Class::Sort) | None) {
+    if cost::work(&node.op, &x, &node.types) > MAX_WORK
+        && matches!(node.op.class(), Some(Class::Contract | Class::Window | Class::Sort) | None)
+        && !matches!(node.op, Op::WinogradFilter(_))
+    {
         return None;
     }
     let dense = |t: &&Type| Dim::checked_len(&t.shape).and_then(|n| n.checked_mul(t.dtype.bytes()));
@@ -78,7 +85,7 @@ fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>], limit: usize) 
         return Some((inputs, node.types[0].dtype.bytes()));
     }
     let written = x.iter().try_fold(0usize, |n, t| n.checked_add(dense(t)?))?;
-    (written.max(bytes) <= limit).then_some((inputs, bytes))
+    (written.max(bytes) <= limit || matches!(node.op, Op::WinogradFilter(_))).then_some((inputs, bytes))
 }
 
 /// Whether the operation on operands of one repeated element gives one repeated element.
@@ -92,7 +99,7 @@ fn one_element(x: &[&Tensor]) -> bool {
 }
 
 /// Replaces the constant values that others read by constants.
-fn fold(graph: &Graph, fits: fn(usize, usize) -> bool) -> Graph {
+fn fold(graph: &Graph, fits: Fits) -> Graph {
     let constant = stored(graph, fits);
     let mut r = Rebuild::new(graph);
     let order = r.order();
@@ -225,6 +232,9 @@ fn apply(op: &Op, x: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>> {
     }
     if let Some(p) = op.as_primitive() {
         return p.eval(x, &Env::default());
+    }
+    if let Some(y) = op.as_composite().and_then(|c| c.eval(x, &Env::default())) {
+        return y;
     }
     let graph = builder::expansion(op, &x.iter().map(Tensor::ty).collect::<Vec<_>>())?;
     let mut values: Vec<Vec<Tensor>> = vec![vec![]; graph.id_bound()];

@@ -119,7 +119,8 @@ fn symbolic_sizes_are_blocked_too() {
         batch_norm(conv(conv(x, 32, 3, 1, 1).relu(), 32, 3, 1, 1)).relu()
     });
     let o = optimized(&g, &Options::default());
-    assert_eq!(ops(&o), ["pad", "conv", "pad", "conv", "unpack"]);
+    // The second convolution is minimal filtering, which fills its patches up as it reads them.
+    assert_eq!(ops(&o), ["pad", "conv", "conv", "unpack"]);
     assert_equal(&g, &o, 1e-5);
 }
 
@@ -161,4 +162,20 @@ fn ten_thousand_layers_are_saturated_once() {
     assert!(long.saturated <= 4 && long.enodes <= 4 * 2000, "{long:?}");
     let o = optimized(&chain(10_000), &Options::default());
     assert_eq!((count(&o, "conv"), count(&o, "tanh")), (10_000, 0));
+}
+
+/// Layouts of the convolutions of a network in which minimal filtering pays.
+fn layouts(options: &Options) -> Vec<Layout> {
+    let g = graph(|b| conv(conv(image(b, 3, 28), 32, 3, 1, 1).relu(), 32, 3, 1, 1));
+    let o = optimized(&g, options);
+    assert_equal(&g, &o, 1e-4);
+    let convs = o.order().into_iter().filter_map(|id| if let Op::Conv(c) = &o.node(id).op { Some(c.layout) } else { None });
+    convs.collect()
+}
+
+#[test]
+fn exact_precision_forbids_minimal_filtering() {
+    let exact = Options { precision: nnc_passes::Precision::Exact, ..Options::default() };
+    assert_eq!(layouts(&Options::default()), [Layout::Enter(16), Layout::Winograd { block: 16, tile: 4, run: 25 }]);
+    assert_eq!(layouts(&exact), [Layout::Enter(16), Layout::Blocked(16)]);
 }

@@ -3,6 +3,7 @@
 //! An implementation sees the kernel's origin (a tensor operation and its types) and makes a vector kernel for it, or says why it
 //! does not. Behind them all stands the vectoriser, and behind that the loops as Cranelift compiles them, which take anything.
 
+use super::driver::commands::Extra;
 use super::isa::{Isa, Machine};
 use super::kernels::conv::{Conv as ConvKernel, Image, conv};
 use super::kernels::depthwise::{Depthwise, depthwise};
@@ -11,6 +12,7 @@ use super::kernels::pool::{Pool as PoolKernel, PoolKind as Pooling, pool};
 use super::kernels::post::{Act as Activation, Post as Epilogue};
 use super::kernels::reorder::{Reorder, to_blocked, to_plain};
 use super::kernels::rows::{RowKind, Rows, rows};
+use super::kernels::winograd::{Winograd, winograd};
 use super::kernels::{self, BLOCK, Factor, Size, Tasks};
 use super::vectorize::vectorize;
 use super::vir::Func;
@@ -32,8 +34,8 @@ pub struct Choice {
     pub vector: Option<(Func, Isa)>,
     /// Number of tasks, over the kernel's sizes.
     pub tasks: Dim,
-    /// Further sizes that the code reads behind the kernel's own, over the kernel's sizes.
-    pub extra: Vec<Dim>,
+    /// What the code reads behind the kernel's own sizes.
+    pub extra: Vec<Extra>,
     /// Implementations that refused, and why.
     pub refused: Vec<(&'static str, String)>,
 }
@@ -46,7 +48,7 @@ struct Site<'k> {
     machine: Machine,
     /// Whether operands may be read up to the next 64-byte boundary.
     padded: bool,
-    extra: Vec<Dim>,
+    extra: Vec<Extra>,
 }
 
 type Accept = fn(&mut Site) -> Result<kernels::Kernel>;
@@ -62,6 +64,7 @@ enum Windows {
 
 /// In order of preference.
 const IMPLEMENTATIONS: &[Implementation] = &[
+    Implementation("winograd", minimal_filtering, Windows::No),
     Implementation("convolution", convolution, Windows::Yes),
     Implementation("depthwise", channelwise, Windows::Yes),
     Implementation("gemm", product, Windows::No),
@@ -138,11 +141,20 @@ impl Site<'_> {
         if let Some(i) = (0..self.kernel.sizes).find(|i| size_symbol(*i as usize) == *d) {
             return Size::Arg(first + i);
         }
-        let at = self.extra.iter().position(|e| e == d).unwrap_or_else(|| {
-            self.extra.push(d.clone());
+        self.extra(Extra::Size(d.clone()))
+    }
+
+    /// The number of threads that share the tasks.
+    fn threads(&mut self) -> Size {
+        self.extra(Extra::Threads)
+    }
+
+    fn extra(&mut self, e: Extra) -> Size {
+        let at = self.extra.iter().position(|f| *f == e).unwrap_or_else(|| {
+            self.extra.push(e);
             self.extra.len() - 1
         });
-        Size::Arg(first + self.kernel.sizes + at as u32)
+        Size::Arg(self.kernel.params.len() as u32 + self.kernel.sizes + at as u32)
     }
 
     fn dim(&self, s: &Size) -> Dim {
@@ -151,7 +163,11 @@ impl Site<'_> {
             Size::Arg(word) => {
                 let i = *word as usize - self.kernel.params.len();
                 let own = self.kernel.sizes as usize;
-                if i < own { size_symbol(i) } else { self.extra[i - own].clone() }
+                match self.extra.get(i.wrapping_sub(own)) {
+                    Some(Extra::Size(d)) => d.clone(),
+                    Some(Extra::Threads) => Dim::Const(1),
+                    None => size_symbol(i),
+                }
             }
         }
     }
@@ -300,6 +316,45 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
         post,
     };
     conv(&c, s.isa, &s.machine)
+}
+
+fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
+    let op: Conv = op.clone();
+    let Layout::Winograd { block, tile, run } = op.layout else { return no(format!("the layout {:?}", op.layout)) };
+    s.all_f32()?;
+    if block as i64 != BLOCK {
+        return no(format!("blocks of {block}"));
+    }
+    let window = op.window(s.x(1))?;
+    let (xs, ws, ys) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.y().shape.clone());
+    let (in_blocks, out_blocks) = (known(&ws[3], "input channels")?, known(&ws[0], "output channels")?);
+    let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
+    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_blocks))?;
+    let mut pair = |d: [&Dim; 2]| d.map(|d| s.size(d));
+    let tiles = [2, 3].map(|i: usize| ys[i].ceil_div(&Dim::from(tile)));
+    let (size, out, tiles) = (pair([&xs[2], &xs[3]]), pair([&ys[2], &ys[3]]), pair([&tiles[0], &tiles[1]]));
+    let w = Winograd {
+        name: s.kernel.name.to_string(),
+        batch: s.size(&xs[0]),
+        in_blocks,
+        out_blocks,
+        size,
+        out,
+        tiles,
+        before: [window.pads[0], window.pads[1]],
+        tile: tile as i64,
+        run: run as i64,
+        input,
+        output,
+        weights: 1,
+        bias,
+        post,
+        // Scratch memory is the kernel's last buffer, behind the result.
+        scratch: s.output() + 1,
+        threads: s.threads(),
+    };
+    winograd(&w, s.isa)
 }
 
 /// Two spatial dimensions; a single one gets a height of 1.

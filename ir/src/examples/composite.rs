@@ -2,12 +2,22 @@
 
 use super::{Example, Values, case};
 use crate::ops::composite::activation::{Act, Activation};
+use crate::ops::composite::filter::WinogradFilter;
 use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
 use crate::ops::gradient::StopGrad;
 use crate::scalar::ScalarFn;
 
 pub(super) fn examples() -> Vec<Example> {
-    [activations(), normalisations()].concat()
+    [activations(), normalisations(), filters()].concat()
+}
+
+fn filters() -> Vec<Example> {
+    vec![
+        case("tile2", WinogradFilter { tile: 2, block: 4 }, &["f32[5,3,3,3]"]),
+        case("tile4", WinogradFilter { tile: 4, block: 4 }, &["f32[4,8,3,3]"]),
+        case("f64", WinogradFilter { tile: 4, block: 2 }, &["f64[2,1,3,3]"]),
+        case("symbolic", WinogradFilter { tile: 2, block: 4 }, &["f32[N,K,3,3]"]),
+    ]
 }
 
 fn activations() -> Vec<Example> {

@@ -1,13 +1,15 @@
 //! Matrix products and convolutions: shapes, layouts, epilogues.
 
-use super::{Example, case};
+use super::{Example, Values, case};
 use crate::dim::Dim;
 use crate::ops::composite::activation::Act;
 use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Post};
 use crate::scalar::ScalarFn;
+use crate::tensor::Tensor;
+use crate::winograd::filters;
 
 pub(super) fn examples() -> Vec<Example> {
-    [products(), plain(), blocked(), transposed()].concat()
+    [products(), plain(), blocked(), winograd(), transposed()].concat()
 }
 
 /// Every kind of step, the way fusion hangs them on a layer.
@@ -105,6 +107,30 @@ fn blocked() -> Vec<Example> {
         case("depthwise.strided", Conv { group: 16, ..with(d, &strided) }, &["f32[1,1,9,7,16]", "f32[1,3,3,16]"]),
         case("depthwise.symbolic", Conv { group: 16, ..with(d, &strided) }, &["f32[N,1,H,W,16]", "f32[1,3,3,16]"]),
         case("depthwise.post", Conv { group: 16, ..with(d, &fused) }, &["f32[2,1,5,6,16]", "f32[1,3,3,16]", "f32[16]", "f32[16]", "f32[2,1,5,6,16]"]),
+    ]
+}
+
+/// Patches are made of filters: others have no meaning.
+fn winograd() -> Vec<Example> {
+    let make = |name: &str, tile: usize, op: Conv, types: &[&str]| {
+        let (b, run) = (16, 3);
+        let w = types[1];
+        let (outputs, inputs) = if w == "1x1" { (16, 16) } else { (32, 32) };
+        let values: Vec<f32> = (0..outputs * inputs * 9).map(|i: usize| (i * 37 % 101) as f32 / 64.0 - 0.75).collect();
+        let patches = filters(tile, b, &Tensor::new(&[outputs, inputs, 3, 3], &values)).expect("filters of a known size");
+        let ty = patches.ty().to_string();
+        let types: Vec<&str> = types.iter().enumerate().map(|(i, t)| if i == 1 { ty.as_str() } else { *t }).collect();
+        case(name, Conv { layout: Layout::Winograd { block: b, tile, run }, ..op }, &types).values(1, Values::Given(patches))
+    };
+    let same = Conv { pads: vec![1; 4], ..conv() };
+    let fused = Conv { post: epilogue(), ..same.clone() };
+    vec![
+        make("winograd.4", 4, same.clone(), &["f32[2,2,9,6,16]", "2x2"]),
+        make("winograd.2", 2, same.clone(), &["f32[1,1,5,7,16]", "1x1"]),
+        make("winograd.valid", 4, conv(), &["f32[1,1,8,11,16]", "1x1"]),
+        make("winograd.uneven", 2, Conv { pads: vec![0, 2, 1, 0], ..conv() }, &["f32[1,1,4,5,16]", "1x1"]),
+        make("winograd.symbolic", 4, same, &["f32[N,2,H,W,16]", "2x2"]),
+        make("winograd.post", 4, fused, &["f32[N,2,5,6,16]", "2x2", "f32[32]", "f32[32]", "f32[N,2,5,6,16]"]),
     ]
 }
 

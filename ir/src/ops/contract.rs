@@ -61,6 +61,19 @@ pub enum Layout {
     Enter(usize),
     /// One filter a channel: x `[N,C/b,spatial..,b]`, w `[C/b,kernel..,b]`, y `[N,C/b,spatial..,b]`.
     Depthwise(usize),
+    /// Minimal filtering ([`winograd`](crate::winograd)) of 3x3 windows that move by 1: x and y as in `Blocked`, w
+    /// `[O/b,tile+2,tile+2,C/b,b(in),b(out)]`; `run` patches are worked on at once.
+    Winograd { block: usize, tile: usize, run: usize },
+}
+
+impl Layout {
+    /// Channels in a block, if there are blocks.
+    pub fn block(self) -> Option<usize> {
+        match self {
+            Layout::Plain => None,
+            Layout::Blocked(b) | Layout::Enter(b) | Layout::Depthwise(b) | Layout::Winograd { block: b, .. } => Some(b),
+        }
+    }
 }
 
 impl AttrValue for Layout {
@@ -71,6 +84,7 @@ impl AttrValue for Layout {
             Layout::Blocked(b) => call("blocked", b),
             Layout::Enter(b) => call("enter", b),
             Layout::Depthwise(b) => call("depthwise", b),
+            Layout::Winograd { block, tile, run } => Attr::Call("winograd".into(), [block, tile, run].map(|n| n.to_attr()).into()),
         }
     }
     fn from_attr(a: &Attr) -> Result<Self> {
@@ -86,7 +100,14 @@ impl AttrValue for Layout {
                     _ => Err(Error::attribute(format!("no layout is called {name}"))),
                 }
             }
-            a => Err(Error::attribute(format!("expected plain, blocked(n), enter(n) or depthwise(n), found {a}"))),
+            Attr::Call(name, args) if &**name == "winograd" && args.len() == 3 => {
+                let [block, tile, run] = [usize::from_attr(&args[0])?, usize::from_attr(&args[1])?, usize::from_attr(&args[2])?];
+                if block == 0 || crate::winograd::filter(tile).is_none() || !(1..=1024).contains(&run) {
+                    return Err(Error::attribute(format!("winograd({block}, {tile}, {run}): tiles are 2 or 4, runs 1 to 1024")));
+                }
+                Ok(Layout::Winograd { block, tile, run })
+            }
+            a => Err(Error::attribute(format!("expected plain, blocked(n), enter(n), depthwise(n) or winograd(n, tile, run), found {a}"))),
         }
     }
 }
@@ -224,14 +245,12 @@ impl Window {
 impl Conv {
     /// The window, with the kernel's size read from the type of the weights.
     pub fn window(&self, w: &Type) -> Result<Window> {
-        let skip = match self.layout {
-            Layout::Depthwise(_) => 1,
-            _ => 2,
-        };
-        let tail = match self.layout {
-            Layout::Plain => 0,
-            Layout::Blocked(_) => 2,
-            _ => 1,
+        let (skip, tail) = match self.layout {
+            Layout::Plain => (2, 0),
+            Layout::Blocked(_) => (2, 2),
+            Layout::Enter(_) => (2, 1),
+            Layout::Depthwise(_) => (1, 1),
+            Layout::Winograd { .. } => return Window::new("conv", vec![3, 3], &self.strides, &self.dilations, &self.pads),
         };
         let kernel = w.shape.get(skip..w.rank().saturating_sub(tail)).and_then(|k| k.iter().map(Dim::as_const).collect::<Option<Vec<_>>>());
         let kernel = kernel.ok_or_else(|| Error::shape(format!("conv: the kernel's size must be known, found weights {w}")))?;
@@ -252,11 +271,8 @@ impl Primitive for Conv {
         let group = Dim::from(self.group);
         let misfit =
             |why: &str| Error::shape(format!("conv: {why} (x: {}, w: {}, group={}, layout={})", x[0], x[1], self.group, self.layout.to_attr()));
-        let block = match self.layout {
-            Layout::Plain => 1,
-            Layout::Blocked(b) | Layout::Enter(b) | Layout::Depthwise(b) => b,
-        };
-        let blocked_in = matches!(self.layout, Layout::Blocked(_) | Layout::Depthwise(_));
+        let block = self.layout.block().unwrap_or(1);
+        let blocked_in = !matches!(self.layout, Layout::Plain | Layout::Enter(_));
         if n == 0 || xs.len() != n + 2 + usize::from(blocked_in) {
             return Err(misfit("the ranks of x and w do not fit"));
         }
@@ -266,6 +282,12 @@ impl Primitive for Conv {
         let channels_fit = match self.layout {
             Layout::Depthwise(_) => ws[0] == xs[1],
             Layout::Enter(_) => self.group == 1 && ws[1] == xs[1],
+            Layout::Winograd { block, tile, .. } => {
+                let side = Dim::from(crate::winograd::side(tile));
+                let steps = [&window.strides, &window.dilations].into_iter().flatten().all(|s| *s == 1);
+                let fits = |w: &[Dim]| w[1..] == [side.clone(), side, xs[1].clone(), Dim::from(block), Dim::from(block)];
+                steps && dtype.is_float() && self.group == 1 && ws.len() == 6 && fits(ws)
+            }
             _ => ws[1].clone() * group.clone() == xs[1] || (ws[1].as_const().is_some() && xs[1].as_const().is_none()),
         };
         if !channels_fit {

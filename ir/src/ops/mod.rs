@@ -207,6 +207,7 @@ ops! {
         LayerNorm "layer_norm" composite::norm::LayerNorm,
         InstanceNorm "instance_norm" composite::norm::InstanceNorm,
         Lrn "lrn" composite::norm::Lrn,
+        WinogradFilter "winograd_filter" composite::filter::WinogradFilter,
         StopGrad "stop_grad" gradient::StopGrad,
     }
 }

@@ -3,6 +3,7 @@
 use super::Plan;
 use super::flexible::Role;
 use crate::rebuild::{self, Rebuild};
+use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
 use nnc_ir::ops::movement::{Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
@@ -137,9 +138,12 @@ impl Emit<'_> {
     fn weights(&mut self, w: Value, layout: Layout) -> Result<Value> {
         let spatial = self.ty(w).rank() - 2;
         let b = self.block;
+        if let Layout::Winograd { tile, .. } = layout {
+            return self.op(WinogradFilter { tile, block: b }, &[w]);
+        }
         let w = self.filled(w, 0, b)?;
         match layout {
-            Layout::Plain => Ok(w),
+            Layout::Plain | Layout::Winograd { .. } => Ok(w),
             Layout::Blocked(_) => {
                 // [O,C,k..] -> [O/b,b,C/b,b,k..] -> [O/b,C/b,k..,b(in),b(out)]
                 let w = self.filled(w, 1, b)?;
@@ -167,7 +171,9 @@ impl Emit<'_> {
         let (conv, operands) = (conv.clone(), old.operands.clone());
         let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
         let mut pads = conv.pads.clone();
-        if self.halo && pads.iter().any(|p| *p != 0) {
+        // Minimal filtering fills its patches up as it reads them.
+        let halo = self.halo && !matches!(layout, Layout::Winograd { .. });
+        if halo && pads.iter().any(|p| *p != 0) {
             let tail = usize::from(!matches!(layout, Layout::Enter(_)));
             let around = |p: &[i64]| [0, 0].iter().chain(p).chain(&[0][..tail]).map(|p| Dim::Const(*p)).collect();
             let (lo, hi) = pads.split_at(pads.len() / 2);

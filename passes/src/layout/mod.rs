@@ -7,10 +7,11 @@
 
 mod emit;
 mod flexible;
+mod winograd;
 
 use crate::cost;
 use crate::fold;
-use crate::pass::{Context, Refusal};
+use crate::pass::{Context, Precision, Refusal};
 use flexible::{Role, role};
 use nnc_ir::attrs::AttrValue;
 use nnc_ir::ops::contract::{Conv, Layout};
@@ -22,7 +23,7 @@ const SWEEPS: usize = 8;
 /// Chooses layouts and packs the constant weights of convolutions and matmuls.
 pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let constant = fold::constants(&graph);
-    let plan = Plan::new(&graph, &constant, cx.target);
+    let plan = Plan::new(&graph, &constant, cx.target, cx.options.precision);
     let blocked = plan.choose();
     report(&graph, &plan, &blocked, &constant, cx);
     emit::emit(&graph, &plan, &blocked, &constant, cx.options.halo)
@@ -40,7 +41,10 @@ fn report(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], cx: &
             let name = layout.map_or("blocked".into(), |l| l.to_attr().to_string());
             match (layout, blocked[i]) {
                 (Err(why), _) => cx.decide("layout", graph, id, "plain".into(), plain, refuse(&name, why.to_string())),
-                (Ok(_), true) => cx.decide("layout", graph, id, name, fast, refuse("plain", format!("{plain:.0} cycles"))),
+                (Ok(_), true) => {
+                    let refused = [&refuse("plain", format!("{plain:.0} cycles"))[..], &plan.nodes[i].refused].concat();
+                    cx.decide("layout", graph, id, name, fast, refused)
+                }
                 (Ok(_), false) => cx.decide("layout", graph, id, "plain".into(), plain, refuse(&name, format!("{fast:.0} cycles and conversions"))),
             }
         }
@@ -86,6 +90,8 @@ pub(crate) struct Candidate {
     follows: Vec<usize>,
     /// Own cost in the model's layout and in blocks.
     cycles: [f64; 2],
+    /// Other ways to work on blocks.
+    refused: Vec<Refusal>,
 }
 
 pub(crate) struct Plan<'a> {
@@ -100,7 +106,7 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(graph: &'a Graph, constant: &[bool], target: &Target) -> Plan<'a> {
+    fn new(graph: &'a Graph, constant: &[bool], target: &Target, precision: Precision) -> Plan<'a> {
         let mut plan = Plan { graph, block: target.block, nodes: vec![], index: vec![None; graph.id_bound()], convert: vec![0.0; graph.id_bound()] };
         for id in graph.order() {
             let node = graph.node(id);
@@ -112,10 +118,14 @@ impl<'a> Plan<'a> {
             if constant[id.0 as usize] {
                 continue;
             }
-            if let Some((role, follows)) = role(graph, id, constant, &plan.index, target.block) {
+            if let Some((mut role, follows)) = role(graph, id, constant, &plan.index, target.block) {
                 plan.index[id.0 as usize] = Some(plan.nodes.len());
-                let cycles = plan.cycles(id, &role, target);
-                plan.nodes.push(Candidate { id, role, follows, cycles });
+                let (mut cycles, mut refused) = (plan.cycles(id, &role, target), vec![]);
+                if let (Role::Conv(Ok(layout @ Layout::Blocked(_))), Op::Conv(conv)) = (&mut role, &node.op) {
+                    let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, cycles[1], target, precision);
+                    (*layout, cycles[1], refused) = (choice.layout, choice.cycles, choice.refused);
+                }
+                plan.nodes.push(Candidate { id, role, follows, cycles, refused });
             }
         }
         plan

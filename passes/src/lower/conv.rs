@@ -36,9 +36,9 @@ struct ConvAxes {
 impl ConvAxes {
     fn new(op: &Conv, x: &[Dim], w: &[Dim], spatial: usize) -> ConvAxes {
         let group = Dim::from(op.group);
-        let block = match op.layout {
-            Layout::Plain => ONE,
-            Layout::Blocked(b) | Layout::Enter(b) | Layout::Depthwise(b) => Dim::from(b),
+        let block = match op.layout.block() {
+            None => ONE,
+            Some(b) => Dim::from(b),
         };
         let image = Dim::product(&x[2..2 + spatial]);
         let skip = if matches!(op.layout, Layout::Depthwise(_)) { 1 } else { 2 };
@@ -59,7 +59,7 @@ impl ConvAxes {
             w_unit: block.clone(),
         };
         let mut a = match op.layout {
-            Layout::Plain | Layout::Enter(_) => plain,
+            Layout::Plain | Layout::Enter(_) | Layout::Winograd { .. } => plain,
             Layout::Blocked(_) => ConvAxes { inner: block.clone(), x_unit: block.clone(), w_unit: block.clone() * block.clone(), ..plain },
             Layout::Depthwise(_) => ConvAxes { groups: x[1].clone(), channels: ONE, depth: ONE, x_lane: ONE, x_unit: block.clone(), ..plain },
         };

@@ -24,6 +24,7 @@ mod sort;
 mod tree;
 mod view;
 mod window;
+mod winograd;
 
 use crate::{expand, fuse, memory};
 use group::Group;
@@ -32,7 +33,7 @@ use loops::Loops;
 use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::graph::{Graph, NodeId, Value};
 use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step, Within};
-use nnc_ir::ops::contract::Layout;
+use nnc_ir::ops::contract::{Conv, Layout};
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
@@ -239,6 +240,18 @@ impl Lowering {
 
     /// One kernel that computes all results of the node. Built once for equal nodes on equal types.
     fn kernel(&mut self, frame: &mut Frame, id: NodeId, access: Access, f: impl FnOnce(&mut Loops) -> Result<()>) -> Result<()> {
+        self.kernel_with(frame, id, access, None, f)
+    }
+
+    /// The same with scratch memory as a last parameter, which `f` declares.
+    fn kernel_with(
+        &mut self,
+        frame: &mut Frame,
+        id: NodeId,
+        access: Access,
+        scratch: Option<&Type>,
+        f: impl FnOnce(&mut Loops) -> Result<()>,
+    ) -> Result<()> {
         let node = frame.graph.node(id);
         let x: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
         let mut buffers = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
@@ -260,6 +273,7 @@ impl Lowering {
         for port in 0..node.types.len() {
             buffers.push(self.result(frame, pad.unwrap_or(id), port)?);
         }
+        buffers.extend(scratch.map(|t| self.out.work(t)));
         let site = self.site.clone();
         self.out.launch_kernel(&site, compiled, buffers)
     }
@@ -306,6 +320,10 @@ impl Lowering {
                 Ok(())
             }),
             Op::MatMul(op) => self.kernel(frame, id, Write, |k| contract::matmul(k, op)),
+            Op::Conv(op @ Conv { layout: Layout::Winograd { block, tile, run }, .. }) => {
+                let scratch = winograd::scratch(*tile, *run, frame.graph.ty(node.operands[0]))?;
+                self.kernel_with(frame, id, Write, Some(&scratch), |k| winograd::conv(k, op, *block, *tile, &scratch))
+            }
             Op::Conv(op) => self.kernel(frame, id, Write, |k| conv::conv(k, op)),
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
@@ -334,7 +352,7 @@ impl Lowering {
                 Err(Error::unsupported(format!("{} works on strings, which compiled code does not have", node.op.name())))
             }
             Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),
-            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::StopGrad(_) => {
+            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::StopGrad(_) | Op::WinogradFilter(_) => {
                 Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
             }
         }
@@ -392,7 +410,8 @@ fn padded(graph: &Graph, live: &[bool]) -> HashMap<NodeId, NodeId> {
         let node = graph.node(id);
         let Op::Pad(pad) = &node.op else { continue };
         let x = node.operands[0].node;
-        let blocked = matches!(&graph.node(x).op, Op::Conv(c) if c.layout != Layout::Plain);
+        // Minimal filtering writes whole results only.
+        let blocked = matches!(&graph.node(x).op, Op::Conv(c) if !matches!(c.layout, Layout::Plain | Layout::Winograd { .. }));
         let around = pad.lo.iter().zip(&pad.hi).enumerate().all(|(i, (lo, hi))| match (lo.as_const(), hi.as_const()) {
             (Some(lo), Some(hi)) if (2..pad.lo.len() - 1).contains(&i) => lo >= 0 && hi >= 0,
             (lo, hi) => lo == Some(0) && hi == Some(0),
@@ -430,6 +449,8 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
         Op::Conv(c) => {
             let spatial = c.window(x[1]).map_or(0, |w| w.kernel.len());
             let taps = match c.layout {
+                // What the convolution is, not what is left of it.
+                Layout::Winograd { block, .. } => times(x[1].shape[3].clone(), 9 * block),
                 Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
                 Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
                 _ => Dim::product(&x[1].shape[1..2 + spatial]),

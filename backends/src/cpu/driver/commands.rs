@@ -32,19 +32,30 @@ pub enum Command {
     Reserve,
 }
 
-/// Base 0 is address 0, for arguments that are sizes; then the weights, the workspace, the inputs, the outputs, the blocks.
+/// Base 0 is address 0, for arguments that are sizes; then the weights, the workspace, the number of threads (an argument that is
+/// this number has offset 0), the inputs, the outputs, the blocks.
 pub const BASE_ZERO: u32 = 0;
 pub const BASE_WEIGHTS: u32 = 1;
 pub const BASE_WORK: u32 = 2;
-pub const BASE_INPUTS: u32 = 3;
+pub const BASE_THREADS: u32 = 3;
+pub const BASE_INPUTS: u32 = 4;
+
+/// An argument behind a kernel's own sizes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Extra {
+    /// A dimension over those sizes.
+    Size(Dim),
+    /// How many threads share the tasks of a launch.
+    Threads,
+}
 
 /// What a kernel's implementation asks of its launches beside the buffers and sizes of the kernel.
 #[derive(Clone, Debug)]
 pub struct Form {
     /// Number of tasks over the kernel's sizes `s0`, `s1`...
     pub tasks: Dim,
-    /// Arguments behind the kernel's own sizes, over those.
-    pub extra: Vec<Dim>,
+    /// Arguments behind the kernel's own sizes.
+    pub extra: Vec<Extra>,
     /// Rough number of scalar operations in a launch, over the kernel's sizes: whether threads are worth it.
     pub work: Dim,
 }
@@ -387,9 +398,15 @@ impl Encoder<'_> {
         for b in &l.buffers {
             args.extend(self.place(b)?);
         }
-        let extra: Vec<Dim> = form.extra.iter().map(|d| in_program(d, l)).collect();
-        for s in l.sizes.iter().chain(&extra) {
+        for s in &l.sizes {
             args.extend([BASE_ZERO, self.sizes.dim(s)?.0]);
+        }
+        for e in &form.extra {
+            let (base, d) = match e {
+                Extra::Size(d) => (BASE_ZERO, in_program(d, l)),
+                Extra::Threads => (BASE_THREADS, Dim::Const(0)),
+            };
+            args.extend([base, self.sizes.dim(&d)?.0]);
         }
         let tasks = self.sizes.dim(&in_program(&form.tasks, l))?;
         let work = self.sizes.dim(&in_program(&form.work, l))?;

@@ -1,7 +1,7 @@
 //! The functions that execute a program's tables, generated once a module whatever the program's length.
 
 use super::Ref;
-use super::commands::{BASE_INPUTS, BASE_WEIGHTS, BASE_WORK, BASE_ZERO, Command, Head, Tables, bytes_of};
+use super::commands::{BASE_INPUTS, BASE_THREADS, BASE_WEIGHTS, BASE_WORK, BASE_ZERO, Command, Head, Tables, bytes_of};
 use super::sizes::{KINDS, Kind, Span};
 use crate::abi;
 use crate::cpu::clif::{Code, Emitter, I8, I32, I64, call, data_addr, func_addr};
@@ -398,6 +398,8 @@ fn execute<M: Module>(
         // parallel_for, or 0 where the run has one thread; trace, or 0 where the host has none.
         let parallel = c.var(zero);
         let ctx = c.var(zero);
+        let one = c.int(1);
+        c.store(one, bases, 8 * BASE_THREADS as i32);
         let trace = c.var(zero);
         c.if_(host, |c| {
             let v = c.load(I64, host, CTX);
@@ -407,6 +409,9 @@ fn execute<M: Module>(
             let many = c.cmp_c(IntCC::SignedGreaterThan, threads, 1);
             let f = c.select(many, f, zero);
             c.set(parallel, f);
+            let threads = c.b.ins().sextend(I64, threads);
+            let threads = c.select(f, threads, one);
+            c.store(threads, bases, 8 * BASE_THREADS as i32);
             let size = c.load(I64, host, HOST_SIZE);
             let traces = c.cmp_c(IntCC::UnsignedGreaterThan, size, i64::from(TRACE));
             c.if_(traces, |c| {

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod post;
 pub mod reorder;
 pub mod rows;
+pub mod winograd;
 
 use super::vir::{Builder, Func, I, X};
 

@@ -1,4 +1,5 @@
 //! Composites: operations defined by others. Each is one `expand`.
 
 pub mod activation;
+pub mod filter;
 pub mod norm;

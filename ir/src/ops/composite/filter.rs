@@ -1,0 +1,45 @@
+//! What is done to the filters of a convolution when it is compiled.
+
+use crate::attrs::op_struct;
+use crate::builder::V;
+use crate::dim::Dim;
+use crate::error::{Error, Result};
+use crate::eval::Env;
+use crate::ops::Composite;
+use crate::ops::contract::MatMul;
+use crate::tensor::Tensor;
+use crate::types::DType;
+use crate::winograd;
+
+op_struct! {
+    /// Filters `[O,C,3,3]` as the patches `[O/block,s,s,C/block,block(in),block(out)]`, `s = tile+2`, that
+    /// [minimal filtering](crate::winograd) multiplies with: `G g G^T`, filled up with zeros to whole blocks.
+    WinogradFilter { tile: usize, block: usize }
+}
+
+impl Composite for WinogradFilter {
+    fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
+        let [w] = x else { return Err(Error::arity("winograd_filter takes the filters alone")) };
+        let g = winograd::filter(self.tile).ok_or_else(|| Error::attribute(format!("winograd_filter: tile {} is not 2 or 4", self.tile)))?;
+        let ty = w.ty();
+        if ty.rank() != 4 || !ty.dtype.is_float() || ty.shape[2..].iter().any(|d| !d.is(3)) || self.block == 0 {
+            return Err(Error::shape(format!("winograd_filter: filters are [O,C,3,3] of floats, found {ty}")));
+        }
+        let values: Vec<f64> = g.iter().flatten().copied().collect();
+        let matrix = w.builder().constant(Tensor::new(&[g.len(), 3], &values)).cast(ty.dtype);
+        let product = |a: V<'g>, b: V<'g>, transposed| w.builder().op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[a, b]);
+        let patches = product(matrix, product(*w, matrix, true), false);
+        let (b, s) = (Dim::from(self.block), Dim::from(g.len()));
+        let blocks = [0, 1].map(|i| ty.shape[i].ceil_div(&b));
+        let missing = |i: usize| blocks[i].clone() * b.clone() - ty.shape[i].clone();
+        let none = Dim::Const(0);
+        let full = patches.pad_zero(vec![none.clone(); 4], vec![missing(0), missing(1), none.clone(), none]);
+        let [outputs, inputs] = blocks;
+        let split = full.reshape(vec![outputs, b.clone(), inputs, b, s.clone(), s]);
+        Ok(vec![split.transpose(&[0, 4, 5, 2, 3, 1])])
+    }
+
+    fn eval(&self, x: &[Tensor], _: &Env) -> Option<Result<Vec<Tensor>>> {
+        (x[0].dtype() == DType::F32).then(|| winograd::filters(self.tile, self.block, &x[0]).map(|t| vec![t]))
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether minimal filtering ([`nnc_ir::winograd`]) takes the place of a blocked convolution's plain sums, on what tiles, and how many
+//! of them at once.
+//!
+//! A larger tile saves multiplications and costs weights: those of F(4x4) take four times the bytes, which a layer with many
+//! channels and few pixels fetches for little use.
+
+use crate::cost;
+use crate::pass::{Precision, Refusal};
+use nnc_ir::attrs::AttrValue;
+use nnc_ir::ops::contract::{Conv, Layout};
+use nnc_ir::target::Isa;
+use nnc_ir::winograd::side;
+use nnc_ir::{Target, Type};
+
+/// The least and the most tiles of a run: fewer use the weights too little, more leave the nearest cache.
+const RUN: (f64, f64) = (16.0, 96.0);
+
+/// A layout, its estimated cycles, and why others were not taken.
+pub struct Choice {
+    pub layout: Layout,
+    pub cycles: f64,
+    pub refused: Vec<Refusal>,
+}
+
+/// Chooses between the plain sums in blocks, which take `direct` cycles, and tiles of 2 and 4. Weights are `[O,C,kernel..]`.
+pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, precision: Precision) -> Choice {
+    let blocked = Layout::Blocked(target.block);
+    let refuse = |why: &str| Refusal { what: "winograd".into(), why: why.into() };
+    let mut choice = Choice { layout: blocked, cycles: direct, refused: vec![] };
+    if let Err(why) = fits(conv, w, target, precision) {
+        // That other windows have no minimal filtering goes without saying.
+        choice.refused.extend(why.map(refuse));
+        return choice;
+    }
+    // Weights of the plain sums come from memory as well.
+    let stream = |taps: usize| 4.0 * taps as f64 * channels(w, target).iter().product::<f64>() / target.memory_bytes_per_cycle;
+    choice.cycles = direct.max(cost::LAUNCH + stream(9));
+    let note = |layout: Layout, cycles: f64| Refusal { what: layout.to_attr().to_string(), why: format!("{cycles:.0} cycles") };
+    for tile in [2, 4] {
+        let (run, cycles) = estimate(w, y, tile, target, stream(side(tile) * side(tile)));
+        let layout = Layout::Winograd { block: target.block, tile, run };
+        if cycles < choice.cycles {
+            choice.refused.push(note(choice.layout, choice.cycles));
+            (choice.layout, choice.cycles) = (layout, cycles);
+        } else {
+            choice.refused.push(note(layout, cycles));
+        }
+    }
+    choice
+}
+
+/// Whether there is a kernel for this convolution; the reason against it, where that is worth telling.
+fn fits(conv: &Conv, w: &Type, target: &Target, precision: Precision) -> Result<(), Option<&'static str>> {
+    let ones = |v: &[i64]| v.iter().all(|s| *s == 1);
+    let kernel = w.shape.get(2..).filter(|k| k.len() == 2 && k.iter().all(|d| d.is(3)));
+    match () {
+        _ if kernel.is_none() || !ones(&conv.strides) || !ones(&conv.dilations) || conv.group != 1 => Err(None),
+        _ if precision == Precision::Exact => Err(Some("--precision exact forbids it")),
+        _ if !matches!(target.isa, Isa::Avx2 | Isa::Avx512) => Err(Some("the target has no kernels for it")),
+        _ => Ok(()),
+    }
+}
+
+/// Input and output channels in whole blocks.
+fn channels(w: &Type, target: &Target) -> [f64; 2] {
+    let block = target.block as f64;
+    [1, 0].map(|axis| (cost::dim(&w.shape[axis]) / block).ceil() * block)
+}
+
+/// Tiles of a run, and cycles in all. `stream` cycles bring the weights.
+fn estimate(w: &Type, y: &Type, tile: usize, target: &Target, stream: f64) -> (usize, f64) {
+    let values = (side(tile) * side(tile)) as f64;
+    let [inputs, outputs] = channels(w, target);
+    let along = |axis: usize| (cost::dim(&y.shape[axis]) / tile as f64).ceil();
+    let tiles = (cost::dim(&y.shape[0]) * along(2) * along(3)).max(1.0);
+    // Patches, and products of two blocks of channels, in most of the second-level cache.
+    let bytes = 4.0 * values * (inputs + 2.0 * target.block as f64);
+    let most = (target.l2_bytes as f64 * 0.75 / bytes).floor().clamp(RUN.0, RUN.1);
+    let known = y.shape[0].as_const().is_some() && y.shape[2].as_const().is_some() && y.shape[3].as_const().is_some();
+    let runs = (tiles / most).ceil();
+    let run = if known { (tiles / runs).ceil() } else { most };
+    let products = tiles * values * inputs * outputs / target.fma_per_cycle;
+    // Loads, sums and stores of both directions, two a cycle; weights of later runs come from the caches.
+    let transforms = tiles * values * (4.0 * inputs + 3.0 * outputs) / target.lanes as f64;
+    let again = (runs - 1.0) * stream * target.memory_bytes_per_cycle / target.l2_bytes_per_cycle;
+    (run as usize, cost::LAUNCH + products.max(stream) + transforms + again)
+}
