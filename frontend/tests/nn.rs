@@ -187,7 +187,8 @@ fn syntax_errors_come_together() {
     let r = errors("module f(x: f32[4]) {\n  a = (x + \n  b = x $ 2\n  c = 3x\n  return x\n}\nmodule g(x f32[4]) { return x }\n");
     assert!(r.0.len() >= 3, "{r}");
     assert!(r.0.iter().all(|e| e.code() == Code::Syntax), "{r}");
-    assert!(errors("train lenet on net { }").0[0].message().contains("not supported yet"));
+    assert!(errors("train lenet on net { }").0[0].message().contains("expected `on`"));
+    assert!(errors("plan { }").0[0].message().contains("not supported yet"));
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub mod profile;
 mod session;
 mod specialize;
 pub mod threads;
+pub mod train;
 
 pub use build::{compile, compile_with, session};
 pub use describe::{Description, Port, Size};

@@ -182,6 +182,7 @@ enum Data {
     /// Not given, or to be allocated by the run.
     None,
     Input(bytes::Bytes),
+    /// Ours to write: an output, or an input that was one ([`Bound::exchange`]).
     Output(Aligned),
 }
 
@@ -354,6 +355,51 @@ impl Bound<'_> {
             }
         }
         Ok(context.trace.map_or(vec![], |(_, events)| events.into_inner()))
+    }
+
+    /// The memory of an input, to be written before the next run.
+    pub fn input_mut(&mut self, k: usize) -> Result<&mut [u8]> {
+        match self.own_input(k)? {
+            Data::Output(block) => Ok(block.as_mut()),
+            _ => Err(Error::internal(format!("input {k} is not given"))),
+        }
+    }
+
+    /// Makes the memory of an input ours.
+    fn own_input(&mut self, k: usize) -> Result<&mut Data> {
+        let data = &mut self.inputs[k].data;
+        if let Data::Input(given) = data {
+            *data = Data::Output(Aligned::copy_of(given)?);
+        }
+        Ok(data)
+    }
+
+    /// What an input is.
+    pub fn input(&self, k: usize) -> Result<Tensor> {
+        match &self.inputs[k].data {
+            Data::Output(block) => self.inputs[k].output(bytes::Bytes::copy_from_slice(block.as_ref())),
+            Data::Input(given) => self.inputs[k].output(given.clone()),
+            Data::None => Err(Error::internal(format!("input {k} is not given"))),
+        }
+    }
+
+    /// The last run's output is the next run's input, without a copy: the two exchange their memory.
+    pub fn exchange(&mut self, output: usize, input: usize) -> Result<()> {
+        let (from, to) = (&self.outputs[output], &self.inputs[input]);
+        if from.dtype != to.dtype || from.shape != to.shape || !self.sized[output] {
+            return Err(Error::internal("an output takes the place of an input of another type"));
+        }
+        self.own_input(input)?;
+        std::mem::swap(&mut self.outputs[output].data, &mut self.inputs[input].data);
+        Ok(())
+    }
+
+    /// The bytes of an output of the last run.
+    pub fn output_bytes(&self, k: usize) -> Result<&[u8]> {
+        match &self.outputs[k].data {
+            Data::Output(block) => Ok(block.as_ref()),
+            _ => Err(Error::internal("the model has not run")),
+        }
     }
 
     /// Copies of the last run's outputs.

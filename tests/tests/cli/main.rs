@@ -5,6 +5,7 @@ mod edge;
 mod files;
 mod hosts;
 mod mutants;
+mod train;
 mod verbs;
 
 use std::path::Path;

@@ -27,6 +27,7 @@ fn operands<'g>(captures: &[V<'g>]) -> impl Iterator<Item = V<'g>> {
 fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let condition = c.x(0)?;
     let (yes, no) = (c.region("then_branch")?, c.region("else_branch")?);
+    let then = yes.clone();
     if let Some(t) = c.fold(condition).filter(|t| t.elems() == 1) {
         return if t.num(0).as_bool() { &yes } else { &no }.inline(&[]);
     }
@@ -37,6 +38,9 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     for k in 0..yes.outputs.len() {
         let (a, b) = (yes.ty(yes.outputs[k].value).clone(), no.ty(no.outputs[k].value).clone());
+        if a.rank() != b.rank() && is_squeeze(c, condition, &yes, k) {
+            return then.inline(&[]);
+        }
         if a.dtype != b.dtype || a.rank() != b.rank() {
             return Err(Error::unsupported(format!("output {k} is {a} or {b}; type and rank must be one")));
         }
@@ -52,6 +56,26 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     let x: Vec<V<'g>> = std::iter::once(condition.reshape(vec![])).chain(operands(&outside)).collect();
     Ok(c.b.op_all(If {}, &x, vec![yes, no]))
+}
+
+/// Whether output `k` of a branch drops an axis whose length the condition compares with 1, as PyTorch writes `squeeze(axis)`. The branch
+/// can stand for both, whose ranks differ: the reshape asks for that length to be 1, so that any other is an error of the run.
+fn is_squeeze(c: &Call, condition: V, yes: &Graph, k: usize) -> bool {
+    let compared = c.b.with_graph(|g| {
+        let mut v = condition.value();
+        while let Op::Reshape(_) | Op::Cast(_) = g.node(v.node).op {
+            v = g.node(v.node).operands[0];
+        }
+        let node = g.node(v.node);
+        let one = |i: usize| g.known(*node.operands.get(i)?).filter(|k| k.len() == 1).map(|k| k[0].clone());
+        matches!(node.op, Op::Map(nnc_ir::ScalarFn::Equal)).then(|| one(0).zip(one(1))).flatten()
+    });
+    let length = match compared {
+        Some((d, one)) | Some((one, d)) if one.is(1) => d,
+        _ => return false,
+    };
+    let node = yes.node(yes.outputs[k].value.node);
+    matches!(node.op, Op::Reshape(_)) && yes.ty(node.operands[0]).elems() == node.types[0].elems() * length
 }
 
 /// Symbols that a graph binds itself.
@@ -203,7 +227,9 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (state.ty(), region.ty(region.outputs[k].value));
-        if before != *after {
+        // Lengths that cannot be compared now are compared by the run.
+        let differ = |(a, b): (&Dim, &Dim)| a != b && a.as_const().is_some() && b.as_const().is_some();
+        if before.dtype != after.dtype || before.rank() != after.rank() || before.shape.iter().zip(&after.shape).any(differ) {
             return Err(Error::shape(format!("state {k} is {before} before and {after} after a step")));
         }
     }

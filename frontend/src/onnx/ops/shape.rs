@@ -105,7 +105,8 @@ fn reshape<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     // A shape that only the run knows: resolve 0 and -1 with tensor arithmetic, then read it.
     let have = x.ty();
     let mut want = c.x(1)?.cast(DType::I64);
-    let n = want.ty().elems().as_const().unwrap_or(0).clamp(0, 64) as usize;
+    let n = want.ty().elems().as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= 64);
+    let n = n.ok_or_else(|| Error::unsupported(format!("the shape should be a short vector of known length, found {}", want.ty())))?;
     let k = |v: i64| c.b.constant(nnc_ir::Tensor::scalar(v));
     if !allow_zero {
         let same = c.b.dims((0..n).map(|i| have.shape.get(i).cloned().unwrap_or(Dim::Const(0))).collect());

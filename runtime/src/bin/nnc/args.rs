@@ -334,6 +334,7 @@ pub struct Draw {
 
 #[derive(Args)]
 pub struct Grad {
+    /// .onnx or .nn
     pub model: PathBuf,
     /// Inputs or parameters to differentiate by
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true)]
@@ -343,25 +344,51 @@ pub struct Grad {
     pub of: Option<String>,
     #[arg(short, long, value_name = "GRAD.onnx|.nn")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub compilation: Compilation,
 }
 
 #[derive(Args)]
 pub struct Train {
+    /// The .nn file with a `train` block
     pub model: PathBuf,
+    /// Where the data's files are [default: beside the .nn file]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// Compile the trained model to a library
     #[arg(short, long, value_name = "OUT.so")]
     pub output: Option<PathBuf>,
-    #[arg(long, value_name = "OUT.onnx|.safetensors")]
+    /// Write the trained model, or its parameters alone
+    #[arg(long, value_name = "OUT.onnx|.npz|.safetensors")]
     pub save: Option<PathBuf>,
-    #[arg(long, value_name = "DIR")]
+    /// Do not train: write the step, whose inputs and outputs of one name are what goes from step to step
+    #[arg(long, value_name = "STEP.so|.onnx|.nn")]
+    pub step: Option<PathBuf>,
+    /// Keep checkpoints here
+    #[arg(long, value_name = "FOLDER")]
     pub checkpoint: Option<PathBuf>,
+    /// Steps from one checkpoint to the next
+    #[arg(long, value_name = "STEPS", default_value_t = 500)]
+    pub checkpoint_every: u64,
+    /// Go on from the last checkpoint: the result has the bits of a run that was never stopped
     #[arg(long)]
     pub resume: bool,
+    /// Make this many steps, whatever the file says
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Draw the curve of the loss
+    #[arg(long, value_name = "OUT.svg")]
+    pub curve: Option<PathBuf>,
+    /// Threads, 0 for all that this process may use
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
 }
 
 #[derive(Args)]
 pub struct Export {
+    /// .nn or .onnx
     pub model: PathBuf,
-    #[arg(short, long, value_name = "OUT.onnx")]
+    #[arg(short, long, value_name = "OUT.onnx|.nn")]
     pub output: PathBuf,
 }
 

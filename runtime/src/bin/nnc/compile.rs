@@ -51,6 +51,15 @@ pub fn compile(a: &Compile) -> Outcome {
     stats(a, numbers(&program, &compiled, &watch, code, output))
 }
 
+/// A graph to a library and its header.
+pub fn graph(graph: nnc::ir::Graph, output: &Path, options: &Options) -> Outcome {
+    let program = build::program(graph, options, &mut ())?;
+    let target = build::target(&options.target)?;
+    let backend = build::backend_options(options);
+    let compiled = cpu::compile(&program, &target, &backend, false)?;
+    library(&compiled, output, &target, options)
+}
+
 /// Combinations that make no sense, before any work is done.
 fn refuse(a: &Compile, emit: Emit, output: &Path) -> Outcome {
     if a.format.is_some() {

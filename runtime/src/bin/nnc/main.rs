@@ -16,12 +16,11 @@ mod profile;
 mod progress;
 mod run;
 mod smoke;
+mod train;
 mod verify;
 
 use args::{Cli, Verb};
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use edge::Failure;
-use nnc::ir::Error;
 use std::process::ExitCode;
 
 /// Graphs are many small allocations.
@@ -47,13 +46,9 @@ fn main() -> ExitCode {
         Verb::Fmt(a) => opt::fmt(&a),
         Verb::Smoke(a) => compile::smoke(&a),
         Verb::Grad(a) => grad::grad(&a),
-        Verb::Train(_) => later("train"),
-        Verb::Export(_) => later("export"),
+        Verb::Train(a) => train::train(&a),
+        Verb::Export(a) => grad::export(&a),
     })
-}
-
-fn later(verb: &str) -> Result<(), Failure> {
-    Err(Error::unsupported(format!("`nnc {verb}` is not in this version")).into())
 }
 
 /// Help and version go to stdout with status 0, mistakes to stderr with status 2.

@@ -23,3 +23,8 @@ pub fn seconds(what: &'static str, seconds: f64) -> ProgressBar {
 pub fn passes(count: usize) -> ProgressBar {
     bar(count as u64, "compiling [{bar:30}] {msg}")
 }
+
+/// A bar over the steps of a training; its length comes with the first.
+pub fn steps() -> ProgressBar {
+    bar(0, "training [{bar:30}] {pos}/{len} {msg} eta {eta}")
+}
