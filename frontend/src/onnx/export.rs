@@ -425,9 +425,17 @@ impl Writer {
                 one(self.call("LRN", &r, numbers))
             }
             Op::Activation(_) | Op::StopGrad(_) => self.expanded(&node.op, x, types),
-            Op::Input | Op::ReadDims(_) | Op::NonZero(_) | Op::Loop(_) | Op::Pack(_) | Op::Unpack(_) | Op::Gradient(_) => {
-                Err(Error::unsupported(format!("{} is not exported to ONNX", node.op.name())))
-            }
+            Op::Input
+            | Op::ReadDims(_)
+            | Op::NonZero(_)
+            | Op::Loop(_)
+            | Op::Pack(_)
+            | Op::Unpack(_)
+            | Op::Gradient(_)
+            | Op::Random(_)
+            | Op::BitCast(_)
+            | Op::Interleave(_)
+            | Op::TreeLeaves(_) => Err(Error::unsupported(format!("{} is not exported to ONNX", node.op.name()))),
         }
     }
 

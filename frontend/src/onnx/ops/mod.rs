@@ -29,6 +29,8 @@ mod window;
 use crate::onnx::call::Call;
 use nnc_ir::{Error, Result, V};
 
+pub use training::GRADIENT;
+
 /// Turns a call into operations; returns as many results as the operator has.
 pub type Build = for<'g> fn(&Call<'g>) -> Result<Vec<V<'g>>>;
 
