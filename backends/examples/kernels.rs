@@ -263,6 +263,7 @@ impl Bench {
             k: Size::Const(k),
             a: matrix(0, k),
             b: 1,
+            packed: true,
             b_batch: vec![],
             c: matrix(3, n),
             bias: Some(2),

@@ -316,8 +316,16 @@ fn every_activation() {
     }
 }
 
-/// `C = A * B` with these sizes; which of m, n and k are run-time words; and a residual.
-fn check_gemm(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: [bool; 3], residual: bool) {
+/// `C = A * B` with these sizes; which of m, n and k are run-time words; and a residual. Where columns are whole blocks, `B` is also
+/// read as it lies.
+fn check_gemm(isa: Isa, engine: Engine, shape: [i64; 4], dynamic: [bool; 3], residual: bool) {
+    check_product(isa, engine, shape, dynamic, residual, true);
+    if shape[2] % BLOCK == 0 && !dynamic[1] {
+        check_product(isa, engine, shape, dynamic, residual, false);
+    }
+}
+
+fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: [bool; 3], residual: bool, packed: bool) {
     let mut words = vec![Word::Buf(0), Word::Buf(1), Word::Buf(2), Word::Buf(3), Word::Buf(4)];
     let mut size = |x: i64, dynamic: bool| {
         if dynamic {
@@ -339,6 +347,7 @@ fn check_gemm(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: [bo
         k: size(k, dynamic[2]),
         a: Matrix { word: 0, pitch: size(lda, dynamic[2]), batch: vec![Size::Const(m * lda)] },
         b: 1,
+        packed,
         b_batch: vec![size(k * np, dynamic[1])],
         c,
         bias: Some(2),
@@ -348,11 +357,12 @@ fn check_gemm(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: [bo
     let kernel = gemm(&desc, isa, &machine).unwrap_or_else(|e| panic!("{e}"));
     let a = noise((batch * m * lda) as usize, 1);
     let b = noise((batch * k * n) as usize, 2);
-    let packed: Vec<f32> = b.chunks((k * n) as usize).flat_map(|b| pack_weights(b, k as usize, n as usize, false)).collect();
+    let pack = |b: &[f32]| if packed { pack_weights(b, k as usize, n as usize, false) } else { b.to_vec() };
+    let right: Vec<f32> = b.chunks((k * n) as usize).flat_map(pack).collect();
     let bias = noise(np as usize, 3);
     let residuals = noise((batch * m * ldc) as usize, 4);
-    let mut bufs = [a.clone(), packed, bias.clone(), vec![7.0; (batch * m * ldc) as usize], residuals.clone()];
-    let what = format!("{isa:?} {engine:?} {batch} of {m} x {n} x {k} {dynamic:?}");
+    let mut bufs = [a.clone(), right, bias.clone(), vec![7.0; (batch * m * ldc) as usize], residuals.clone()];
+    let what = format!("{isa:?} {engine:?} {batch} of {m} x {n} x {k} {dynamic:?} packed={packed}");
     run(&kernel, isa, engine, &mut bufs, &words).unwrap_or_else(|e| panic!("{what}: {e}\n{}", kernel.func));
     for p in indices(&[batch, m, ldc]) {
         let at = ((p[0] * m + p[1]) * ldc + p[2]) as usize;

@@ -91,7 +91,8 @@ impl Format {
             0 => f64::from(significand) * power(1 - self.bias - self.mantissa as i32),
             e => f64::from(significand + (1 << self.mantissa)) * power(e - self.bias - self.mantissa as i32),
         };
-        if negative { -x } else { x }
+        // The NaN whose code is -0's has no sign.
+        if negative && !(is_nan && magnitude == 0) { -x } else { x }
     }
 
     /// The nearest code, ties to even.

@@ -310,7 +310,7 @@ mod tests {
         let b = Builder::new("net");
         let x = b.input("x.1", Type::new(DType::F32, vec![Dim::sym("batch size"), Dim::Const(2)]));
         let w = b.constant(Tensor::new(&[2, 2], &[0.1f32, 2.0, -3.0, f32::INFINITY])).named("w");
-        let y = b.op(MatMul { transposed: true, packed: 0, post: vec![] }, &[x, w]);
+        let y = b.op(MatMul { transposed: true, packed: Dim::Const(0), post: vec![] }, &[x, w]);
         let big = b.constant(Tensor::new(&[17], &[1i64; 17]));
         b.output("in", y.relu());
         b.output("big", big);

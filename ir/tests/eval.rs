@@ -140,7 +140,7 @@ fn missing_channels_of_a_pack_are_zero() {
 
 #[test]
 fn matmul_forms() {
-    let op = MatMul { transposed: false, packed: 0, post: vec![] };
+    let op = MatMul { transposed: false, packed: Dim::Const(0), post: vec![] };
     let y = eval(op.clone(), &[fill(&[2, 1, 2, 3], 7, 3), fill(&[3, 3, 2], 5, 1)]);
     #[rustfmt::skip]
     assert_eq!(floats(&y), [-12., -3., -8., -3., 9., -15., 0., -6., -3., 39., -3., 35., -4., -3., 0., -3., -9., 3., -18., 12., -3., 31., -3., 27.]);
@@ -152,7 +152,7 @@ fn matmul_forms() {
     // Column panels of 16: pad to 32 columns, [7,2,16] -> [2,7,16].
     let padded = eval(Pad { mode: PadMode::Constant, lo: dims(&[0, 0]), hi: dims(&[0, 14]) }, std::slice::from_ref(&b));
     let panels = arranged(&padded, &[7, 2, 16], &[1, 0, 2]);
-    assert_eq!(eval(MatMul { packed: 18, ..op.clone() }, &[a.clone(), panels]), want);
+    assert_eq!(eval(MatMul { packed: Dim::Const(18), ..op.clone() }, &[a.clone(), panels]), want);
 
     // Vectors: dot product, matrix by vector, vector by matrix.
     let v = Tensor::new(&[3], &[1i32, 2, 3]);

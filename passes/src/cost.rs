@@ -77,7 +77,7 @@ pub fn traffic(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
 pub fn cycles(op: &Op, x: &[&Type], y: &[Type], target: &Target) -> f64 {
     let speed = match op {
         Op::Conv(c) if c.layout == Layout::Plain => target.fma_per_cycle * PLAIN_CONV,
-        Op::MatMul(m) if m.packed > 0 => target.fma_per_cycle,
+        Op::MatMul(m) if m.is_packed() => target.fma_per_cycle,
         Op::Conv(_) => target.fma_per_cycle,
         Op::MatMul(_) | Op::ConvTranspose(_) => target.fma_per_cycle * PLAIN_CONV,
         _ => target.lanes as f64,

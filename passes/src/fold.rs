@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// Results up to this are folded early, and may always be written out (bytes).
 pub const SMALL_BYTES: usize = 64 << 10;
 
+/// What is computed may always come to this many bytes, though the model holds less: constants of one repeated element are written out
+/// on the way, and each of a chain of results can be twice its operand.
+const EXPANDED_BYTES: usize = 64 << 20;
+
 /// Contractions of constants above this many multiply-adds are left to the machine.
 const MAX_WORK: f64 = 1e7;
 
@@ -40,18 +44,25 @@ pub fn constants(graph: &Graph) -> Vec<bool> {
 /// given the bytes of the operands and of the result.
 fn stored(graph: &Graph, fits: fn(usize, usize) -> bool) -> Vec<Option<usize>> {
     let mut out: Vec<Option<usize>> = vec![None; graph.id_bound()];
+    let held = graph.ids().filter_map(|id| if let Op::Const(c) = &graph.node(id).op { Some(bytes_held(&c.0)) } else { None });
+    let limit = EXPANDED_BYTES.max(held.fold(0usize, usize::saturating_add).saturating_mul(2));
     for id in graph.order() {
         let node = graph.node(id);
         out[id.0 as usize] = match &node.op {
-            Op::Const(c) => Some(c.0.splat_element().map_or(c.0.byte_len(), |e| e.len())),
-            _ => foldable(graph, node, &out).filter(|(inputs, bytes)| fits(*inputs, *bytes)).map(|(_, bytes)| bytes),
+            Op::Const(c) => Some(bytes_held(&c.0)),
+            _ => foldable(graph, node, &out, limit).filter(|(inputs, bytes)| fits(*inputs, *bytes)).map(|(_, bytes)| bytes),
         };
     }
     out
 }
 
-/// Bytes of the operands and of the results, where the node could be computed now.
-fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>]) -> Option<(usize, usize)> {
+/// Bytes that the model holds for a constant.
+fn bytes_held(t: &Tensor) -> usize {
+    t.splat_element().map_or(t.byte_len(), |e| e.len())
+}
+
+/// Bytes of the operands and of the results, where the node could be computed now and neither comes to more than `limit` written out.
+fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>], limit: usize) -> Option<(usize, usize)> {
     let inputs = node.operands.iter().try_fold(0usize, |n, v| n.checked_add(stored[v.node.0 as usize]?))?;
     let pure = node.regions.is_empty() && !matches!(node.op, Op::Input | Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_));
     let bytes = node.types.iter().try_fold(0usize, |n, t| n.checked_add(Dim::checked_len(&t.shape)?.checked_mul(t.dtype.bytes())?));
@@ -60,9 +71,14 @@ fn foldable(graph: &Graph, node: &Node, stored: &[Option<usize>]) -> Option<(usi
     if cost::work(&node.op, &x, &node.types) > MAX_WORK && matches!(node.op.class(), Some(Class::Contract | Class::Window | Class::Sort) | None) {
         return None;
     }
+    let dense = |t: &&Type| Dim::checked_len(&t.shape).and_then(|n| n.checked_mul(t.dtype.bytes()));
     let operands: Vec<&Tensor> = node.operands.iter().filter_map(|v| graph.constant(*v)).collect();
     let splat = keeps_splat(&node.op) && operands.len() == node.operands.len() && one_element(&operands);
-    Some((inputs, if splat { node.types[0].dtype.bytes() } else { bytes }))
+    if splat {
+        return Some((inputs, node.types[0].dtype.bytes()));
+    }
+    let written = x.iter().try_fold(0usize, |n, t| n.checked_add(dense(t)?))?;
+    (written.max(bytes) <= limit).then_some((inputs, bytes))
 }
 
 /// Whether the operation on operands of one repeated element gives one repeated element.

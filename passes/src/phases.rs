@@ -196,7 +196,7 @@ impl Site<'_, '_> {
                 }
             });
         }
-        let product = self.derive(MatMul { transposed: false, packed: 0, post: self.op.post.clone() }, &args)?;
+        let product = self.derive(MatMul { transposed: false, packed: Dim::Const(0), post: self.op.post.clone() }, &args)?;
         self.reshape(product, y.shape.clone()).map(Some)
     }
 

@@ -191,7 +191,7 @@ fn is_smooth(e: &Example) -> bool {
 fn is_laid(e: &Example) -> bool {
     use nnc_ir::ops::contract::Layout;
     match &e.op {
-        Op::MatMul(m) => m.packed > 0,
+        Op::MatMul(m) => m.is_packed(),
         Op::Conv(c) => c.layout != Layout::Plain,
         Op::Pool(p) => p.block > 0,
         _ => false,

@@ -165,15 +165,15 @@ fn matmuls() {
     for d in [DType::F32, DType::F16, DType::I32] {
         for (a, b) in [(&[3, 4][..], &[4, 5][..]), (&[2, 3, 4], &[4, 5]), (&[2, 3, 4], &[2, 4, 5]), (&[4], &[4, 5]), (&[3, 4], &[4]), (&[4], &[4])] {
             both(&format!("matmul {a:?} {b:?}"), &[r.tensor(d, a), r.tensor(d, b)], |b, x| {
-                one(b.op(MatMul { transposed: false, packed: 0, post: vec![] }, x))
+                one(b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, x))
             });
         }
     }
     let x = [r.tensor(DType::F32, &[2, 1, 3, 4]), r.tensor(DType::F32, &[5, 6, 4]), r.tensor(DType::F32, &[6]), r.tensor(DType::F32, &[2, 5, 3, 6])];
     let post = vec![Post::Bias, Post::Act(Act::Gelu {}), Post::Add, Post::Act(Act::Fn(ScalarFn::Relu))];
-    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: 0, post: post.clone() }, x)));
+    both("epilogue", &x, |b, x| one(b.op(MatMul { transposed: true, packed: Dim::Const(0), post: post.clone() }, x)));
     let x = [r.tensor(DType::F32, &[2, 3, 4]), r.tensor(DType::F32, &[2, 4, 16]), r.tensor(DType::F32, &[21])];
-    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: 21, post: vec![Post::Scale] }, x)));
+    fixed("packed", &x, |b, x| one(b.op(MatMul { transposed: false, packed: Dim::Const(21), post: vec![Post::Scale] }, x)));
 }
 
 #[test]
@@ -435,4 +435,130 @@ fn sizes_from_data() {
         &inputs.iter().map(|t| t.ty()).collect::<Vec<_>>(),
     );
     check_graph(&g, &inputs, "read_dims");
+}
+
+/// A convolution whose result only a pad reads writes into the padded tensor, in every layout, beside a residual that is not padded.
+#[test]
+fn padded_results_are_written_in_place() {
+    let mut r = Random(15);
+    let f = DType::F32;
+    let pads = [([0, 0, 1, 2, 0], [0, 0, 0, 1, 0]), ([0, 0, 0, 0, 0], [0, 0, 2, 0, 0]), ([0; 5], [0, 0, 0, 3, 0])];
+    let conv = |layout, group| Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group, layout, post: vec![Post::Bias, Post::Add] };
+    for (layout, x, w, group) in [
+        (Layout::Blocked(4), &[2, 2, 5, 4, 4][..], &[2, 1, 3, 3, 4, 4][..], 2),
+        (Layout::Enter(4), &[2, 3, 5, 4], &[2, 3, 3, 3, 4], 1),
+        (Layout::Depthwise(4), &[2, 2, 5, 4, 4], &[2, 3, 3, 4], 8),
+    ] {
+        let inputs = [r.tensor(f, x), r.tensor(f, w), r.tensor(f, &[8]), r.tensor(f, &[2, 2, 5, 4, 4])];
+        for (lo, hi) in pads {
+            let pad = Pad { mode: PadMode::Constant, lo: lo.map(c).to_vec(), hi: hi.map(c).to_vec() };
+            let padded = |b: &Builder, x: &[V]| one(b.op(pad.clone(), &[b.op(conv(layout, group), x)]));
+            let mut types: Vec<Type> = inputs.iter().map(Tensor::ty).collect();
+            for open in [false, true] {
+                if open {
+                    let symbols = |t: &mut Type, spatial: usize| {
+                        t.shape[0] = Dim::sym("N");
+                        t.shape[spatial] = Dim::sym("H");
+                    };
+                    symbols(&mut types[0], 2);
+                    symbols(&mut types[3], 2);
+                }
+                let g = build(padded, &types);
+                check_graph(&g, &inputs, &format!("{layout:?} {lo:?} {hi:?} open={open}"));
+                let program = lower(&g, &target()).unwrap();
+                let names: Vec<&str> = program.kernels.iter().map(|k| k.name.split('_').next().unwrap()).collect();
+                assert_eq!(names, ["conv", "halo"]);
+                let within = program.kernels[0].origin.as_ref().and_then(|o| o.within.as_ref());
+                assert_eq!(within.map(|w| w.start.clone()), Some(pad.lo.clone()));
+            }
+        }
+        // A second reader needs the result as it is.
+        let twice = |b: &Builder, x: &[V]| {
+            let y = b.op(conv(layout, group), x);
+            let (lo, hi) = ([0, 0, 1, 1, 0].map(c).to_vec(), [0, 0, 1, 1, 0].map(c).to_vec());
+            vec![b.op(Pad { mode: PadMode::Constant, lo, hi }, &[y]).value(), y.relu().value()]
+        };
+        fixed("read twice", &inputs, twice);
+    }
+}
+
+#[test]
+fn sizes_that_nothing_bounds() {
+    let i64s = |n: &[usize]| Type::new(DType::I64, n.iter().map(|d| c(*d as i64)).collect::<Vec<_>>());
+    let dims = |values: Vec<Dim>| Dims { values, scalar: false };
+    for n in [0i64, 1, 7, 300] {
+        let input = [Tensor::new(&[1], &[n])];
+        let types = [i64s(&[1])];
+        let g = build(
+            |b, x| {
+                b.op(ReadDims { symbols: vec![Dim::sym("d")] }, &x[..1]);
+                let ramp = b.op(Iota { shape: vec![Dim::sym("d")], axis: 0 }, &[]).cast(DType::F32);
+                let sum = ramp.exp().reduce(ReduceKind::Sum, &[0], true);
+                vec![(ramp / (sum + sum.scalar_like(1.0))).value(), V::concat(&[ramp, sum], 0).value()]
+            },
+            &types,
+        );
+        check_graph(&g, &input, &format!("a range of {n}"));
+        assert!(lower(&g, &target()).unwrap().heap > 0);
+
+        // Each iteration makes the carried vector one longer, and collects its sum.
+        let g = build(
+            |b, x| {
+                let body = region(&[i64s(&[]), Type::new(DType::I64, vec![Dim::sym("k")])], |b, x| {
+                    let longer = V::concat(&[x[1], x[0].reshape(vec![c(1)])], 0);
+                    b.op(ReadDims { symbols: vec![Dim::sym("after")] }, &[b.op(dims(vec![Dim::sym("k") + c(1)]), &[])]);
+                    let go = b.constant(Tensor::scalar(true));
+                    vec![go.value(), longer.reshape(vec![Dim::sym("after")]).value(), longer.reduce(ReduceKind::Sum, &[0], false).value()]
+                });
+                let start = b.constant(Tensor::new(&[2], &[5i64, 6]));
+                let go = b.constant(Tensor::scalar(true));
+                let y = b.op_all(Loop { carried: 1, trips: Dim::sym("trips") }, &[x[0].reshape(vec![]), go, start], vec![body]);
+                vec![y[0].value(), y[1].value(), (y[1] + y[1]).value()]
+            },
+            &types,
+        );
+        check_graph(&g, &input, &format!("a loop of {n}"));
+    }
+    // Branches of different lengths.
+    for yes in [false, true] {
+        let input = [Tensor::scalar(yes), Tensor::new(&[1], &[4i64])];
+        let g = build(
+            |b, x| {
+                let branch = |extra: i64| {
+                    region(&[i64s(&[1])], |b, x| {
+                        b.op(ReadDims { symbols: vec![Dim::sym("d")] }, &x[..1]);
+                        let ramp = b.op(Iota { shape: vec![Dim::sym("d") + c(extra)], axis: 0 }, &[]);
+                        b.op(ReadDims { symbols: vec![Dim::sym("r")] }, &[b.op(dims(vec![Dim::sym("d") + c(extra)]), &[])]);
+                        one(ramp.reshape(vec![Dim::sym("r")]))
+                    })
+                };
+                let y = b.op_all(If {}, x, vec![branch(0), branch(3)])[0];
+                vec![y.value(), (y * y).value()]
+            },
+            &[Type::of(DType::Bool, &[]), i64s(&[1])],
+        );
+        check_graph(&g, &input, "branches");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_errors_of_the_run() {
+    let inputs = |p: i64| [Tensor::new(&[1], &[p]), Tensor::new(&[6], &[0f32; 6])];
+    let types: Vec<Type> = inputs(0).iter().map(|t| t.ty()).collect();
+    let g = build(
+        |b, x| {
+            b.op(ReadDims { symbols: vec![Dim::sym("p")] }, &x[..1]);
+            one(x[1].reshape(vec![Dim::sym("p"), c(2)]).exp())
+        },
+        &types,
+    );
+    let program = lower(&g, &target()).unwrap();
+    assert!(eval_program(&program, &inputs(3)).is_ok());
+    let e = eval_program(&program, &inputs(30)).unwrap_err();
+    assert!(e.message().contains("needs 6 to be equal to 2*p; they are 6 and 60"), "{}", e.message());
+
+    let types = [Type::new(DType::F32, vec![Dim::sym("N")]), Type::new(DType::F32, vec![Dim::sym("M")])];
+    let program = lower(&build(|_, x| one(x[0] + x[1]), &types), &target()).unwrap();
+    let e = eval_program(&program, &[Tensor::new(&[3], &[0f32; 3]), Tensor::new(&[1], &[0f32])]).unwrap_err();
+    assert!(e.message().contains("(add) needs M to be equal to N"), "{}", e.message());
 }

@@ -3,8 +3,8 @@
 
 use nnc_ir::Dim;
 use nnc_ir::kernel::builder::KernelBuilder;
-use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Kernel, Launch, Place, Program, Step};
-use nnc_ir::{DType, Loc};
+use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Kernel, Launch, Place, Port, Program, Step};
+use nnc_ir::{DType, Loc, Type};
 use nnc_passes::memory;
 use std::collections::BTreeSet;
 
@@ -30,6 +30,13 @@ fn kernel(reads: usize, elems: &Dim) -> Kernel {
         k.store(y, i, v);
     });
     k.finish()
+}
+
+/// A program of an input that gives the sizes N and H their values.
+fn program() -> Program {
+    let ty = Type::new(DType::F32, [Dim::sym("N"), Dim::sym("H")]);
+    let buffer = Buffer { dtype: DType::F32, elems: ty.elems(), place: Place::Input(0) };
+    Program { inputs: vec![Port { name: "x".into(), ty, buffer: BufferId(0) }], buffers: vec![buffer], ..Program::default() }
 }
 
 struct Maker {
@@ -170,7 +177,7 @@ impl Checker<'_> {
                     }
                     self.read(cond.buffer.0 as usize);
                 }
-                Step::Bind { .. } => {}
+                Step::Bind { .. } | Step::Check { .. } => {}
             }
         }
     }
@@ -179,7 +186,7 @@ impl Checker<'_> {
 #[test]
 fn live_buffers_do_not_overlap() {
     for seed in 0..120 {
-        let mut m = Maker { r: Random(seed), program: Program::default(), symbolic: seed % 2 == 1 };
+        let mut m = Maker { r: Random(seed), program: program(), symbolic: seed % 2 == 1 };
         let first = m.buffer();
         m.program.kernels.push(kernel(0, &Dim::sym("s0")));
         let mut steps = vec![m.launch(&[], first)];
@@ -200,7 +207,7 @@ fn live_buffers_do_not_overlap() {
 fn chains_share_memory() {
     for (elems, bytes) in [(Dim::Const(1000), Dim::Const(4032)), (Dim::sym("N") * Dim::Const(1024), Dim::sym("N") * Dim::Const(4096))] {
         for (operands, buffers) in [(1, 1), (2, 3)] {
-            let mut m = Maker { r: Random(0), program: Program::default(), symbolic: false };
+            let mut m = Maker { r: Random(0), program: program(), symbolic: false };
             let place = Buffer { dtype: DType::F32, elems: elems.clone(), place: Place::Unplanned };
             m.program.buffers = vec![place; 1000];
             let mut steps = vec![m.launch(&[], 0), m.launch(&[], 1)];

@@ -64,7 +64,8 @@ fn step<'g>(b: &'g Builder, dice: &mut Dice, x: V<'g>, other: V<'g>) -> V<'g> {
         }
         17 => {
             let y = x.transpose(&[0, 2, 3, 1]);
-            let y = b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[y, constant(b, &[c, 10], 0.0)]) + constant(b, &[10], 0.1);
+            let y =
+                b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[y, constant(b, &[c, 10], 0.0)]) + constant(b, &[10], 0.1);
             y.map(dice.pick(&FUNCTIONS)).transpose(&[0, 3, 1, 2])
         }
         18 => x.reshape(dims(&[shape[0], c * shape[2], shape[3]])).map(dice.pick(&FUNCTIONS)).reshape(dims(&shape)),

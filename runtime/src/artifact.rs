@@ -4,12 +4,23 @@ use nnc_ir::{Error, Result};
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Paths of the drafts that exist now.
+static DRAFTS: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
+
+/// Removes all drafts of this process: for its end by a signal.
+pub fn remove_drafts() {
+    for path in DRAFTS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = std::fs::remove_file(path);
+    }
+}
 
 /// A file under construction beside its target, gone when dropped.
 pub struct Draft {
     file: tempfile::NamedTempFile,
-    target: std::path::PathBuf,
+    target: PathBuf,
 }
 
 impl Draft {
@@ -25,6 +36,7 @@ impl Draft {
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(folder)
             .map_err(|e| cannot_write(target, &e))?;
+        DRAFTS.lock().unwrap_or_else(PoisonError::into_inner).push(file.path().into());
         Ok(Draft { file, target: target.into() })
     }
 
@@ -40,6 +52,8 @@ impl Draft {
 
     /// Puts the file in its target's place.
     pub fn publish(self) -> Result<()> {
+        // From here on the path may be somebody else's.
+        DRAFTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| p != self.file.path());
         self.file.persist(&self.target).map(|_| ()).map_err(|e| cannot_write(&self.target, &e.error))
     }
 }

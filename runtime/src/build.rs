@@ -1,7 +1,7 @@
 //! From graphs to code.
 
 use crate::library::Library;
-use crate::options::{Engine, Options, Weights};
+use crate::options::{Engine, Options, Precision, Weights};
 use crate::session::Session;
 use crate::threads::Pool;
 use nnc_backends::cpu;
@@ -44,13 +44,23 @@ pub fn backend_options(options: &Options) -> cpu::Options {
     cpu::Options { prefix: options.prefix.clone(), weights }
 }
 
+/// An error where the options ask for what is not there yet.
+fn supported(options: &Options) -> Result<()> {
+    match options.precision {
+        Precision::Bf16 => Err(Error::unsupported("the precision bf16 is not in this version; there are fast and exact")),
+        Precision::Fast | Precision::Exact => Ok(()),
+    }
+}
+
 /// Optimises a graph.
 pub fn optimized(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
+    supported(options)?;
     nnc_passes::optimize(graph, &target(&options.target)?, &pass_options(options), observer)
 }
 
 /// Optimises and lowers a graph.
 pub fn program(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
+    supported(options)?;
     nnc_passes::compile(graph, &target(&options.target)?, &pass_options(options), observer)
 }
 

@@ -14,6 +14,9 @@ pub enum Fill {
     Random(u64),
 }
 
+/// The largest input that is made up.
+const MAX_BYTES: usize = 1 << 30;
+
 impl FromStr for Fill {
     type Err = Error;
 
@@ -35,6 +38,11 @@ impl Fill {
     /// The `k`-th input of a model: two inputs of one seed differ.
     pub fn tensor(self, k: usize, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let n = checked_elems(dtype, shape)?;
+        if n * dtype.bytes() > MAX_BYTES {
+            return Err(
+                Error::limit(format!("{dtype}{shape:?} is more than the 1 GiB that inputs are made up to")).note("give the input, or smaller sizes")
+            );
+        }
         let seed = match self {
             Fill::Zeros => return splat(dtype, shape, 0.0),
             Fill::Ones => return splat(dtype, shape, 1.0),

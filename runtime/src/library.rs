@@ -6,6 +6,7 @@ use crate::profile::Launch;
 use nnc_ir::{Error, Result};
 use std::any::Any;
 use std::ffi::CStr;
+use std::io::Read;
 use std::path::Path;
 
 /// The functions, their description, and what keeps the code in memory.
@@ -21,6 +22,7 @@ impl Library {
         let failed = |e: &dyn std::fmt::Display| Error::io(format!("cannot load {}: {e}", path.display()));
         // dlopen searches the system's folders for a name without a slash.
         let full = path.canonicalize().map_err(|e| failed(&e))?;
+        check_whole(&full).map_err(|e| e.note(format!("in {}", path.display())))?;
         // SAFETY: a library written by nnc has no initialisers; any other library that the user names is run at their word.
         let library = unsafe { libloading::Library::new(&full) }.map_err(|e| failed(&e))?;
         let functions = {
@@ -84,6 +86,16 @@ impl Library {
         let text = unsafe { CStr::from_ptr((self.functions.error)(code)) }.to_string_lossy().to_string();
         Err(Error::input(text))
     }
+}
+
+/// An error where the file is not a whole library.
+fn check_whole(path: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot read the library: {e}"));
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let mut head = vec![];
+    file.by_ref().take(4096).read_to_end(&mut head).map_err(failed)?;
+    nnc_backends::cpu::elf::check_whole(&head, bytes)
 }
 
 /// # Safety

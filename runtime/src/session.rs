@@ -165,7 +165,8 @@ impl Session {
         let inputs = self.inputs().iter().zip(inputs).map(|(port, t)| Argument::input(port, t.as_ref())).collect::<Result<Vec<_>>>()?;
         let mut bound = Bound { session: self, library, inputs, outputs: vec![], sized: vec![], work: Aligned::new(0)?, work_bytes: 0 };
         // Some models can do without some inputs; where this one cannot, that is what is wrong.
-        bound.plan().map_err(|e| if absent.is_empty() { e } else { e.note(format!("not given: `{}`", absent.join("`, `"))) })?;
+        let missing = |e: Error| Error::input(format!("the model needs the input `{}`, which is not given", absent.join("`, `"))).note(e.message());
+        bound.plan().map_err(|e| if absent.is_empty() { e } else { missing(e) })?;
         Ok(bound)
     }
 }

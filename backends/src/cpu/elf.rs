@@ -125,6 +125,33 @@ struct Writer<'a> {
     weights_at: u64,
 }
 
+/// An error where the file ends before what its program headers and its section table say: the system would map it all the same and
+/// stop the process at the first touch of what is missing. `head` is the file's beginning (headers lie there), `bytes` its length.
+pub fn check_whole(head: &[u8], bytes: u64) -> Result<()> {
+    let cut = |what: &str| Error::input(format!("the file is cut off: {what} should end beyond its {bytes} bytes"));
+    let number = |at: usize, n: usize| -> Option<u64> {
+        let mut word = [0; 8];
+        word[..n].copy_from_slice(head.get(at..at.checked_add(n)?)?);
+        Some(u64::from_le_bytes(word))
+    };
+    let ends_inside = |start: Option<u64>, length: Option<u64>| start.zip(length).and_then(|(a, n)| a.checked_add(n)).is_some_and(|end| end <= bytes);
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return Err(Error::input("this is no 64-bit ELF library"));
+    }
+    let (headers, size, count) = (number(32, 8), number(54, 2).unwrap_or(0), number(56, 2).unwrap_or(0));
+    if !ends_inside(headers, Some(size * count)) || !ends_inside(number(40, 8), Some(number(58, 2).unwrap_or(0) * number(60, 2).unwrap_or(0))) {
+        return Err(cut("its tables"));
+    }
+    for i in 0..count {
+        let at = headers.and_then(|h| usize::try_from(h + i * size).ok()).ok_or_else(|| cut("its tables"))?;
+        let loaded = number(at, 4) == Some(1);
+        if loaded && !ends_inside(number(at + 8, 8), number(at + 32, 8)) {
+            return Err(cut("a segment"));
+        }
+    }
+    Ok(())
+}
+
 /// Writes the library to `out`.
 pub fn write_library(library: &Library<'_>, out: &mut dyn Write) -> Result<()> {
     let file = ElfFile64::<Endianness>::parse(library.object).map_err(bad)?;

@@ -14,6 +14,7 @@ use super::kernels::rows::{RowKind, Rows, rows};
 use super::kernels::{self, BLOCK, Factor, Size, Tasks};
 use super::vectorize::vectorize;
 use super::vir::Func;
+use super::vir::verify::verify;
 use nnc_ir::kernel::{Kernel, Origin, size_symbol};
 use nnc_ir::ops::Op;
 use nnc_ir::ops::composite::activation::Act;
@@ -50,9 +51,24 @@ struct Site<'k> {
 
 type Accept = fn(&mut Site) -> Result<kernels::Kernel>;
 
+/// An implementation: its name, what it makes, and whether it writes results that are windows of larger tensors.
+struct Implementation(&'static str, Accept, Windows);
+
+#[derive(PartialEq)]
+enum Windows {
+    Yes,
+    No,
+}
+
 /// In order of preference.
-const IMPLEMENTATIONS: &[(&str, Accept)] =
-    &[("convolution", convolution), ("depthwise", channelwise), ("gemm", product), ("pool", pooling), ("reorder", reorder), ("rows", row_function)];
+const IMPLEMENTATIONS: &[Implementation] = &[
+    Implementation("convolution", convolution, Windows::Yes),
+    Implementation("depthwise", channelwise, Windows::Yes),
+    Implementation("gemm", product, Windows::No),
+    Implementation("pool", pooling, Windows::No),
+    Implementation("reorder", reorder, Windows::No),
+    Implementation("rows", row_function, Windows::No),
+];
 
 /// The instruction set of vector kernels for a target.
 pub fn vector_isa(t: &Target) -> Isa {
@@ -69,9 +85,15 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
     let machine = Machine { l1_bytes: target.l1_bytes as i64, l2_bytes: target.l2_bytes as i64, ..Machine::default() };
     let mut refused = vec![];
     if let Some(origin) = &kernel.origin {
-        for (name, accept) in IMPLEMENTATIONS {
+        for Implementation(name, accept, windows) in IMPLEMENTATIONS {
+            if origin.within.is_some() && *windows == Windows::No {
+                refused.push((*name, "the result is a window of a larger tensor".into()));
+                continue;
+            }
             let mut site = Site { kernel, origin, isa, machine, padded, extra: vec![] };
             match accept(&mut site) {
+                // A stride or a size that no instruction takes as a constant: the loops hold such numbers in registers.
+                Ok(made) if verify(&made.func).is_err() => refused.push((*name, "a constant beyond 32 bits".into())),
                 Ok(made) => {
                     let tasks = site.tasks(&made.tasks);
                     return Choice { implementation: name, vector: Some((made.func, isa)), tasks, extra: site.extra, refused };
@@ -80,7 +102,7 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
             }
         }
     }
-    match vectorize(kernel, isa) {
+    match vectorize(kernel, isa).and_then(|func| verify(&func).map(|()| func)) {
         Ok(func) => Choice { implementation: "vector loops", vector: Some((func, isa)), tasks: kernel.tasks.clone(), extra: vec![], refused },
         Err(e) => {
             refused.push(("vector loops", e.message().to_string()));
@@ -167,6 +189,18 @@ impl Site<'_> {
         Image { word, origin: Size::Const(0), image, plane, pitches }
     }
 
+    /// The result in blocks, as an image with a height where it has one spatial dimension and `flat` asks for two. It may be a window
+    /// of a larger tensor.
+    fn result(&mut self, flat: bool) -> Image {
+        let word = self.output();
+        let Some(w) = self.origin.within.clone() else {
+            let shape = with_height(&self.y().shape.clone(), flat);
+            return self.image(word, &shape, true);
+        };
+        let image = self.image(word, &with_height(&w.shape, flat), true);
+        Image { origin: self.size(&w.offset()), ..image }
+    }
+
     /// The epilogue after a leading bias, which the accumulators start from. `place` walks a tensor like the output.
     fn epilogue(&mut self, post: &[Post], mut place: impl FnMut(&mut Self, u32) -> kernels::contract::Place) -> Result<(Option<u32>, Vec<Epilogue>)> {
         let mut word = 2;
@@ -244,7 +278,7 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
     let groups = op.group as i64;
     let in_channels = known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK };
     let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
-    let (input, output) = (s.image(0, &xs, !plain), s.image(s.output(), &ys, true));
+    let (input, output) = (s.image(0, &xs, !plain), s.result(false));
     let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_channels / BLOCK))?;
     let batch = s.size(&xs[0]);
@@ -277,10 +311,10 @@ fn pair(v: &[i64], height: i64) -> Result<[i64; 2]> {
     }
 }
 
-/// The shape with a height of 1 where there is one spatial dimension.
-fn with_height(shape: &[Dim], spatial: usize) -> Vec<Dim> {
+/// The shape, with a height of 1 where it is `flat`.
+fn with_height(shape: &[Dim], flat: bool) -> Vec<Dim> {
     let mut shape = shape.to_vec();
-    if spatial == 1 {
+    if flat {
         shape.insert(2, Dim::Const(1));
     }
     shape
@@ -295,11 +329,11 @@ fn channelwise(s: &mut Site) -> Result<kernels::Kernel> {
     }
     let window = op.window(s.x(1))?;
     no_padding(&window)?;
-    let n = window.kernel.len();
-    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let flat = window.kernel.len() == 1;
+    let (xs, ys) = (with_height(&s.x(0).shape, flat), with_height(&s.y().shape, flat));
     let (kernel, stride, dilation) = (pair(&window.kernel, 1)?, pair(&window.strides, 1)?, pair(&window.dilations, 1)?);
     let channels = known(&xs[1], "channels")? * BLOCK;
-    let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
+    let (input, output) = (s.image(0, &xs, true), s.result(flat));
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(1))?;
     let (batch, out) = (s.size(&xs[0]), [s.size(&ys[2]), s.size(&ys[3])]);
     let name = s.kernel.name.to_string();
@@ -311,22 +345,49 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let Op::MatMul(op) = &s.origin.op else { return no("not a matrix product") };
     let op: MatMul = op.clone();
     s.all_f32()?;
-    if op.packed == 0 {
-        return no("the right matrix is not packed");
+    let (xs, ws, ys) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.y().shape.clone());
+    let packed = op.is_packed();
+    let (Some(batch_w), Some(columns)) = (ws.len().checked_sub(if packed { 3 } else { 2 }), ys.last()) else { return no("vectors") };
+    if op.transposed {
+        return no("the right matrix is transposed and not packed");
     }
-    let (xs, ys) = (s.x(0).shape.clone(), s.y().shape.clone());
-    let columns = op.packed as i64;
-    if columns % BLOCK != 0 && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
+    let blocks = columns.as_const().is_some_and(|n| n % BLOCK == 0);
+    if !blocks && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
         return no("vectors of the epilogue are not padded to 16");
     }
-    let depth = s.x(1).shape[1].clone();
-    let rows: Dim = Dim::product(&xs[..xs.len() - 1]);
-    debug_assert_eq!(ys.last().and_then(Dim::as_const), Some(columns));
-    let (m, k) = (s.size(&rows), s.size(&depth));
-    let c = Matrix { word: s.output(), pitch: Size::Const(columns), batch: vec![] };
-    let (bias, post) = s.epilogue(&op.post, |_, word| Matrix { word, pitch: Size::Const(columns), batch: vec![] }.place())?;
-    let a = Matrix { word: 0, pitch: k, batch: vec![] };
-    let g = Gemm { name: s.kernel.name.to_string(), batch: vec![], m, n: Size::Const(columns), k, a, b: 1, b_batch: vec![], c, bias, post };
+    let (batch_w, matrix) = ws.split_at(batch_w);
+    let depth = xs.last().filter(|d| d.as_const().is_some()).unwrap_or(&matrix[matrix.len() - 2]).clone();
+    // One right matrix for all: the left ones are one.
+    let shared = batch_w.iter().all(|d| d.is(1));
+    let batch = if shared { 0 } else { ys.len() - 2 };
+    if xs.len() < 2 && !shared {
+        return no("a vector times matrices");
+    }
+    let rows = Dim::product(&ys[batch..ys.len() - 1]);
+    let (n, m, k) = (s.size(columns), s.size(&rows), s.size(&depth));
+    // Distances along the batch of an operand whose own is `own`; what is stretched stands still.
+    let mut steps = |own: &[Dim], elems: Dim| -> Vec<Size> {
+        let mut step = elems;
+        let mut out = vec![];
+        for (i, d) in own.iter().enumerate().rev() {
+            let stretched = d.is(1) && !ys[batch - own.len() + i].is(1);
+            out.push(if stretched { Size::Const(0) } else { s.size(&step) });
+            step = step * d.clone();
+        }
+        out.resize(batch, Size::Const(0));
+        out.reverse();
+        out
+    };
+    let (x_batch, w_batch) = if shared { (&[][..], &[][..]) } else { (&xs[..xs.len() - 2], batch_w) };
+    let a_batch = steps(x_batch, rows.clone() * depth);
+    let b_batch = steps(w_batch, Dim::product(matrix));
+    let c_batch = steps(&ys[..batch], rows * columns.clone());
+    let batch = ys[..batch].iter().map(|d| s.size(d)).collect();
+    let c = |word| Matrix { word, pitch: n, batch: c_batch.clone() };
+    let output = s.output();
+    let (bias, post) = s.epilogue(&op.post, |_, word| c(word).place())?;
+    let a = Matrix { word: 0, pitch: k, batch: a_batch };
+    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, b_batch, c: c(output), bias, post };
     gemm(&g, s.isa, &s.machine)
 }
 
@@ -345,7 +406,7 @@ fn pooling(s: &mut Site) -> Result<kernels::Kernel> {
     };
     let w = op.window()?;
     let n = w.kernel.len();
-    let (xs, ys) = (with_height(&s.x(0).shape, n), with_height(&s.y().shape, n));
+    let (xs, ys) = (with_height(&s.x(0).shape, n == 1), with_height(&s.y().shape, n == 1));
     let (before, after) = (pair(&w.pads[..n], 0)?, pair(&w.pads[n..], 0)?);
     if before.iter().chain(&after).any(|p| *p < 0) {
         return no("negative padding");

@@ -151,6 +151,138 @@ fn outputs_whose_size_depends_on_data() {
     assert_eq!(text(f, go(&mut outputs, &small)), "nnc_host.size is not sizeof(nnc_host) of ABI version 1 or later");
 }
 
+/// Writes 1, 2, .. n to a block of the run's own that is one longer each time, then adds them up.
+fn growing() -> Program {
+    let mut p = Program { name: "growing".into(), workspace: Dim::Const(128), heap: 1, ..Program::default() };
+    let (one, m, s0) = (Dim::Const(1), Dim::sym("M"), Dim::sym("s0"));
+    let n = input(&mut p, "n", Type::of(DType::I64, &[1]));
+    let y = output(&mut p, "y", Type::of(DType::I64, &[1]));
+    let count = buffer(&mut p, DType::I64, one.clone(), Place::Work { offset: Dim::Const(0) });
+    let go = buffer(&mut p, DType::Bool, one.clone(), Place::Work { offset: Dim::Const(64) });
+    let block = buffer(&mut p, DType::I64, m.clone(), Place::Heap { slot: 0 });
+    // count = by (0 at first), go = count < n.
+    let step = |name: &str, access: Access, by: i64| {
+        let mut b = KernelBuilder::new(name, 0);
+        let (n, c) = (b.param(DType::I64, Access::Read, one.clone()), b.param(DType::I64, access, one.clone()));
+        let zero = b.int(0);
+        let old = if by > 0 { b.load(c, zero) } else { zero };
+        let by = b.int(by);
+        let new = b.add(old, by);
+        let _ = n;
+        b.store(c, zero, new);
+        b.finish()
+    };
+    let more = || {
+        let mut b = KernelBuilder::new("more", 0);
+        let (n, c, go) = (
+            b.param(DType::I64, Access::Read, one.clone()),
+            b.param(DType::I64, Access::Read, one.clone()),
+            b.param(DType::Bool, Access::Write, one.clone()),
+        );
+        let zero = b.int(0);
+        let (c, n) = (b.load(c, zero), b.load(n, zero));
+        let less = b.map(ScalarFn::Less, &[c, n]);
+        b.store(go, zero, less);
+        b.finish()
+    };
+    let mut b = KernelBuilder::new("put", 1);
+    let (pc, pb) = (b.param(DType::I64, Access::Read, one.clone()), b.param(DType::I64, Access::ReadWrite, s0.clone()));
+    let (zero, last) = (b.int(0), b.int(-1));
+    let v = b.load(pc, zero);
+    let to = b.add(v, last);
+    b.store(pb, to, v);
+    let put = b.finish();
+    let mut b = KernelBuilder::new("sum", 1);
+    let (pb, py) = (b.param(DType::I64, Access::Read, s0.clone()), b.param(DType::I64, Access::Write, one.clone()));
+    let zero = b.int(0);
+    let total = b.set_new(zero);
+    let end = b.dim(&s0);
+    b.for_each(end, |b, i| {
+        let (v, old) = (b.load(pb, i), b.var(total));
+        let new = b.add(old, v);
+        b.set(total, new);
+    });
+    let total = b.var(total);
+    b.store(py, zero, total);
+    let sum = b.finish();
+
+    let bind = || Step::Bind { symbol: "M".into(), from: at(count) };
+    let first = launch(&mut p, step("start", Access::Write, 0), &[n, count], vec![]);
+    let test = launch(&mut p, more(), &[n, count, go], vec![]);
+    let next = launch(&mut p, step("next", Access::ReadWrite, 1), &[n, count], vec![]);
+    let write = launch(&mut p, put, &[count, block], vec![m.clone()]);
+    let again = launch(&mut p, more(), &[n, count, go], vec![]);
+    let last = launch(&mut p, sum, &[block, y], vec![m]);
+    p.steps = vec![first, test, Step::While { cond: at(go), body: vec![next, bind(), write, again] }, bind(), last];
+    p
+}
+
+/// Blocks left to hand out, and how many were.
+struct Budget {
+    left: i64,
+    blocks: Vec<(*mut u8, std::alloc::Layout)>,
+}
+
+unsafe extern "C" fn limited(ctx: *mut c_void, bytes: usize, align: usize) -> *mut c_void {
+    // SAFETY: the context is the test's budget, and nothing else uses it during the run.
+    let budget = unsafe { &mut *ctx.cast::<Budget>() };
+    if budget.left == 0 {
+        return std::ptr::null_mut();
+    }
+    budget.left -= 1;
+    let layout = std::alloc::Layout::from_size_align(bytes, align).expect("a layout");
+    // SAFETY: the ABI asks for at least one byte.
+    let block = unsafe { std::alloc::alloc(layout) };
+    budget.blocks.push((block, layout));
+    block.cast()
+}
+
+#[test]
+fn blocks_grow_with_what_is_in_them() {
+    let j = jit(&growing());
+    let go = |n: i64, left: i64| {
+        let mut budget = Budget { left, blocks: vec![] };
+        let host = Host { ctx: (&raw mut budget).cast(), alloc: Some(limited), ..Host::default() };
+        let y = run(j.functions(), &[Tensor::new(&[1], &[n])], 1, Some(&host)).map(|y| y[0].to_vec::<i64>());
+        let count = budget.blocks.len();
+        for (block, layout) in budget.blocks {
+            // SAFETY: allocated above with this layout; the run is over.
+            unsafe { std::alloc::dealloc(block, layout) }
+        }
+        (y, count)
+    };
+    assert_eq!(go(0, 0), (Ok(Some(vec![0])), 0));
+    assert_eq!(go(8, 9), (Ok(Some(vec![36])), 1), "a block is whole cache lines");
+    assert_eq!(go(100, 9), (Ok(Some(vec![5050])), 5), "capacities double");
+    let refused = abi::ERROR_TEXTS[abi::ERROR_ALLOC as usize].to_string();
+    assert_eq!(go(100, 2), (Err(refused.clone()), 2));
+    assert_eq!(run(j.functions(), &[Tensor::new(&[1], &[1i64])], 1, None).err(), Some(refused));
+}
+
+#[test]
+fn sizes_are_checked() {
+    // y[N] = x[N] + w[M], which is only right where N is M.
+    let (n, m, s0) = (Dim::sym("N"), Dim::sym("M"), Dim::sym("s0"));
+    let program = |nested: bool| {
+        let mut p = Program { name: "checked".into(), ..Program::default() };
+        let x = input(&mut p, "x", Type::new(DType::F32, vec![n.clone()]));
+        input(&mut p, "w", Type::new(DType::F32, vec![m.clone()]));
+        let on = input(&mut p, "on", Type::of(DType::Bool, &[]));
+        let y = output(&mut p, "y", Type::new(DType::F32, vec![n.clone()]));
+        let copy = launch(&mut p, elementwise("copy", &s0, |_, v| v), &[x, y], vec![n.clone()]);
+        let check = Step::Check { a: n.clone(), b: m.clone(), at_most: false, what: "`add` needs N to be equal to M".into() };
+        let check = if nested { Step::If { cond: at(on), then: vec![check], otherwise: vec![] } } else { check };
+        p.steps = vec![check, copy];
+        jit(&p)
+    };
+    for (nested, on, m, fails) in
+        [(false, false, 3, false), (false, false, 4, true), (true, false, 4, false), (true, true, 4, true), (true, true, 3, false)]
+    {
+        let y = run(program(nested).functions(), &[floats(3), floats(m), Tensor::scalar(on)], 1, None);
+        assert_eq!(y.err(), fails.then(|| "`add` needs N to be equal to M".to_string()), "{nested} {on} {m}");
+    }
+}
+
 #[test]
 fn loops_and_branches_over_launches() {
     // while (c[0] > 0) { if (odd) y += 1 else y *= 2; c[0] -= 1; ... } as kernels on a workspace.

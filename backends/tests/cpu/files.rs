@@ -60,6 +60,7 @@ fn program() -> Program {
         kernels: vec![add.finish(), tan.finish()],
         steps: vec![launch(0, vec![at(0), at(2), at(3)], "first"), launch(1, vec![at(3), at(1)], "second")],
         weights: vec![(64, Tensor::new(&[3], &[0.5f32, 0.25, -1.0]))],
+        heap: 0,
         workspace: (n.clone() * Dim::Const(12) + Dim::Const(63)).floor_div(&Dim::Const(64)) * Dim::Const(64),
         flops: n * Dim::Const(6),
     }
@@ -97,8 +98,14 @@ pub fn load(path: &Path, prefix: &str) -> Loaded {
                 *library.get(name($n).as_bytes()).expect($n)
             };
         }
-        let functions =
-            Functions { abi_version: get!("abi_version"), describe: get!("describe"), plan: get!("plan"), run: get!("run"), error: get!("error") };
+        let functions = Functions {
+            abi_version: get!("abi_version"),
+            describe: get!("describe"),
+            plan: get!("plan"),
+            run: get!("run"),
+            error: get!("error"),
+            launches: None,
+        };
         Loaded { _library: library, functions }
     }
 }

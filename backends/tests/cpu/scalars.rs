@@ -4,8 +4,10 @@ use super::machine::run;
 use nnc_backends::cpu::{Options, compile_jit, native_target};
 use nnc_ir::kernel::builder::KernelBuilder;
 use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Kernel, Launch, Place, Port, Program, Step};
+use nnc_ir::minifloat::Format;
 use nnc_ir::scalar::{Num, Out, ScalarFn};
 use nnc_ir::target::{Isa, Target};
+use nnc_ir::tensor::low_bits;
 use nnc_ir::{DType, Dim, Loc, Tensor, Type};
 
 /// A program with one launch a kernel; kernel i reads the inputs that it is given and writes output i.
@@ -114,7 +116,8 @@ fn ulps(d: DType, got: f64, want: f64, loose: bool) -> f64 {
         DType::F64 => (52, -1074),
         DType::F32 => (23, -149),
         DType::F16 => (10, -24),
-        _ => (7, -133),
+        DType::BF16 => (7, -133),
+        d => Format::of(d).map_or((0, -127), |f| (f.mantissa as i32, 1 - f.bias - f.mantissa as i32)),
     };
     let smallest = if loose { smallest + digits } else { smallest };
     let exponent = if want == 0.0 { smallest } else { (want.abs().log2().floor() as i32 - digits).max(smallest) };
@@ -170,24 +173,87 @@ fn every_function_on_the_portable_target() {
     every_function(&Target::new(Isa::X86_64));
 }
 
+/// Kernels that convert `n` elements of `from` to each type.
+fn casts(from: DType, n: i64) -> Vec<(Kernel, Vec<u32>, Type)> {
+    let kernel = |to: &DType| {
+        let mut b = KernelBuilder::new(format!("cast to {to}"), 0);
+        let (p, q) = (b.param(from, Access::Read, n.into()), b.param(*to, Access::Write, n.into()));
+        let end = b.int(n);
+        b.for_each(end, |b, i| {
+            let v = b.load(p, i);
+            let v = b.cast(*to, v);
+            b.store(q, i, v);
+        });
+        (b.finish(), vec![0], Type::of(*to, &[n]))
+    };
+    DType::ALL.iter().map(kernel).collect()
+}
+
+/// All codes of the narrow types, and all of f16 and bf16, to each small type: bit for bit, and the same NaN.
+#[test]
+fn every_code_to_every_narrow_type() {
+    let small = |d: DType| d.is_small_float() || d.bits() < 8;
+    let t = native_target();
+    for from in DType::ALL.into_iter().filter(|d| small(*d) || matches!(d, DType::F16 | DType::BF16)) {
+        let n = 1usize << from.bits();
+        let code = |i: usize| if from.bits() < 8 { vec![low_bits(from, i as u8)] } else { (i as u16).to_le_bytes()[..from.bytes()].to_vec() };
+        let x = Tensor::from_bytes(from, vec![n], (0..n).flat_map(code).collect::<Vec<u8>>().into()).expect("all codes");
+        let p = program(&[x.ty()], casts(from, n as i64));
+        let jit = compile_jit(&p, &t, &Options::default()).expect("compiles");
+        let y = run(jit.functions(), std::slice::from_ref(&x), DType::ALL.len(), None).expect("runs");
+        for (to, y) in DType::ALL.into_iter().zip(&y) {
+            for i in 0..n {
+                let given = x.num(i);
+                // Integers that a float does not fit into are not defined, but the interpreter and native code agree.
+                let want = given.cast(to);
+                let mut bytes = vec![];
+                want.write(to, &mut bytes);
+                let nan = want.as_f64().is_nan();
+                // Wider floats and E5M2 have several NaNs; moving an element keeps its own.
+                let one_nan = to.is_small_float() && !matches!(to, DType::F8E5M2);
+                let same = if nan && !one_nan { y.num(i).as_f64().is_nan() } else { y.element(i) == bytes };
+                assert!(same, "{from} to {to}: code {i:#x} ({given:?}) gives {:?}, expected {bytes:?} ({want:?})", y.element(i));
+            }
+        }
+    }
+}
+
+/// Around every tie of every small float, from f32 and f64: neighbours in f64 must not be rounded twice.
+#[test]
+fn ties_of_narrow_floats() {
+    let t = native_target();
+    let mut values = vec![];
+    for d in DType::ALL.into_iter().filter(|d| d.is_small_float() && *d != DType::F8E8M0) {
+        let largest = Format::of(d).expect("a format").largest();
+        for code in 0..=largest {
+            let (a, b) = (nnc_ir::minifloat::decode(d, code), nnc_ir::minifloat::decode(d, code.saturating_sub(1)));
+            let middle = (a + b) / 2.0;
+            values.extend([a, middle, middle * (1.0 + 1e-12), middle * (1.0 - 1e-12), middle * (1.0 + 1e-7), middle * (1.0 - 1e-7)]);
+            values.extend([-middle, -middle * (1.0 + 1e-12), a + (a - b) / 2.0, (a + (a - b) / 2.0) * (1.0 + 1e-12)]);
+        }
+    }
+    for from in [DType::F32, DType::F64] {
+        let x = tensor(from, &values.iter().map(|v| Num::F(*v).cast(from)).collect::<Vec<_>>());
+        let p = program(&[x.ty()], casts(from, x.elems() as i64));
+        let jit = compile_jit(&p, &t, &Options::default()).expect("compiles");
+        let y = run(jit.functions(), std::slice::from_ref(&x), DType::ALL.len(), None).expect("runs");
+        for (to, y) in DType::ALL.into_iter().zip(&y).filter(|(to, _)| to.is_small_float()) {
+            for i in 0..x.elems() {
+                let mut bytes = vec![];
+                x.num(i).cast(to).write(to, &mut bytes);
+                assert_eq!(y.element(i), bytes, "{:?} from {from} to {to}", x.num(i));
+            }
+        }
+    }
+}
+
 #[test]
 fn every_cast() {
     for t in [native_target(), Target::new(Isa::X86_64)] {
         for from in DType::ALL {
             let x = tensor(from, &edges(from));
             let n = x.elems() as i64;
-            let kernels = DType::ALL.iter().map(|to| {
-                let mut b = KernelBuilder::new(format!("cast to {to}"), 0);
-                let (p, q) = (b.param(from, Access::Read, n.into()), b.param(*to, Access::Write, n.into()));
-                let end = b.int(n);
-                b.for_each(end, |b, i| {
-                    let v = b.load(p, i);
-                    let v = b.cast(*to, v);
-                    b.store(q, i, v);
-                });
-                (b.finish(), vec![0], Type::of(*to, &[n]))
-            });
-            let p = program(&[Type::of(from, &[n])], kernels.collect());
+            let p = program(&[Type::of(from, &[n])], casts(from, n));
             let jit = compile_jit(&p, &t, &Options::default()).expect("compiles");
             let y = run(jit.functions(), std::slice::from_ref(&x), DType::ALL.len(), None).expect("runs");
             for (to, y) in DType::ALL.iter().zip(&y) {

@@ -284,6 +284,15 @@ impl<'g> Call<'g> {
         dims.iter().map(Dim::as_const).collect::<Option<Vec<_>>>().ok_or_else(|| self.unknown(i, what))
     }
 
+    /// As [`Call::known_ints`], for operators of opset 1: their counts had the type of the data.
+    pub fn old_ints(&self, i: usize, what: &str) -> Result<Vec<i64>> {
+        let values = self.fold(self.x(i)?).map(|t| t.to_f64s()).ok_or_else(|| self.unknown(i, what))?;
+        match values.iter().find(|v| v.fract() != 0.0 || v.abs() > 1e15) {
+            Some(v) => Err(Error::shape(format!("input {i} ({what}) should hold whole numbers, found {v}"))),
+            None => Ok(values.into_iter().map(|v| v as i64).collect()),
+        }
+    }
+
     /// What is said of an input whose contents decide the shape of the graph but are computed by it.
     pub fn unknown(&self, i: usize, what: &str) -> Error {
         Error::unsupported(format!("input {i} ({what}) must be known when the model is compiled")).note("fix symbolic sizes with --dim or --shape")
@@ -377,7 +386,15 @@ pub fn dtype_of(code: i64) -> Result<DType> {
     })
 }
 
-/// Names of ONNX element types by number, for messages.
+/// The element type that ONNX calls by this name, in capitals as in `FLOAT`.
+pub fn dtype_named(name: &str) -> Result<DType> {
+    match TYPE_NAMES.iter().position(|n| n.eq_ignore_ascii_case(name)) {
+        Some(code) => dtype_of(code as i64),
+        None => Err(Error::unsupported(format!("no element type is called {name}"))),
+    }
+}
+
+/// Names of ONNX element types by number.
 const TYPE_NAMES: [&str; 29] = [
     "undefined",
     "float",

@@ -106,6 +106,8 @@ struct Writer {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
     taken: HashSet<String>,
+    /// Names of nodes: no two have one.
+    labels: HashSet<Arc<str>>,
     /// Where a symbol's value is found: an axis of a value.
     symbols: HashMap<Arc<str>, (String, usize)>,
 }
@@ -220,7 +222,7 @@ impl Writer {
             let types: Vec<Type> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
             let before = self.nodes.len();
             let y = self.operation(node, &x, &types).map_err(|e| e.at(&node.loc).note(format!("exporting {} `{}`", node.op.name(), node.name)))?;
-            if let Some(first) = self.nodes.get_mut(before).filter(|_| !node.name.is_empty()) {
+            if let Some(first) = self.nodes.get_mut(before).filter(|_| !node.name.is_empty() && self.labels.insert(node.name.clone())) {
                 first.name = bytes(&node.name);
             }
             for (port, name) in y.into_iter().enumerate() {
@@ -281,7 +283,7 @@ impl Writer {
             }
             Op::Cumulate(_) => no("running products and extrema in this operator set"),
             Op::MatMul(m) => {
-                if m.packed > 0 {
+                if !m.packed.is(0) {
                     return no("packed weights: export before the passes that pack");
                 }
                 let w = if m.transposed && types[1].rank() >= 2 {

@@ -164,3 +164,89 @@ fn shapes_that_exporters_compute_stay_symbolic() {
     let m = load(&model(17, g)).unwrap();
     assert_eq!(m.graph.ty(m.graph.outputs[0].value).to_string(), "f32[batch,3,4]");
 }
+
+#[test]
+fn determinants_pivot() {
+    let of = |shape: &[usize], values: &[f32]| {
+        let text = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        run(&single(22, node("Det", "a", "y", vec![]), vec![x("a", &text)], &[]), &[f32s(shape, values)]).remove(0)
+    };
+    assert_eq!(of(&[2, 2], &[1., 2., 3., 4.]), Tensor::scalar(-2f32));
+    // Zeros on the diagonal, and a column that depends on another.
+    assert_eq!(of(&[2, 3, 3], &[0., 2., 0., 1., 0., 0., 0., 0., 3., 1., 2., 3., 2., 4., 6., 1., 0., 1.]).to_f64s(), [-6., 0.]);
+    assert_eq!(of(&[1, 0, 0], &[]), f32s(&[1], &[1.]), "an empty product");
+}
+
+#[test]
+fn n_grams_are_counted_with_gaps() {
+    let of = |attributes: Vec<AttributeProto>, given: &[i64]| {
+        // 2, 3 alone; the pairs 5 4 and 5 5 stand at places 3 and 2.
+        let common = vec![
+            int("min_gram_length", 1),
+            int("max_gram_length", 2),
+            ints("ngram_counts", &[0, 2]),
+            ints("ngram_indexes", &[0, 1, 3, 2]),
+            ints("pool_int64s", &[2, 3, 5, 4, 5, 5]),
+        ];
+        let op = node("TfIdfVectorizer", "t", "y", [common, attributes].concat());
+        run(&single(9, op, vec![value("t", I64, &given.len().to_string())], &[]), &[i64s(given)]).remove(0)
+    };
+    let text = [2, 5, 4, 5, 2];
+    assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", 0)], &text), f32s(&[4], &[2., 0., 0., 1.]));
+    assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", 1)], &text), f32s(&[4], &[2., 0., 1., 1.]));
+    let weights = AttributeProto { name: name("weights"), floats: vec![1., 1., 5., 7.], r#type: attribute_type::FLOATS, ..Default::default() };
+    assert_eq!(of(vec![string("mode", "TFIDF"), int("max_skip_count", 1), weights.clone()], &text), f32s(&[4], &[2., 0., 7., 5.]));
+    assert_eq!(of(vec![string("mode", "IDF"), int("max_skip_count", 1), weights], &text), f32s(&[4], &[1., 0., 7., 5.]));
+    assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", 3)], &[5]), f32s(&[4], &[0.; 4]), "shorter than a pair");
+}
+
+#[test]
+fn regions_are_pooled_by_cells() {
+    let image: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let rois = ("r", f32s(&[2, 5], &[0., 0., 0., 3., 3., 0., 1., 1., 2., 2.]));
+    let op = node("MaxRoiPool", "x r", "y", vec![ints("pooled_shape", &[2, 2])]);
+    let y = run(&single(22, op, vec![x("x", "1,1,4,4")], &[rois]), &[f32s(&[1, 1, 4, 4], &image)]).remove(0);
+    assert_eq!(y, f32s(&[2, 1, 2, 2], &[5., 7., 13., 15., 5., 6., 9., 10.]));
+}
+
+#[test]
+fn a_gate_opens_for_a_value() {
+    let m = single(28, node("SwiGLU", "a b", "y", vec![]), vec![x("a", "2"), x("b", "2")], &[]);
+    let y = run(&m, &[f32s(&[2], &[0., 100.]), f32s(&[2], &[5., 0.5])]).remove(0);
+    assert_eq!(y, f32s(&[2], &[0., 50.]));
+}
+
+#[test]
+fn old_scans_have_a_batch_axis() {
+    // Running sums of two sequences of three.
+    let body = GraphProto {
+        input: vec![x("s", "1"), x("e", "1")],
+        node: vec![node("Add", "s e", "t", vec![]), node("Identity", "t", "u", vec![])],
+        output: vec![x("t", "1"), x("u", "1")],
+        name: name("body"),
+        ..Default::default()
+    };
+    let scan = |directions: &[i64]| {
+        let op = node("Scan", "_ s0 e", "last all", vec![of_graph("body", body.clone()), int("num_scan_inputs", 1), ints("directions", directions)]);
+        let m = single(8, op, vec![x("s0", "2,1"), x("e", "2,3,1")], &[]);
+        run(&m, &[f32s(&[2, 1], &[0., 10.]), f32s(&[2, 3, 1], &[1., 2., 3., 4., 5., 6.])])
+    };
+    assert_eq!(scan(&[0]), [f32s(&[2, 1], &[6., 25.]), f32s(&[2, 3, 1], &[1., 3., 6., 14., 19., 25.])]);
+    assert_eq!(scan(&[1])[1], f32s(&[2, 3, 1], &[3., 5., 6., 16., 21., 25.]));
+}
+
+#[test]
+fn antialiasing_by_a_factor_that_the_run_gives_is_what_it_is_when_known() {
+    for attributes in [vec![string("mode", "linear")], vec![string("mode", "cubic")], vec![string("mode", "cubic"), int("exclude_outside", 1)]] {
+        let op = node("Resize", "x _ s", "y", [attributes, vec![int("antialias", 1)]].concat());
+        let image = f32s(&[1, 7], &[1., 5., 2., 8., -3., 4., 9.]);
+        for factor in [0.43f32, 0.75, 1.6] {
+            let scales = f32s(&[2], &[1., factor]);
+            let known = run(&single(18, op.clone(), vec![x("x", "1,7")], &[("s", scales.clone())]), std::slice::from_ref(&image)).remove(0);
+            let fed = run(&single(18, op.clone(), vec![x("x", "1,7"), x("s", "2")], &[]), &[image.clone(), scales]).remove(0);
+            assert_eq!(known.shape(), fed.shape());
+            let close = known.to_f64s().iter().zip(fed.to_f64s()).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(close, "{factor}: {known:?} and {fed:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod families;
 mod hostile;
 mod import;
 mod model;
+mod narrow;
 mod operators;
 mod table;
 mod tensors;

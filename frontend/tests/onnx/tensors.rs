@@ -4,6 +4,7 @@ use crate::model::*;
 use half::{bf16, f16};
 use nnc_frontend::onnx::proto::TensorProto;
 use nnc_frontend::onnx::tensor;
+use nnc_ir::tensor::low_bits;
 use nnc_ir::{DType, Tensor};
 use prost::Message;
 
@@ -18,7 +19,12 @@ fn of_ints(data_type: i32, int32_data: Vec<i32>) -> TensorProto {
 #[test]
 fn every_type_survives_the_way_there_and_back() {
     for dtype in DType::ALL {
-        let bytes: Vec<u8> = (0..6 * dtype.bytes()).map(|i| if dtype == DType::Bool { i as u8 & 1 } else { i as u8 }).collect();
+        let byte = |i: usize| match dtype {
+            DType::Bool => i as u8 & 1,
+            d if d.bits() < 8 => low_bits(d, i as u8 * 5),
+            _ => i as u8,
+        };
+        let bytes: Vec<u8> = (0..6 * dtype.bytes()).map(byte).collect();
         let t = Tensor::from_bytes(dtype, vec![2, 3], bytes.into()).unwrap();
         assert_eq!(tensor::parse(tensor::encode("t", &t).into()), Ok(("t".to_string(), t)));
     }
@@ -60,6 +66,30 @@ fn lengths_must_fit() {
         let e = parse(t).expect_err(what);
         assert!(e.contains(what) && e.contains("tensor `w`"), "{e}");
     }
-    let e = parse(TensorProto { data_type: 21, dims: vec![1], ..Default::default() }).expect_err("int4");
-    assert!(e.contains("elements of type uint4 are not supported"), "{e}");
+    let e = parse(TensorProto { data_type: 14, dims: vec![1], ..Default::default() }).expect_err("complex");
+    assert!(e.contains("elements of type complex64 are not supported"), "{e}");
+    let e = parse(TensorProto { data_type: 22, dims: vec![3], raw_data: Some(vec![0; 3].into()), ..Default::default() }).expect_err("int4");
+    assert!(e.contains("takes 2 bytes in a file, 3 are given"), "{e}");
+}
+
+#[test]
+fn narrow_elements_are_packed_low_bits_first() {
+    let raw =
+        |data_type: i32, n: i64, bytes: &[u8]| TensorProto { data_type, dims: vec![n], raw_data: Some(bytes.to_vec().into()), ..Default::default() };
+    let cases: [(i32, &[u8], &[f64]); 6] = [
+        (22, &[0x8f, 0x07], &[-1., -8., 7.]),
+        (21, &[0x8f, 0x07], &[15., 8., 7.]),
+        (26, &[0b11_10_01_00, 0b01], &[0., 1., -2., -1., 1.]),
+        (25, &[0b11_10_01_00, 0b01], &[0., 1., 2., 3., 1.]),
+        (23, &[0x2f, 0x01], &[-6., 1., 0.5]),
+        // Six bits each: 001000 (1), 011111 (7.5), 100000 (-0), 000001 (0.125), 101000 (-1).
+        (27, &[0b11_001000, 0b0000_0111, 0b000001_10, 0b101000], &[1., 7.5, -0., 0.125, -1.]),
+    ];
+    for (code, bytes, want) in cases {
+        let t = parse(raw(code, want.len() as i64, bytes)).unwrap();
+        assert_eq!(t.to_f64s(), want, "{}", t.dtype());
+        assert_eq!(tensor::to_proto("", &t).raw_data.as_deref(), Some(bytes), "{}", t.dtype());
+        let ints = TensorProto { dims: vec![want.len() as i64], ..of_ints(code, bytes.iter().map(|b| i32::from(*b)).collect()) };
+        assert_eq!(parse(ints), Ok(t));
+    }
 }

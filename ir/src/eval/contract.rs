@@ -1,5 +1,6 @@
 //! Reference matmul and convolution.
 
+use super::Env;
 use super::elems::{Acc, Walk, broadcast_shape, broadcast_strides, decode, encode, strides};
 use super::window::{length, taps, tiles};
 use crate::dim::Dim;
@@ -67,20 +68,27 @@ fn act(a: Act, dtype: DType, x: Num) -> Num {
     }
 }
 
-pub fn matmul(op: &MatMul, x: &[Tensor]) -> Result<Tensor> {
-    if x[0].dtype().is_float() { matmul_in::<f64>(op, x) } else { matmul_in::<i64>(op, x) }
+pub fn matmul(op: &MatMul, x: &[Tensor], env: &Env) -> Result<Tensor> {
+    let packed = if op.is_packed() { Some(env.shape(std::slice::from_ref(&op.packed))?[0]) } else { None };
+    if x[0].dtype().is_float() { matmul_in::<f64>(op, packed, x) } else { matmul_in::<i64>(op, packed, x) }
 }
 
-fn matmul_in<T: Acc>(op: &MatMul, x: &[Tensor]) -> Result<Tensor> {
+/// `packed` is the number of columns that lie in panels.
+fn matmul_in<T: Acc>(op: &MatMul, packed: Option<usize>, x: &[Tensor]) -> Result<Tensor> {
     let (xs, ws) = (x[0].shape(), x[1].shape());
     let (rows, batch_x) = if xs.len() > 1 { (xs[xs.len() - 2], &xs[..xs.len() - 2]) } else { (1, &xs[..0]) };
     let depth = xs[xs.len() - 1];
     // The weights as matrices [batch,K,N].
     let data = decode(&x[1], T::of);
-    let (w, k, columns, batch_w) = if op.packed > 0 {
-        let (k, n) = (ws[1], op.packed);
-        let column = |i: usize, j: usize| data[(j / PANEL * k + i) * PANEL + j % PANEL];
-        ((0..k).flat_map(|i| (0..n).map(move |j| column(i, j))).collect(), k, n, &ws[..0])
+    let (w, k, columns, batch_w) = if let Some(n) = packed {
+        let (batch, last) = ws.split_at(ws.len() - 3);
+        let (panels, k) = (last[0], last[1]);
+        if panels != n.div_ceil(PANEL) {
+            return Err(Error::input(format!("matmul: {n} columns do not lie in {panels} panels")));
+        }
+        let element = |b: usize, i: usize, j: usize| data[((b * panels + j / PANEL) * k + i) * PANEL + j % PANEL];
+        let matrices = 0..batch.iter().product();
+        (matrices.flat_map(|b| (0..k).flat_map(move |i| (0..n).map(move |j| element(b, i, j)))).collect(), k, n, batch)
     } else if ws.len() == 1 {
         (data, ws[0], 1, &ws[..0])
     } else {

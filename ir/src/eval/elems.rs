@@ -32,10 +32,20 @@ pub(crate) fn encode(dtype: DType, shape: &[usize], values: impl Iterator<Item =
     Tensor::from_bytes(dtype, shape.to_vec(), out.into())
 }
 
+/// The interpreter holds no larger tensors: it would take minutes for one, and small files can ask for terabytes.
+pub(crate) const MAX_BYTES: usize = 1 << 30;
+
+pub(crate) fn too_large(dtype: DType, shape: &[usize]) -> Error {
+    Error::limit(format!("the interpreter holds tensors of up to 1 GiB, not {dtype}{shape:?}"))
+}
+
 /// Space for the bytes of a tensor; an error where the machine has none.
 pub(crate) fn room(dtype: DType, shape: &[usize]) -> Result<Vec<u8>> {
     let mut out = vec![];
     let bytes = checked_elems(dtype, shape)? * dtype.bytes();
+    if bytes > MAX_BYTES {
+        return Err(too_large(dtype, shape));
+    }
     out.try_reserve_exact(bytes).map_err(|_| Error::limit(format!("no memory for a tensor {dtype}{shape:?} of {bytes} bytes")))?;
     Ok(out)
 }

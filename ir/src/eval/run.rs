@@ -1,7 +1,7 @@
 //! Evaluation of graphs: node after node, regions by recursion.
 
 use super::Env;
-use super::elems::room;
+use super::elems::{MAX_BYTES, room, too_large};
 use crate::builder::expansion;
 use crate::dim::Dim;
 use crate::error::{Error, Result};
@@ -74,6 +74,20 @@ pub(crate) fn bind_types(ports: &[(&str, &Type)], inputs: &[Tensor], env: &Env) 
     Ok(())
 }
 
+/// An error where an operand, or a result whose size is known before it is computed, is larger than the interpreter holds.
+fn check_sizes(node: &Node, x: &[Tensor], env: &Env) -> Result<()> {
+    if let Some(t) = x.iter().find(|t| t.byte_len() > MAX_BYTES) {
+        return Err(too_large(t.dtype(), t.shape()));
+    }
+    for t in &node.types {
+        let shape: Option<Vec<usize>> = t.shape.iter().map(|d| usize::try_from(d.eval(&|s| env.get(s)).ok()?).ok()).collect();
+        if let Some(shape) = shape.filter(|s| s.iter().try_fold(t.dtype.bytes(), |n, d| n.checked_mul(*d)).is_none_or(|n| n > MAX_BYTES)) {
+            return Err(too_large(t.dtype, &shape));
+        }
+    }
+    Ok(())
+}
+
 /// What one run keeps between nodes.
 #[derive(Default)]
 struct Interpreter {
@@ -99,6 +113,7 @@ impl Interpreter {
             let node = graph.node(id);
             if !matches!(node.op, Op::Input) {
                 let x: Vec<Tensor> = node.operands.iter().map(|v| values[v.node.0 as usize][v.port as usize].clone()).collect();
+                check_sizes(node, &x, env).map_err(|e| context(e, node))?;
                 let types = node.operands.iter().map(|v| graph.ty(*v).clone());
                 let y = self.node(node, types, &x, env).and_then(|y| settle(node, &y, env).map(|()| y));
                 values[id.0 as usize] = y.map_err(|e| context(e, node))?;

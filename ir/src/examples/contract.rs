@@ -1,6 +1,7 @@
 //! Matrix products and convolutions: shapes, layouts, epilogues.
 
 use super::{Example, case};
+use crate::dim::Dim;
 use crate::ops::composite::activation::Act;
 use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Post};
 use crate::scalar::ScalarFn;
@@ -15,7 +16,7 @@ fn epilogue() -> Vec<Post> {
 }
 
 fn products() -> Vec<Example> {
-    let op = MatMul { transposed: false, packed: 0, post: vec![] };
+    let op = MatMul { transposed: false, packed: Dim::Const(0), post: vec![] };
     let mut out: Vec<Example> = ["f32", "f64", "f16", "bf16", "i8", "i32", "i64", "u8", "u64"]
         .iter()
         .map(|d| case(d, op.clone(), &[&format!("{d}[3,5]"), &format!("{d}[5,4]")]))
@@ -35,9 +36,12 @@ fn products() -> Vec<Example> {
     let turned = MatMul { transposed: true, ..op.clone() };
     add("transposed", turned.clone(), &["f32[3,7]", "f32[18,7]"]);
     add("transposed.batch", turned, &["f32[2,3,7]", "f32[2,5,7]"]);
-    let packed = MatMul { packed: 35, ..op.clone() };
+    let packed = MatMul { packed: Dim::Const(35), ..op.clone() };
     add("packed", packed.clone(), &["f32[7,10]", "f32[3,10,16]"]);
     add("packed.symbolic", packed.clone(), &["f32[N,10]", "f32[3,10,16]"]);
+    add("packed.batch", packed.clone(), &["f32[2,1,7,10]", "f32[4,3,10,16]"]);
+    let open = Dim::sym("N") * Dim::Const(16) - Dim::Const(3);
+    add("packed.open", MatMul { packed: open, ..packed.clone() }, &["f32[2,L,K]", "f32[2,N,K,16]"]);
     add("packed.post", MatMul { post: epilogue(), ..packed }, &["f32[7,10]", "f32[3,10,16]", "f32[35]", "f32[35]", "f32[7,35]"]);
     add("post", MatMul { post: epilogue(), ..op.clone() }, &["f32[N,6]", "f32[6,5]", "f32[5]", "f32[5]", "f32[N,5]"]);
     add("bias", MatMul { post: vec![Post::Bias], ..op.clone() }, &["i32[2,6]", "i32[6,5]", "i32[5]"]);

@@ -139,6 +139,12 @@ impl Run<'_> {
                     let n = self.element(from)?.as_i64();
                     self.env.bind(symbol, n)?;
                 }
+                Step::Check { a, b, at_most, what } => {
+                    let (a, b) = (self.env.dim(a)?, self.env.dim(b)?);
+                    if a != b && !(*at_most && a < b) {
+                        return Err(Error::input(format!("{what}; they are {a} and {b}")));
+                    }
+                }
                 Step::If { cond, then, otherwise } => {
                     let branch = if self.element(cond)?.as_bool() { then } else { otherwise };
                     self.steps(branch)?;

@@ -113,6 +113,28 @@ pub struct Origin {
     pub op: Op,
     pub x: Vec<Type>,
     pub y: Vec<Type>,
+    /// Where the only result is a window of a larger tensor.
+    pub within: Option<Within>,
+}
+
+/// A larger tensor that a kernel writes a window of: its shape, and where the window starts.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Within {
+    pub shape: Vec<Dim>,
+    pub start: Vec<Dim>,
+}
+
+impl Within {
+    /// The element that the window starts at.
+    pub fn offset(&self) -> Dim {
+        let mut step = Dim::Const(1);
+        let mut sum = Dim::Const(0);
+        for (d, s) in self.shape.iter().zip(&self.start).rev() {
+            sum = sum + s.clone() * step.clone();
+            step = step * d.clone();
+        }
+        sum
+    }
 }
 
 /// Loops over buffers. Parameters are the operands, then the results.
@@ -176,6 +198,13 @@ pub enum Step {
     Bind {
         symbol: Arc<str>,
         from: BufferRef,
+    },
+    /// An error of the run, which says `what`, unless size `a` is `b`, or at most `b`.
+    Check {
+        a: Dim,
+        b: Dim,
+        at_most: bool,
+        what: Arc<str>,
     },
     If {
         cond: BufferRef,

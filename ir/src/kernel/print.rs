@@ -3,6 +3,7 @@
 use super::{Access, BufferRef, Expr, ExprId, Fault, Kernel, Launch, Origin, Place, Program, Step, Stmt};
 use crate::print::{DimText, Name, TypeText, op_text};
 use crate::scalar::{Num, ScalarFn};
+use crate::types::ShapeText;
 use std::cell::Cell;
 use std::fmt::{self, Display, Write};
 
@@ -61,6 +62,7 @@ fn steps(f: &mut fmt::Formatter<'_>, program: &Program, list: &[Step], depth: us
                 write!(f, "{indent}")?;
                 launch(f, program, l)?;
             }
+            Step::Check { a, b, at_most, .. } => writeln!(f, "{indent}check {} {} {}", DimText(a), if *at_most { "<=" } else { "==" }, DimText(b))?,
             Step::Bind { symbol, from } => writeln!(f, "{indent}bind {} = {}", Name(symbol), Ref(from))?,
             Step::If { cond, then, otherwise } => {
                 writeln!(f, "{indent}if {} {{", Ref(cond))?;
@@ -127,6 +129,9 @@ impl Display for OriginText<'_> {
             for (i, t) in types.iter().enumerate() {
                 write!(f, "{}{}", if i > 0 { ", " } else { lead }, TypeText(t))?;
             }
+        }
+        if let Some(w) = &self.0.within {
+            write!(f, " within {} from {}", ShapeText(&w.shape), ShapeText(&w.start))?;
         }
         Ok(())
     }

@@ -251,6 +251,11 @@ fn steps(program: &Program, list: &[Step], bound: &mut BTreeSet<Arc<str>>, error
                 reference(program, "a bound size", from, DType::I64, bound, errors);
                 bound.insert(symbol.clone());
             }
+            Step::Check { a, b, what, .. } => {
+                for s in [a, b].into_iter().filter_map(|d| unbound(d, bound)) {
+                    errors.push(Error::internal(format!("a check ({what}): {s} is not bound yet")));
+                }
+            }
             Step::If { cond, then, otherwise } => {
                 reference(program, "a condition", cond, DType::Bool, bound, errors);
                 let mut other = bound.clone();

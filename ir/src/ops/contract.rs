@@ -114,13 +114,20 @@ fn check_post(op: &str, post: &[Post], extra: &[Type], y: &Type, channels: &Dim)
 
 op_struct! {
     /// Matrix product as numpy's matmul: x `[..,M,K]`, w `[..,K,N]`, leading axes broadcast, vectors are promoted. With `transposed`
-    /// w is `[..,N,K]`; with `packed` = N it is constant `[N/16 rounded up,K,16]` (column panels, zero padding).
+    /// w is `[..,N,K]`; with `packed` = N it is `[..,N/16 rounded up,K,16]` (column panels, zero padding).
     /// The result is followed by `post`.
-    MatMul { transposed: bool = false, packed: usize = 0, post: Vec<Post> = vec![] }
+    MatMul { transposed: bool = false, packed: Dim = Dim::Const(0), post: Vec<Post> = vec![] }
 }
 
 /// Columns in a panel of packed matmul weights.
 pub const PANEL: usize = 16;
+
+impl MatMul {
+    /// Whether w lies in panels.
+    pub fn is_packed(&self) -> bool {
+        !self.packed.is(0)
+    }
+}
 
 impl Primitive for MatMul {
     fn class(&self) -> Class {
@@ -134,12 +141,13 @@ impl Primitive for MatMul {
         if a.is_empty() || b.is_empty() {
             return Err(Error::shape(format!("matmul takes no scalars (x: {}, w: {})", x[0], x[1])));
         }
-        let (k, n, batch_b) = if self.packed > 0 {
-            let panels = Dim::from(self.packed.div_ceil(PANEL));
-            if b.len() != 3 || b[0] != panels || !b[2].is(PANEL as i64) {
-                return Err(Error::shape(format!("matmul: weights packed for {} columns are [{panels},K,{PANEL}], found {}", self.packed, x[1])));
+        let (k, n, batch_b) = if self.is_packed() {
+            let panels = self.packed.ceil_div(&Dim::from(PANEL));
+            let [batch @ .., p, k, lanes] = &b[..] else { return Err(Error::shape(format!("matmul: {} is not packed", x[1]))) };
+            if *p != panels || !lanes.is(PANEL as i64) {
+                return Err(Error::shape(format!("matmul: weights packed for {} columns are [..,{panels},K,{PANEL}], found {}", self.packed, x[1])));
             }
-            (b[1].clone(), Some(Dim::from(self.packed)), &b[..0])
+            (k.clone(), Some(self.packed.clone()), batch)
         } else if b.len() == 1 {
             (b[0].clone(), None, &b[..0])
         } else {
@@ -161,8 +169,8 @@ impl Primitive for MatMul {
         check_post("matmul", &self.post, &x[2..], &y, &n.unwrap_or(Dim::Const(1)))?;
         Ok(vec![y])
     }
-    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
-        eval::contract::matmul(self, x).map(|t| vec![t])
+    fn eval(&self, x: &[Tensor], env: &Env) -> Result<Vec<Tensor>> {
+        eval::contract::matmul(self, x, env).map(|t| vec![t])
     }
 }
 
@@ -330,7 +338,8 @@ impl Primitive for ConvTranspose {
         let channels = ws[1].clone() * Dim::from(self.group);
         let mut shape = vec![xs[0].clone(), channels.clone()];
         for i in 0..n {
-            let extra = self.output_padding.get(i).copied().unwrap_or(0) + window.extent(i) - window.pads[i] - window.pads[n + i];
+            let extra = self.output_padding.get(i).copied().unwrap_or(0).saturating_add(window.extent(i));
+            let extra = extra.saturating_sub(window.pads[i]).saturating_sub(window.pads[n + i]);
             let d = (xs[2 + i].clone() - Dim::Const(1)) * Dim::Const(window.strides[i]) + Dim::Const(extra);
             if d.as_const().is_some_and(|d| d < 0) {
                 return Err(Error::shape(format!("conv_transpose: spatial axis {i} of the result would have length {d}")));

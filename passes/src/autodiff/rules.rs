@@ -150,7 +150,7 @@ fn cumulate<'g>(at: &At<'_, 'g>, c: &Cumulate, g: V<'g>) -> Shares<'g> {
 }
 
 fn matmul<'g>(m: &MatMul, at: &At<'_, 'g>, g: V<'g>) -> Shares<'g> {
-    if m.packed > 0 || !m.post.is_empty() {
+    if m.is_packed() || !m.post.is_empty() {
         return Err(Error::unsupported("a matmul whose weights are packed has no gradient: differentiate before the passes that pack"));
     }
     let (x_shape, w_shape) = (at.x[0].ty().shape, at.x[1].ty().shape);
@@ -170,7 +170,7 @@ fn matmul<'g>(m: &MatMul, at: &At<'_, 'g>, g: V<'g>) -> Shares<'g> {
         full.insert(full.len() - 1, one());
     }
     let g = g.reshape(full);
-    let product = |a: V<'g>, b: V<'g>, transposed| at.b.op(MatMul { transposed, packed: 0, post: vec![] }, &[a, b]);
+    let product = |a: V<'g>, b: V<'g>, transposed| at.b.op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[a, b]);
     let dx = || narrowed(product(g, w, !m.transposed), &x.ty().shape).reshape(x_shape.clone());
     let dw = || {
         // Weights without a batch: one product over the rows of all matrices.

@@ -111,7 +111,7 @@ fn tap_by_tap<'g>(window: &Window, group: usize, x: V<'g>, g: V<'g>) -> V<'g> {
         let sizes = [&padded.ty().shape[..2], &gs[2..]].concat();
         let steps = [&[1, 1], &window.strides[..]].concat();
         let under = x.builder().op(Slice { starts, sizes, steps }, &[padded]);
-        let product = x.builder().op(MatMul { transposed: true, packed: 0, post: vec![] }, &[rows, per_group(under)]);
+        let product = x.builder().op(MatMul { transposed: true, packed: Dim::Const(0), post: vec![] }, &[rows, per_group(under)]);
         let s = product.ty().shape;
         product.reshape([&s[..], &[Dim::Const(1)]].concat())
     };

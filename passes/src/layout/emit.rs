@@ -238,32 +238,66 @@ impl Emit<'_> {
         self.pack(x, &full)
     }
 
-    /// Puts a matmul's constant weights into panels. Says whether it did.
+    /// Puts the right side of a matmul into panels. Says whether it did.
     fn matmul(&mut self, id: NodeId, constant: &[bool]) -> Result<bool> {
         let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, constant), &self.r.old.node(id).op) else { return Ok(false) };
         let mut args: Vec<Value> = self.r.old.node(id).operands.iter().map(|v| self.r.get(*v)).collect();
-        let axis = if mm.transposed { 0 } else { 1 };
-        let w = self.filled(args[1], axis, PANEL)?;
-        let w = self.split(w, axis, PANEL)?;
-        // [K,N/p,p] or [N/p,p,K] -> [N/p,K,p]
-        args[1] = self.transposed(w, if mm.transposed { vec![0, 2, 1] } else { vec![1, 0, 2] })?;
+        let first = self.ty(args[1]).rank() - 2;
+        args[1] = if mm.transposed && !constant[self.r.old.node(id).operands[1].node.0 as usize] {
+            // Columns are channels, the depth is pixels: there is a kernel for that.
+            let ty = self.ty(args[1]).clone();
+            let (batch, matrix) = ty.shape.split_at(first);
+            let w = self.reshaped(args[1], [&[Dim::product(batch)], matrix].concat())?;
+            let w = self.op(Pack { block: PANEL }, &[w])?;
+            let panels = self.ty(w).shape[1..].to_vec();
+            self.reshaped(w, [batch, &panels].concat())?
+        } else {
+            let axis = if mm.transposed { first } else { first + 1 };
+            let w = self.filled(args[1], axis, PANEL)?;
+            let w = self.split(w, axis, PANEL)?;
+            // [..,K,N/p,p] or [..,N/p,p,K] -> [..,N/p,K,p]
+            let swapped = if mm.transposed { [0, 2, 1] } else { [1, 0, 2] };
+            self.transposed(w, (0..first).chain(swapped.map(|i| first + i)).collect())?
+        };
         let y = self.named(id, MatMul { transposed: false, packed, ..mm.clone() }, args)?;
         self.r.set(id, vec![y]);
         Ok(true)
     }
+
+    fn reshaped(&mut self, x: Value, shape: Vec<Dim>) -> Result<Value> {
+        if self.ty(x).shape == shape { Ok(x) } else { self.op(Reshape { shape }, &[x]) }
+    }
 }
 
-/// The number of columns of a matmul whose weights can lie in panels, or why they cannot.
-pub fn panels(graph: &Graph, id: NodeId, constant: &[bool]) -> Result<usize, &'static str> {
+/// Fewer rows than this are not worth packing the other side for.
+const FEW_ROWS: i64 = 8;
+/// Rows of the right side of up to this many columns are read as they lie: they are close enough to each other.
+const CLOSE_COLUMNS: i64 = 128;
+
+/// The number of columns of a matmul whose right side is to lie in panels, or why it is not. Constant weights always are; a side that
+/// the run computes where that costs less than it saves.
+pub fn panels(graph: &Graph, id: NodeId, constant: &[bool]) -> Result<Dim, &'static str> {
     let node = graph.node(id);
     let Op::MatMul(mm) = &node.op else { return Err("it is no matmul") };
-    let w = graph.ty(node.operands[1]);
-    let shape = w.const_shape().and_then(|s| <[i64; 2]>::try_from(s).ok());
-    match shape {
-        _ if mm.packed > 0 => Err("its weights are packed already"),
+    let (x, w) = (graph.ty(node.operands[0]), graph.ty(node.operands[1]));
+    let [batch @ .., rows, columns] = &w.shape[..] else { return Err("its right side is no matrix") };
+    let (depth, columns) = if mm.transposed { (columns, rows) } else { (rows, columns) };
+    let panel = PANEL as i64;
+    let narrow = columns.as_const().is_some_and(|n| n <= CLOSE_COLUMNS && n % panel == 0);
+    let left = x.shape.split_last().map_or(&[][..], |(_, rows)| rows);
+    let few = match left.last() {
+        Some(rows) if !batch.is_empty() => rows.clone(),
+        _ => Dim::product(left),
+    };
+    let few = few.as_const().is_some_and(|m| m < FEW_ROWS);
+    match constant[node.operands[1].node.0 as usize] {
+        _ if mm.is_packed() => Err("its right side is packed already"),
         _ if w.dtype != DType::F32 => Err("kernels for panels take f32"),
-        _ if !constant[node.operands[1].node.0 as usize] => Err("its weights are not constant"),
-        Some([rows, cols]) if rows > 0 && cols > 0 => Ok(if mm.transposed { rows } else { cols } as usize),
-        _ => Err("its weights are no matrix"),
+        _ if depth.is(0) || columns.is(0) => Err("its right side is empty"),
+        true if w.const_shape().is_none() => Err("the size of its weights is not known"),
+        true => Ok(columns.clone()),
+        false if few => Err("few rows are not worth packing the right side for"),
+        false if !mm.transposed && narrow => Err("rows of the right side are read as they lie"),
+        false => Ok(columns.clone()),
     }
 }

@@ -51,15 +51,16 @@ pub fn work(dims: &[&Dim]) -> i64 {
 pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
     let (xs, ws, ys) = (k.x[0].shape.clone(), k.x[1].shape.clone(), k.y[0].shape.clone());
     let (y, acc_type, dtype) = (k.result(0), wide(k.y[0].dtype), k.y[0].dtype);
-    let packed = op.packed > 0;
+    let packed = op.is_packed();
     let x_depth = xs[xs.len() - 1].clone();
     let m = if xs.len() > 1 { xs[xs.len() - 2].clone() } else { ONE };
     let batch_x = &xs[..xs.len().saturating_sub(2)];
-    let batch_w = if packed { &ws[..0] } else { &ws[..ws.len().saturating_sub(2)] };
+    let batch_w = &ws[..ws.len().saturating_sub(if packed { 3 } else { 2 })];
     // Columns (or panels of them), their stride in w and in y, and w's stride along the depth.
     let panel = Dim::from(PANEL);
+    let lanes = if packed { panel.clone() } else { ONE };
     let (depth, n, columns, w_column, y_column, w_depth) = match &ws[batch_w.len()..] {
-        [panels, d, _] if packed => (d.clone(), Dim::from(op.packed), panels.clone(), d.clone() * panel.clone(), panel.clone(), panel.clone()),
+        [panels, d, _] if packed => (d.clone(), op.packed.clone(), panels.clone(), d.clone() * panel.clone(), panel.clone(), panel.clone()),
         [n, d] if op.transposed => (d.clone(), n.clone(), n.clone(), d.clone(), ONE, ONE),
         [d, n] => (d.clone(), n.clone(), n.clone(), ONE, ONE, n.clone()),
         d => (Dim::product(d), ONE, ONE, ZERO, ONE, ONE),
@@ -73,14 +74,14 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
         let stretched = |i: usize| i < skip || (own[i - skip].is(1) && !batch[i].is(1));
         (0..batch.len()).map(|i| if stretched(i) { ZERO } else { own_strides[i - skip].clone() * elems.clone() }).collect()
     };
-    let mut dims = [&batch[..], &[m.clone(), columns]].concat();
+    let mut dims = [&batch[..], &[m.clone(), columns.clone()]].concat();
     let mut y_strides = row_major(&[&batch[..], &[m.clone(), n.clone()]].concat());
     let mut channel = vec![ZERO; dims.len()];
     *y_strides.last_mut().expect("columns") = y_column.clone();
     *channel.last_mut().expect("columns") = y_column;
     let mut views = vec![
         View::new([batch_strides(batch_x, m * x_depth.clone()), vec![x_depth, ZERO]].concat()),
-        View::new([batch_strides(batch_w, depth.clone() * n.clone()), vec![ZERO, w_column]].concat()),
+        View::new([batch_strides(batch_w, depth.clone() * columns * lanes.clone()), vec![ZERO, w_column]].concat()),
         View::new(y_strides.clone()),
     ];
     views.extend(extras(&op.post, &channel, &y_strides));
@@ -107,7 +108,6 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
             Err(e) => outcome = Err(e),
         }
     };
-    let lanes = if packed { panel } else { ONE };
     k.parallel(&dims, &views, work(&[&depth, &lanes]), |k, vars, at| {
         if !packed {
             return element(k, at);

@@ -38,6 +38,8 @@ struct Carried {
     at: BufferRef,
     /// Symbols of its lengths at the begin of an iteration, and what they become.
     lengths: Vec<(Arc<str>, Dim)>,
+    /// Lengths after an iteration, and what they must be.
+    same: Vec<(Dim, Dim)>,
     /// Symbols that are bound to the given lengths before the first iteration.
     own: Vec<Arc<str>>,
 }
@@ -196,11 +198,20 @@ impl Lowering {
                 Some((s.clone(), next.clone()))
             });
             let lengths: Vec<(Arc<str>, Dim)> = lengths.collect();
-            if lengths.is_empty() && (enters.elems() != ty.elems() || leaves.elems() != ty.elems()) {
+            // All other lengths stay: what cannot be compared now is checked, the body's where there is an iteration.
+            let rebound = |d: &Dim| d.as_sym().is_some_and(|s| lengths.iter().any(|(l, _)| l == s));
+            let (mut before, mut after) = (vec![], vec![]);
+            for ((given, d), next) in ty.shape.iter().zip(&enters.shape).zip(&leaves.shape).filter(|((_, d), _)| !rebound(d)) {
+                before.extend((given != d).then(|| (given.clone(), d.clone())));
+                after.extend((next != d).then(|| (next.clone(), d.clone())));
+            }
+            let never = |(a, b): &(Dim, Dim)| a.as_const().is_some() && b.as_const().is_some();
+            if before.iter().chain(&after).any(never) || !enters.shape.iter().all(|d| self.out.has_value(d)) {
                 return Err(Error::unsupported(format!(
                     "a carried value must keep its shape: it is {ty} before, {enters} in and {leaves} after the body"
                 )));
             }
+            self.same_lengths(&before);
             let at = if lengths.is_empty() {
                 self.result(frame, id, i)?
             } else {
@@ -209,13 +220,22 @@ impl Lowering {
                 at
             };
             self.out.copy(&site, ty, from.clone(), at.clone())?;
-            out.push(Carried { at, lengths, own: open.iter().map(|(s, _)| s.clone()).collect() });
+            out.push(Carried { at, lengths, same: after, own: open.iter().map(|(s, _)| s.clone()).collect() });
         }
         Ok(out)
     }
 
+    /// Checks that a carried value keeps lengths.
+    fn same_lengths(&mut self, pairs: &[(Dim, Dim)]) {
+        for (a, b) in pairs {
+            let what = format!("`{}` needs {a} to be equal to {b}: a value that it carries keeps its shape", self.site.name).into();
+            self.out.step(Step::Check { a: a.clone(), b: b.clone(), at_most: false, what });
+        }
+    }
+
     /// Carried values become what the iteration gave.
     fn carry_on(&mut self, site: &Site, carried: &[Carried], results: &[(&Type, BufferRef)]) -> Result<()> {
+        carried.iter().for_each(|c| self.same_lengths(&c.same));
         let lengths: Vec<(Arc<str>, Dim)> = carried.iter().flat_map(|c| c.lengths.iter().cloned()).collect();
         self.bind(site, &lengths)?;
         for (c, (ty, next)) in carried.iter().zip(results) {

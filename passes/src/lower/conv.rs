@@ -82,11 +82,16 @@ pub fn conv(k: &mut Loops, op: &Conv) -> Result<()> {
     let dims = [&[xs[0].clone(), a.groups.clone(), a.channels.clone()], &out[..]].concat();
     let none = vec![ZERO; n];
     let y_strides = row_major(&[&dims[..], std::slice::from_ref(&a.lanes)].concat())[..dims.len()].to_vec();
+    let mut result = View::new(y_strides.clone());
+    if let Some(w) = &k.within {
+        let s = row_major(&w.shape);
+        result = View::new([&[s[0].clone(), a.channels.clone() * s[1].clone()], &s[1..2 + n]].concat()).at(w.offset());
+    }
     let channel = [&[ZERO, a.channels.clone() * a.lanes.clone(), a.lanes.clone()], &none[..]].concat();
     let mut views = vec![
         View::new([&[xs[1].clone() * a.x_depth.clone(), a.x_group.clone(), ZERO], &none[..]].concat()),
         View::new([&[ZERO, a.w_group.clone(), a.w_channel.clone()], &none[..]].concat()),
-        View::new(y_strides.clone()),
+        result,
     ];
     views.extend(extras(&op.post, &channel, &y_strides));
     let strides = [a.x_lane.clone(), ONE].into_iter().chain(views[2..].iter().map(|_| ONE));

@@ -3,7 +3,7 @@
 use super::view::View;
 use nnc_ir::attrs::Attr;
 use nnc_ir::kernel::builder::KernelBuilder;
-use nnc_ir::kernel::{Access, ExprId, Fault, Kernel, Origin, Stmt, VarId, size_symbol};
+use nnc_ir::kernel::{Access, ExprId, Fault, Kernel, Origin, Stmt, VarId, Within, size_symbol};
 use nnc_ir::{DType, Dim, Op, ScalarFn, Type};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -22,6 +22,8 @@ pub struct Loops {
     index: HashMap<Dim, u32>,
     pub x: Vec<Type>,
     pub y: Vec<Type>,
+    /// The larger tensor that the only result is a window of.
+    pub within: Option<Within>,
 }
 
 impl Deref for Loops {
@@ -39,11 +41,15 @@ impl DerefMut for Loops {
 
 impl Loops {
     /// Loops that compute `op`: its dimensions, in order of appearance in operands, results and attributes, are the first sizes.
-    pub fn of(op: &Op, x: &[Type], y: &[Type], results: Access) -> Loops {
-        let mut k = Loops::new(op.name(), x, y, results);
+    pub fn of(op: &Op, x: &[Type], y: &[Type], results: Access, within: Option<&Within>) -> Loops {
+        let whole = within.map(|w| y[0].with_shape(w.shape.clone()));
+        let mut k = Loops::new(op.name(), x, whole.as_ref().map_or(y, std::slice::from_ref), results);
+        k.y = y.to_vec();
+        k.within = within.cloned();
         let (x, y) = (k.rename_types(x), k.rename_types(y));
         let op = k.rename_op(op);
-        k.origin(Origin { op, x, y });
+        let within = within.map(|w| Within { shape: k.rename(&w.shape), start: k.rename(&w.start) });
+        k.origin(Origin { op, x, y, within });
         k
     }
 
@@ -51,7 +57,7 @@ impl Loops {
     pub fn new(name: &str, x: &[Type], y: &[Type], results: Access) -> Loops {
         // The number of sizes is known when all have been asked for.
         let builder = KernelBuilder::new(name, u32::MAX);
-        let mut k = Loops { builder, sizes: vec![], index: HashMap::new(), x: x.to_vec(), y: y.to_vec() };
+        let mut k = Loops { builder, sizes: vec![], index: HashMap::new(), x: x.to_vec(), y: y.to_vec(), within: None };
         for d in x.iter().chain(y).flat_map(|t| &t.shape) {
             k.symbol(d);
         }
@@ -100,7 +106,11 @@ impl Loops {
     }
 
     fn rename_types(&mut self, types: &[Type]) -> Vec<Type> {
-        types.iter().map(|t| t.with_shape(t.shape.iter().map(|d| self.symbol(d)).collect())).collect()
+        types.iter().map(|t| t.with_shape(self.rename(&t.shape))).collect()
+    }
+
+    fn rename(&mut self, dims: &[Dim]) -> Vec<Dim> {
+        dims.iter().map(|d| self.symbol(d)).collect()
     }
 
     /// The operation with symbolic attributes replaced by sizes.
@@ -112,10 +122,10 @@ impl Loops {
                 _ => false,
             }
         }
-        fn rename(k: &mut Loops, a: Attr) -> Attr {
+        fn renamed(k: &mut Loops, a: Attr) -> Attr {
             match a {
                 Attr::Dim(d) => Attr::Dim(k.symbol(&d)),
-                Attr::List(l) => Attr::List(l.into_iter().map(|a| rename(k, a)).collect()),
+                Attr::List(l) => Attr::List(l.into_iter().map(|a| renamed(k, a)).collect()),
                 a => a,
             }
         }
@@ -123,7 +133,7 @@ impl Loops {
         if !attrs.iter().any(|(_, a)| symbolic(a)) {
             return op.clone();
         }
-        let attrs: Vec<(&str, Attr)> = attrs.into_iter().map(|(name, a)| (name, rename(self, a))).collect();
+        let attrs: Vec<(&str, Attr)> = attrs.into_iter().map(|(name, a)| (name, renamed(self, a))).collect();
         let get = |name: &str| attrs.iter().find(|(n, _)| *n == name).map(|(_, a)| a.clone());
         Op::parse(op.name(), &get).and_then(Result::ok).unwrap_or_else(|| op.clone())
     }

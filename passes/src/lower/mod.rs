@@ -7,6 +7,7 @@
 //! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, its length is an expression
 //! over symbols that steps of the program bind, and the run allocates it.
 
+mod check;
 mod contract;
 mod control;
 mod conv;
@@ -30,11 +31,12 @@ use index::Scatter;
 use loops::Loops;
 use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::graph::{Graph, NodeId, Value};
-use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step};
+use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step, Within};
+use nnc_ir::ops::contract::Layout;
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use group::reshape_is_affine;
 pub use movement::contiguous;
@@ -75,8 +77,8 @@ struct Lowering {
     /// The node at hand.
     site: Site,
     errors: Vec<Error>,
-    /// Kernels of operations on operands of these types.
-    compiled: HashMap<(Op, Vec<Type>), Compiled>,
+    /// Kernels of operations on operands of these types, with results in these places.
+    compiled: HashMap<(Op, Vec<Type>, Option<Within>), Compiled>,
 }
 
 /// A graph or region while it is lowered.
@@ -86,6 +88,8 @@ struct Frame<'g> {
     values: Vec<Vec<Option<BufferRef>>>,
     /// Where some values are to be computed: the buffers of outputs.
     claims: HashMap<Value, BufferRef>,
+    /// Convolutions that write into what a pad makes of their result.
+    padded: HashMap<NodeId, NodeId>,
 }
 
 impl Frame<'_> {
@@ -120,14 +124,17 @@ impl Lowering {
         let order = graph.order();
         let live = graph.live();
         let claims = self.claims(graph, targets, order.iter().rev().filter(|id| live[id.0 as usize]));
-        let mut frame = Frame { graph, values, claims };
+        let padded = padded(graph, &live);
+        let mut frame = Frame { graph, values, claims, padded };
         for (id, at) in graph.inputs.iter().zip(args) {
             frame.set(*id, 0, at.clone());
         }
-        for id in order {
-            if live[id.0 as usize] && !inlined[id.0 as usize] {
-                let node = graph.node(id);
-                self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
+        let mut held = HashSet::new();
+        for id in order.into_iter().filter(|id| live[id.0 as usize]) {
+            let node = graph.node(id);
+            self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
+            self.check(graph, id, &mut held);
+            if !inlined[id.0 as usize] {
                 if let Err(e) = self.node(&mut frame, id, &inlined) {
                     self.fail(e);
                 }
@@ -144,6 +151,20 @@ impl Lowering {
                     }
                 }
                 Err(e) => self.fail(e),
+            }
+        }
+    }
+
+    /// Checks what a node asks of sizes, once for each pair of them.
+    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<(Dim, Dim)>) {
+        let node = graph.node(id);
+        let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
+        for r in check::relations(&node.op, &x, &node.types) {
+            // Where a size has no value yet, the node's lowering says so.
+            if self.out.has_value(&r.a) && self.out.has_value(&r.b) && held.insert((r.a.clone(), r.b.clone())) {
+                let relation = if r.at_most { "at most" } else { "equal to" };
+                let what = format!("`{}` ({}) needs {} to be {relation} {}", self.site.name, node.op.name(), r.a, r.b);
+                self.out.step(Step::Check { a: r.a, b: r.b, at_most: r.at_most, what: what.into() });
             }
         }
     }
@@ -221,18 +242,23 @@ impl Lowering {
         let node = frame.graph.node(id);
         let x: Vec<Type> = node.operands.iter().map(|v| frame.graph.ty(*v).clone()).collect();
         let mut buffers = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
-        let key = (node.op.clone(), x);
+        let pad = frame.padded.get(&id).copied();
+        let within = pad.and_then(|pad| match &frame.graph.node(pad).op {
+            Op::Pad(p) => Some(Within { shape: frame.graph.node(pad).types[0].shape.clone(), start: p.lo.clone() }),
+            _ => None,
+        });
+        let key = (node.op.clone(), x, within);
         let compiled = match self.compiled.get(&key) {
             Some(c) => c.clone(),
             None => {
-                let mut k = Loops::of(&node.op, &key.1, &node.types, access);
+                let mut k = Loops::of(&node.op, &key.1, &node.types, access, key.2.as_ref());
                 f(&mut k)?;
                 let compiled = self.out.kernel(k);
                 self.compiled.entry(key).or_insert(compiled).clone()
             }
         };
         for port in 0..node.types.len() {
-            buffers.push(self.result(frame, id, port)?);
+            buffers.push(self.result(frame, pad.unwrap_or(id), port)?);
         }
         let site = self.site.clone();
         self.out.launch_kernel(&site, compiled, buffers)
@@ -285,6 +311,7 @@ impl Lowering {
             Op::Pool(op) => self.kernel(frame, id, Write, |k| window::pool(k, op)),
             Op::Concat(op) => self.concat(frame, id, op.axis),
             Op::Interleave(op) => self.interleave(frame, id, op),
+            Op::Pad(op) if frame.padded.get(&node.operands[0].node) == Some(&id) => self.halo(frame, id, op),
             Op::Pad(op) if op.mode == PadMode::Constant => self.kernel(frame, id, Write, |k| movement::pad_constant(k, op)),
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
@@ -351,6 +378,29 @@ fn computed(graph: &Graph, mut v: Value) -> Value {
     v
 }
 
+/// Convolutions whose result nothing but a pad with zeros reads, and that pad: they write into the padded tensor, and the pad adds
+/// what is around.
+fn padded(graph: &Graph, live: &[bool]) -> HashMap<NodeId, NodeId> {
+    let mut readers = vec![0u32; graph.id_bound()];
+    let read = graph.ids().filter(|id| live[id.0 as usize]).flat_map(|id| graph.node(id).operands.iter().map(|v| v.node));
+    read.chain(graph.outputs.iter().map(|o| o.value.node)).for_each(|id| readers[id.0 as usize] += 1);
+    let mut out = HashMap::new();
+    for id in graph.ids().filter(|id| live[id.0 as usize]) {
+        let node = graph.node(id);
+        let Op::Pad(pad) = &node.op else { continue };
+        let x = node.operands[0].node;
+        let blocked = matches!(&graph.node(x).op, Op::Conv(c) if c.layout != Layout::Plain);
+        let around = pad.lo.iter().zip(&pad.hi).enumerate().all(|(i, (lo, hi))| match (lo.as_const(), hi.as_const()) {
+            (Some(lo), Some(hi)) if (2..pad.lo.len() - 1).contains(&i) => lo >= 0 && hi >= 0,
+            (lo, hi) => lo == Some(0) && hi == Some(0),
+        });
+        if blocked && around && readers[x.0 as usize] == 1 && pad.mode == PadMode::Constant && node.operands.len() == 1 {
+            out.insert(x, id);
+        }
+    }
+    out
+}
+
 /// Whether a kernel of this graph writes the value, all of it and nothing more.
 fn is_written(graph: &Graph, v: Value) -> bool {
     let node = graph.node(v.node);
@@ -377,8 +427,8 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
         Op::Conv(c) => {
             let spatial = c.window(x[1]).map_or(0, |w| w.kernel.len());
             let taps = match c.layout {
-                nnc_ir::ops::contract::Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
-                nnc_ir::ops::contract::Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
+                Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
+                Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
                 _ => Dim::product(&x[1].shape[1..2 + spatial]),
             };
             elems(&y[0]) * (times(taps, 2) + Dim::from(c.post.len()))

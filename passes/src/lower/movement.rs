@@ -2,13 +2,13 @@
 
 use super::loops::Loops;
 use super::program::shifted;
-use super::view::{View, row_major};
+use super::view::{View, collapse, row_major};
 use super::{Frame, Lowering};
 use nnc_ir::error::Result;
-use nnc_ir::graph::NodeId;
+use nnc_ir::graph::{NodeId, Value};
 use nnc_ir::kernel::{Access, ExprId};
 use nnc_ir::ops::movement::{Interleave, Pad, PadMode, Slice};
-use nnc_ir::{Dim, ScalarFn};
+use nnc_ir::{Dim, ScalarFn, Type};
 
 const ZERO: Dim = Dim::Const(0);
 
@@ -62,12 +62,44 @@ impl Lowering {
         Ok(())
     }
 
+    /// What a pad adds where its operand was computed in its place.
+    pub(super) fn halo(&mut self, frame: &Frame, id: NodeId, op: &Pad) -> Result<()> {
+        let y = &frame.graph.node(id).types[0];
+        let at = self.operand(frame, Value { node: id, port: 0 })?;
+        self.out.launch(&self.site.clone(), halo(y, op), vec![at])
+    }
+
     /// A slice that is one piece of its operand is that piece.
     pub(super) fn alias(&mut self, frame: &mut Frame, id: NodeId, offset: Dim) -> Result<()> {
         let x = self.operand(frame, frame.graph.node(id).operands[0])?;
         frame.set(id, 0, shifted(&x, offset));
         Ok(())
     }
+}
+
+/// Zeros around a window of the tensor `y` that other kernels write: boxes before and after it along each axis behind the second.
+pub fn halo(y: &Type, op: &Pad) -> Loops {
+    let mut k = Loops::new("halo", &[], std::slice::from_ref(y), Access::Write);
+    let strides = row_major(&y.shape);
+    let inside = |i: usize| y.shape[i].clone() - op.lo[i].clone() - op.hi[i].clone();
+    let view = View::new(strides[..2].to_vec());
+    k.parallel(&y.shape[..2], &[view], Dim::product(&y.shape[2..]).as_const().unwrap_or(1024) / 4, |k, _, at| {
+        let zero = k.num(0.0, y.dtype);
+        let sides = (2..y.rank()).flat_map(|i| [(i, ZERO, &op.lo[i]), (i, op.lo[i].clone() + inside(i), &op.hi[i])]);
+        for (axis, start, count) in sides.filter(|(.., count)| !count.is(0)) {
+            let size = |i: usize| match i.cmp(&axis) {
+                std::cmp::Ordering::Less => inside(i),
+                std::cmp::Ordering::Equal => count.clone(),
+                std::cmp::Ordering::Greater => y.shape[i].clone(),
+            };
+            let before = (2..axis).fold(start * strides[axis].clone(), |sum, i| sum + op.lo[i].clone() * strides[i].clone());
+            let mut dims: Vec<Dim> = (2..y.rank()).map(size).collect();
+            let mut views = [View::new(strides[2..].to_vec()).at(before)];
+            collapse(&mut dims, &mut views);
+            k.serial(&dims, &views, at, |k, _, at| k.put(0, at[0], zero));
+        }
+    });
+    k
 }
 
 /// Zeros or a given constant around: a row is empty, or the operand's with both ends filled.

@@ -245,6 +245,13 @@ impl Emitter {
         std::mem::replace(&mut self.bound, scope)
     }
 
+    /// Whether a dimension can be computed now.
+    pub fn has_value(&self, d: &Dim) -> bool {
+        let mut known = true;
+        d.symbols(&mut |s| known &= self.bound.contains(s));
+        known
+    }
+
     pub fn is_bound(&self, symbol: &str) -> bool {
         self.bound.contains(symbol)
     }

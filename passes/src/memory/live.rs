@@ -94,6 +94,7 @@ impl Walk {
                     }
                 }
                 Step::Bind { from, .. } => self.touch(from, true),
+                Step::Check { .. } => {}
                 Step::If { cond, then, otherwise } => {
                     self.touch(cond, true);
                     self.branches += 1;

@@ -7,7 +7,7 @@ use nnc_ir::ops::composite::norm::BatchNorm;
 use nnc_ir::ops::contract::{Conv, MatMul, Post};
 use nnc_ir::ops::window::{Pool, PoolKind};
 use nnc_ir::target::Isa;
-use nnc_ir::{Builder, DType, Graph, Op, Target, Tensor, Type, V};
+use nnc_ir::{Builder, DType, Dim, Graph, Op, Target, Tensor, Type, V};
 use nnc_passes::{Options, optimize};
 
 /// A constant of small, different numbers around `centre`.
@@ -53,7 +53,8 @@ pub fn head<'g>(x: V<'g>, classes: usize) -> V<'g> {
     let b = x.builder();
     let y = x.mean_keep(&[2, 3]);
     let flat = y.reshape(y.ty().shape[..2].to_vec());
-    b.op(MatMul { transposed: true, packed: 0, post: vec![] }, &[flat, constant(b, &[classes, channels(x)], 0.0)]) + constant(b, &[classes], 0.1)
+    b.op(MatMul { transposed: true, packed: Dim::Const(0), post: vec![] }, &[flat, constant(b, &[classes, channels(x)], 0.0)])
+        + constant(b, &[classes], 0.1)
 }
 
 pub fn image(b: &Builder, channels: i64, size: i64) -> V<'_> {

@@ -86,3 +86,40 @@ fn the_same_command_gives_the_same_bytes() {
         assert!(bytes(f.path()) == bytes(other.path()), "{kind}");
     }
 }
+
+#[test]
+fn what_makes_no_sense_is_refused_before_it_harms() {
+    let f = folder();
+    call(f.path(), "run mlp.nn --dim N=1 -i x=zeros --threads 100000").fails(2, &["up to 1024"]);
+    call(f.path(), "verify mlp.nn --dim N=1 --rtol nan").fails(2, &["at least 0"]);
+    call(f.path(), "compile mlp.nn -o m.so --precision bf16").fails(2, &["bf16 is not in this version"]);
+    call(f.path(), "compile mlp.nn -o m.so").ok();
+    let library = std::fs::read(f.path().join("m.so")).unwrap();
+    for part in [0, 100, 1000, library.len() / 2, library.len() - 1] {
+        std::fs::write(f.path().join("cut.so"), &library[..part]).unwrap();
+        call(f.path(), "run cut.so --dim N=1 -i x=zeros").fails(2, &["cut.so"]);
+    }
+    write(f.path(), "vast.nn", "module m(x: f32[4096,4096,4096]) -> f32[4096,4096] {\n  return reduce_sum(x, axes=[2], keepdims=0)\n}\n");
+    call(f.path(), "bench vast.nn --duration 0").fails(2, &["1 GiB"]);
+}
+
+/// A library that runs for long on zeros is compiled all the same, and what is told to end leaves nothing behind.
+#[test]
+fn endless_loops_compile() {
+    let f = folder();
+    let text = "module m(n: i64[], x: f32[2]) -> f32[2] {\n  y = loop(n, true, x, carried=1, trips=t) do (i: i64[], a: f32[2]) {\n    \
+                return true, sin(a) + 1\n  }\n  return y\n}\n";
+    write(f.path(), "m.nn", &text.replace("loop(n,", "loop(1000000000000 + n,"));
+    let done = call(f.path(), "compile m.nn -o m.so");
+    assert!(done.err.contains("still running after 5 s"), "{}", done.err);
+    done.ok();
+    assert_eq!(names(f.path()), ["m.h", "m.nn", "m.so", "mlp.nn"]);
+}
+
+#[test]
+fn what_opt_writes_reads_back() {
+    let f = folder();
+    call(f.path(), "opt mlp.nn --pass saturate -o o.nn").ok();
+    call(f.path(), "check o.nn").ok();
+    assert!(call(f.path(), "compile mlp.nn --stop-after saturate").ok().contains("module mlp"));
+}

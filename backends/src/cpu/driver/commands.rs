@@ -1,11 +1,11 @@
 //! Steps of a program as commands: 32-bit words that the driver walks.
 
 use super::Ref;
-use super::sizes::{Sizes, Span};
+use super::sizes::{Operation, Sizes, Span};
 use crate::abi;
 use crate::cpu::weights::weight_bytes;
 use nnc_ir::dim::Dim;
-use nnc_ir::kernel::{Access, BufferId, BufferRef, Launch, Place, Program, Step};
+use nnc_ir::kernel::{Access, BufferId, BufferRef, Kernel, Launch, Place, Program, Step, size_index};
 use nnc_ir::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub enum Command {
     Jump,
     /// output, bytes (ref): allocates it if it has no data yet.
     Output,
+    /// first and last of the operations that check sizes.
+    Check,
     /// block, bytes (ref): makes it at least that large, with its contents.
     Reserve,
 }
@@ -82,6 +84,10 @@ struct Encoder<'a> {
     words: Vec<u32>,
     /// Positions of span operands, filled in when all operations are known; what is bound there, and all that has a value then.
     spans: Vec<(usize, Arc<str>, BTreeSet<Arc<str>>)>,
+    /// Checks at this place in the words, to be put among the operations in the end.
+    checks: Vec<(usize, Operation)>,
+    /// How many branches and loops are open.
+    depth: u32,
     /// Symbols that the run has bound at this point.
     bound: BTreeSet<Arc<str>>,
     /// Outputs that are sure to have memory at this point.
@@ -100,7 +106,7 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     }
     check_sizes(p, &p.steps, &mut sizes)?;
     let (spans, bound, allocated) = (vec![], BTreeSet::new(), vec![false; p.outputs.len()]);
-    let mut e = Encoder { p, forms, sizes, words: vec![], spans, bound, allocated, max_args: 0, launched: 0 };
+    let mut e = Encoder { p, forms, sizes, words: vec![], spans, checks: vec![], depth: 0, bound, allocated, max_args: 0, launched: 0 };
     let body_bytes = e.sizes.dim(&p.workspace)?;
     if e.sizes.is_bound_late(body_bytes) {
         return Err(Error::internal("the size of the workspace depends on data"));
@@ -128,6 +134,11 @@ pub fn encode(p: &Program, forms: &[Form]) -> Result<Tables> {
     for (at, symbol, bound) in std::mem::take(&mut e.spans) {
         let span = e.sizes.follow(&symbol, &bound);
         (e.words[at], e.words[at + 1]) = (span.start, span.end);
+    }
+    for (at, check) in std::mem::take(&mut e.checks) {
+        let start = e.sizes.operations.len() as u32;
+        e.sizes.operations.push(check);
+        (e.words[at], e.words[at + 1]) = (start, start + 1);
     }
     Ok(Tables {
         plan_slots,
@@ -179,7 +190,7 @@ fn walk<'a>(steps: &'a [Step], f: &mut dyn FnMut(&'a Step)) {
                 walk(otherwise, f);
             }
             Step::While { body, .. } => walk(body, f),
-            Step::Launch(_) | Step::Bind { .. } => {}
+            Step::Launch(_) | Step::Bind { .. } | Step::Check { .. } => {}
         }
     }
 }
@@ -187,8 +198,18 @@ fn walk<'a>(steps: &'a [Step], f: &mut dyn FnMut(&'a Step)) {
 /// Sizes that follow from the inputs must not be negative: a window may be larger than what it slides over.
 fn check_sizes(p: &Program, steps: &[Step], sizes: &mut Sizes) -> Result<()> {
     for l in launches(steps) {
-        for s in &l.sizes {
+        let kernel = p.kernels.get(l.kernel as usize);
+        for (_, s) in l.sizes.iter().enumerate().filter(|(i, _)| kernel.is_none_or(|k| is_length(k, *i))) {
             sizes.require_size(s, || format!("the inputs are too small: in `{}` the size {s} is negative", l.name))?;
+        }
+    }
+    // Those in branches and loops hold only where these are run.
+    for s in steps {
+        if let Step::Check { a, b, at_most, what } = s
+            && !sizes.is_late(&[a, b])?
+            && let Some(check) = sizes.relation(a, b, *at_most, what)?
+        {
+            sizes.operations.push(check);
         }
     }
     for o in &p.outputs {
@@ -197,6 +218,20 @@ fn check_sizes(p: &Program, steps: &[Step], sizes: &mut Sizes) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a kernel's size is a length: part of how large its parameters are. Others may be offsets, which can be negative.
+fn is_length(kernel: &Kernel, size: usize) -> bool {
+    let shapes = kernel.origin.iter().flat_map(|o| o.x.iter().chain(&o.y)).flat_map(|t| &t.shape);
+    let mut found = false;
+    kernel
+        .params
+        .iter()
+        .map(|p| &p.elems)
+        .chain(shapes)
+        .chain([&kernel.tasks])
+        .for_each(|d| d.symbols(&mut |s| found |= size_index(s) == Some(size)));
+    found
 }
 
 /// A dimension over a kernel's sizes as the launch has them.
@@ -281,6 +316,15 @@ impl Encoder<'_> {
                 self.words.extend([0, 0]);
                 Ok(())
             }
+            Step::Check { a, b, at_most, what } => {
+                if (self.depth > 0 || self.sizes.is_late(&[a, b])?)
+                    && let Some(check) = self.sizes.relation(a, b, *at_most, what)?
+                {
+                    self.words.extend([Command::Check as u32, 0, 0]);
+                    self.checks.push((self.words.len() - 2, check));
+                }
+                Ok(())
+            }
             Step::If { cond, then, otherwise } => {
                 let to_else = self.unless(cond)?;
                 let before = self.bound.clone();
@@ -310,7 +354,9 @@ impl Encoder<'_> {
     /// Steps that may not run: outputs allocated in them may be missing afterwards.
     fn nested(&mut self, steps: &[Step]) -> Result<()> {
         let before = self.allocated.clone();
+        self.depth += 1;
         self.steps(steps)?;
+        self.depth -= 1;
         self.allocated = before;
         Ok(())
     }

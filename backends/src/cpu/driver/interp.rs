@@ -420,8 +420,8 @@ fn execute<M: Module>(
         c.jump(head_block);
         c.b.switch_to_block(head_block);
         let at = c.get(pc);
-        let arms =
-            [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Reserve].map(|k| (k, c.b.create_block()));
+        let arms = [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Check, Command::Reserve]
+            .map(|k| (k, c.b.create_block()));
         let command = word(c, at, 0);
         let targets: Vec<_> = [done].into_iter().chain(arms.map(|a| a.1)).chain([done]).collect();
         c.switch(command, &targets);
@@ -541,6 +541,13 @@ fn execute<M: Module>(
                         let tensor = c.at(outputs, output, TENSOR);
                         c.store(data, tensor, DATA);
                     });
+                    let after = c.b.ins().iadd_imm_s(at, 12);
+                    c.set(pc, after);
+                }
+                Command::Check => {
+                    let (first, end) = (word(c, at, 1), word(c, at, 2));
+                    let code = call(m, c, operate, &[zero, workspace, first, end]).expect("returns a code");
+                    c.fail_unless_zero(code);
                     let after = c.b.ins().iadd_imm_s(at, 12);
                     c.set(pc, after);
                 }

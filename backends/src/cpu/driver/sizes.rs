@@ -225,6 +225,21 @@ impl Sizes {
         Ok(())
     }
 
+    /// Whether one of the dimensions is known only after a step of the run has bound a symbol.
+    pub fn is_late(&mut self, dims: &[&Dim]) -> Result<bool> {
+        let refs = dims.iter().map(|d| self.dim(d)).collect::<Result<Vec<Ref>>>()?;
+        Ok(refs.into_iter().any(|r| self.is_bound_late(r)))
+    }
+
+    /// The operation that checks that `a` is `b`, or at most `b`; none where that is sure.
+    pub fn relation(&mut self, a: &Dim, b: &Dim, at_most: bool, what: &str) -> Result<Option<Operation>> {
+        if a == b {
+            return Ok(None);
+        }
+        let (kind, a, b) = if at_most { (Kind::NotNegative, self.dim(&(b - a))?, Ref(0)) } else { (Kind::Equal, self.dim(a)?, self.dim(b)?) };
+        Ok(Some(Operation { kind, d: self.error(what.into()), a: a.0, b: b.0 }))
+    }
+
     /// Reads and checks the inputs' descriptions. Each axis that is one symbol binds it, the first time it occurs.
     pub fn inputs(&mut self, p: &Program) -> Result<()> {
         let label = |i: usize| format!("input {i} `{}`", p.inputs[i].name);

@@ -87,6 +87,8 @@ pub struct Contract {
     pub output: Place,
     /// Word that points at the packed weights, and bytes between problems.
     pub weights: (u32, Vec<Step>),
+    /// Bytes from row to row where the weights are a plain matrix of whole blocks of columns instead.
+    pub pitch: Option<i64>,
     /// Word that points at f32[cols padded to 16] added to every pixel.
     pub bias: Option<u32>,
     /// Bytes between problems of the bias and every other vector of channels.
@@ -132,7 +134,9 @@ struct Gen<'c> {
     next: I,
     ahead: i64,
     slice: Option<Slice>,
-    depth_bytes: X,
+    /// Bytes of weights from one scalar of the contracted dimension to the next, and from one block of columns to the next.
+    pitch: i64,
+    apart: X,
     bias: Option<I>,
     /// Base pointers of the channel vectors of `post`, in order.
     vectors: Vec<Option<I>>,
@@ -198,7 +202,8 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
     let b = &mut b;
     let dims: Vec<X> = c.pixels.iter().map(|s| b.size(*s)).collect();
     let depth = b.size(c.depth);
-    let depth_bytes = b.imul(depth, BLOCK_BYTES);
+    let pitch = c.pitch.unwrap_or(BLOCK_BYTES);
+    let apart = if c.pitch.is_some() { X::C(BLOCK_BYTES) } else { b.imul(depth, BLOCK_BYTES) };
     let cols = b.size(c.cols);
     let col_blocks = b.ceil_div(cols, BLOCK);
     let steps = b.idiv(col_blocks, step_blocks);
@@ -287,7 +292,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
     }
     let bias = c.bias.map(|w| batch_at(b, w, &c.channels));
     let weights = batch_at(b, c.weights.0, &c.weights.1);
-    let step_weights = b.imul(depth_bytes, step_blocks);
+    let step_weights = b.imul(apart, step_blocks);
     let skip = b.imul(step_from, step_weights);
     let weights = b.ptr(weights, skip);
     let skip = b.imul(step_from, step_blocks * BLOCK_BYTES);
@@ -303,9 +308,11 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         weights: b.var(weights),
         channel: b.var(skip),
         next: b.var(weights),
-        ahead: plan.ahead,
+        // Rows of a plain matrix are no stream to run ahead in.
+        ahead: if c.pitch.is_some() { 0 } else { plan.ahead },
         slice: None,
-        depth_bytes,
+        pitch,
+        apart,
         bias,
         vectors,
     };
@@ -356,7 +363,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
             let last = b.isub(slices, 1);
             let step = b.step(*step);
             // Weights of one iteration of the outermost loop.
-            let volume = c.k[0].levels[1..].iter().fold(X::C(c.k[0].run * BLOCK_BYTES), |v, (n, _)| {
+            let volume = c.k[0].levels[1..].iter().fold(X::C(c.k[0].run * pitch), |v, (n, _)| {
                 let n = n.value(b);
                 b.imul(v, n)
             });
@@ -556,7 +563,7 @@ impl Gen<'_> {
     fn run(&self, b: &mut Builder, nest: &Nest, s: &Stream) {
         let vecs = self.tile.vecs as usize;
         // Blocks of columns are whole streams apart; tiles of several blocks are made for constant depths only.
-        let apart = if let X::C(d) = self.depth_bytes { d } else { 0 };
+        let apart = if let X::C(d) = self.apart { d } else { 0 };
         for u in 0..nest.run {
             let set = &s.sets[(u % self.tile.phases) as usize];
             if u * self.ahead / nest.run < (u + 1) * self.ahead / nest.run {
@@ -568,7 +575,7 @@ impl Gen<'_> {
             let weights: Vec<V> = (0..vecs as i64)
                 .map(|v| {
                     let lane = v * self.lanes;
-                    b.load(Addr::from(s.w).off(u * BLOCK_BYTES + lane / BLOCK * apart + lane % BLOCK * 4))
+                    b.load(Addr::from(s.w).off(u * self.pitch + lane / BLOCK * apart + lane % BLOCK * 4))
                 })
                 .collect();
             for (row, acc) in set.chunks(vecs).enumerate() {
@@ -578,7 +585,7 @@ impl Gen<'_> {
                 }
             }
         }
-        b.inc(s.w, nest.run * BLOCK_BYTES);
+        b.inc(s.w, nest.run * self.pitch);
     }
 
     /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.

@@ -162,6 +162,7 @@ impl Conv {
             input: self.input.place(&self.stride, unit, in_planes),
             output: self.output.output_place(out_planes),
             weights: (self.weights, vec![Step::ZERO, Step::bytes(depth * out_planes * BLOCK * 4)]),
+            pitch: None,
             bias: self.bias,
             channels: vec![Step::ZERO, Step::bytes(out_planes * BLOCK * 4)],
             k: vec![nest],

@@ -1,10 +1,10 @@
-//! Matrix products: `C[M, N] = A[M, K] * B[K, N]`, `B` packed in blocks of 16 columns.
+//! Matrix products: `C[M, N] = A[M, K] * B[K, N]`, `B` packed in blocks of 16 columns or as it lies.
 
 use super::contract::{Contract, Count, Nest, Place, contract};
 use super::post::Post;
 use super::{BLOCK, BLOCK_BYTES, Kernel, Size, Step};
 use crate::cpu::isa::{Isa, Machine};
-use nnc_ir::error::Result;
+use nnc_ir::error::{Error, Result};
 
 /// A row-major matrix, or a batch of them; distances in f32 values.
 #[derive(Clone, PartialEq, Debug)]
@@ -40,15 +40,19 @@ pub struct Gemm {
     pub n: Size,
     pub k: Size,
     pub a: Matrix,
-    /// Word of packed `B`: `[N/16][K][16]` f32, columns padded with zeros.
+    /// Word of `B`: packed `[N/16][K][16]` f32, columns padded with zeros, or rows `[K][N]` of whole blocks.
     pub b: u32,
-    /// f32 values from one packed `B` to the next, for each dimension of the batch.
+    pub packed: bool,
+    /// f32 values from one `B` to the next, for each dimension of the batch.
     pub b_batch: Vec<Size>,
     pub c: Matrix,
     /// Word of f32[N padded to 16], added to every row.
     pub bias: Option<u32>,
     pub post: Vec<Post>,
 }
+
+/// Columns of a `B` that is not packed: 16 rows of it are within reach of an address's constant part.
+const MAX_COLUMNS: i64 = 1 << 20;
 
 /// Packs a constant `B`: row-major `[k][n]`, or `[n][k]` when `transposed`.
 pub fn pack_weights(b: &[f32], k: usize, n: usize, transposed: bool) -> Vec<f32> {
@@ -70,6 +74,11 @@ pub fn pack_weights(b: &[f32], k: usize, n: usize, transposed: bool) -> Vec<f32>
 
 /// Generates the kernel: [`contract`] with rows as its pixels.
 pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
+    let pitch = match (g.packed, g.n) {
+        (true, _) => None,
+        (false, Size::Const(n)) if n % BLOCK == 0 && n <= MAX_COLUMNS => Some(n * 4),
+        (false, _) => return Err(Error::unsupported(format!("{}: rows of B are no whole blocks", g.name))),
+    };
     let runs = Nest { levels: vec![(Count::Runs(g.k), Step::bytes(BLOCK_BYTES))], run: BLOCK, stride: 4 };
     let k = match g.k {
         Size::Const(k) if k % BLOCK == 0 => vec![runs],
@@ -99,6 +108,7 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
         input: Place { cols: Step::ZERO, ..a },
         output: c,
         weights: (g.b, b_batch),
+        pitch,
         bias: g.bias,
         channels,
         k,

@@ -1,4 +1,4 @@
-//! Changes of layout: plain NCHW to blocked NCHWc16 and back, packing of a matrix that is not constant, zero halos.
+//! Changes of layout: plain NCHW to blocked NCHWc16 and back.
 //!
 //! A plain image may be any rows: a matrix `[N][K]` is `N` channels of `K` pixels, and blocked it is the packed `B` of a product.
 
@@ -121,7 +121,7 @@ impl Rows {
     }
 }
 
-/// Generates plain to blocked. Padding channels become zeros; the halo of the blocked image is not written (see [`halo`]).
+/// Generates plain to blocked. Padding channels become zeros; a halo of the blocked image is not written.
 pub fn to_blocked(r: &Reorder, isa: Isa) -> Result<Kernel> {
     generate(r, isa, |b, rows| {
         rows.squares(b, |b, plain, blocked, group, rest| {
@@ -182,143 +182,4 @@ pub fn to_plain(r: &Reorder, isa: Isa) -> Result<Kernel> {
             }
         });
     })
-}
-
-/// Packs a row-major `B[K][N]` of run-time contents into `[N/16][K][16]` for a product, columns padded with zeros. A transposed
-/// `B[N][K]` is [`to_blocked`] with `N` channels of `K` pixels.
-#[derive(Clone, PartialEq, Debug)]
-pub struct PackRows {
-    pub name: String,
-    /// Dimensions of the batch, outermost first.
-    pub batch: Vec<Size>,
-    pub k: Size,
-    pub n: Size,
-    /// Word of `B`, f32 values from row to row, and from matrix to matrix in each dimension of the batch.
-    pub input: (u32, Size, Vec<Size>),
-    /// Word of the packed matrix, and f32 values from one to the next.
-    pub output: (u32, Vec<Size>),
-}
-
-/// Generates the kernel. A task is (batch index, block of 16 columns).
-pub fn pack_rows(p: &PackRows, isa: Isa) -> Result<Kernel> {
-    let mut builder = Builder::new(&p.name, isa.lanes());
-    let b = &mut builder;
-    let n = b.size(p.n);
-    let blocks = b.ceil_div(n, BLOCK);
-    let (mut t, block) = b.idivrem(b.task(), blocks);
-    let k = b.size(p.k);
-    let (input, output) = (b.word(p.input.0), b.word(p.output.0));
-    let mut from = vec![(block, Step::bytes(BLOCK_BYTES))];
-    let mut to = vec![(block, Step::floats(p.k, BLOCK))];
-    for (d, s) in p.batch.iter().enumerate().rev() {
-        let at = if d == 0 {
-            t
-        } else {
-            let s = b.size(*s);
-            let (q, r) = b.idivrem(t, s);
-            t = q;
-            r
-        };
-        from.push((at, Step::floats(p.input.2[d], 1)));
-        to.push((at, Step::floats(p.output.1[d], 1)));
-    }
-    let (from, to) = (b.element(input, &from), b.element(output, &to));
-    let (from, to) = (b.var(from), b.var(to));
-    let pitch = b.step(Step::floats(p.input.1, 1));
-    let done = b.imul(block, BLOCK);
-    let left = b.isub(n, done);
-    let width = b.width();
-    let copy = |b: &mut Builder, masked: bool| {
-        let masks: Vec<_> = (0..BLOCK_BYTES / width)
-            .map(|v| {
-                masked.then(|| {
-                    let n = b.isub(left, v * width / 4);
-                    b.tail(n)
-                })
-            })
-            .collect();
-        b.times(k, |b| {
-            for (v, m) in masks.iter().enumerate() {
-                let off = v as i64 * width;
-                let x = match m {
-                    Some(m) => b.load_mask(Addr::from(from).off(off), *m),
-                    None => b.load(Addr::from(from).off(off)),
-                };
-                b.store(Addr::from(to).off(off), x);
-            }
-            b.inc(from, pitch);
-            b.inc(to, BLOCK_BYTES);
-        });
-    };
-    b.if_else(ICmp::Ge, left, BLOCK, |b| copy(b, false), |b| copy(b, true));
-    let mut tasks: Vec<Factor> = p.batch.iter().map(|s| Factor::Size(*s)).collect();
-    tasks.push(Factor::Chunks { of: vec![p.n], per: BLOCK });
-    Ok(Kernel { func: builder.finish(), tasks: Tasks(tasks) })
-}
-
-/// Zeros around the spatial dimensions of a blocked image.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Halo {
-    pub name: String,
-    pub batch: Size,
-    pub channels: i64,
-    /// Pixels inside the halo.
-    pub size: [Size; 2],
-    pub before: [i64; 2],
-    pub after: [i64; 2],
-    /// `origin` is the first pixel inside the halo; a row is followed by `pitch - size - before` pixels at least as wide as `after`.
-    pub image: Image,
-}
-
-/// Generates the kernel that writes the zeros. A task is (image, block of channels).
-pub fn halo(h: &Halo, isa: Isa) -> Result<Kernel> {
-    if h.image.pitches.len() != 1 {
-        return Err(Error::unsupported(format!("{}: a halo of other than 2 dimensions", h.name)));
-    }
-    let blocks = (h.channels + BLOCK - 1) / BLOCK;
-    let mut builder = Builder::new(&h.name, isa.lanes());
-    let b = &mut builder;
-    let (n, block) = b.idivrem(b.task(), blocks);
-    let base = b.word(h.image.word);
-    let pitch = Step::floats(h.image.pitches[0], 1);
-    let at = [
-        (n, Step::floats(h.image.image, 1)),
-        (block, Step::floats(h.image.plane, 1)),
-        (X::C(1), Step::floats(h.image.origin, 1)),
-        (X::C(-h.before[0]), pitch),
-        (X::C(-h.before[1]), Step::bytes(BLOCK_BYTES)),
-    ];
-    let p = b.element(base, &at);
-    let p = b.var(p);
-    let pitch = b.step(pitch);
-    let (height, width) = (b.size(h.size[0]), b.size(h.size[1]));
-    let zero = b.constant(0.0);
-    let run = |b: &mut Builder, from: I, pixels: X| {
-        let q = b.var(from);
-        b.times(pixels, |b| {
-            for v in 0..BLOCK_BYTES / b.width() {
-                b.store(Addr::from(q).off(v * b.width()), zero);
-            }
-            b.inc(q, BLOCK_BYTES);
-        });
-    };
-    let whole = b.iadd(width, h.before[1] + h.after[1]);
-    let right = b.iadd(width, h.before[1]);
-    let right = b.imul(right, BLOCK_BYTES);
-    let lines = |b: &mut Builder, n: X, full: bool| {
-        b.times(n, |b| {
-            if full {
-                run(b, p, whole);
-            } else {
-                run(b, p, X::C(h.before[1]));
-                let q = b.ptr(p, right);
-                run(b, q, X::C(h.after[1]));
-            }
-            b.inc(p, pitch);
-        });
-    };
-    lines(b, X::C(h.before[0]), true);
-    lines(b, height, false);
-    lines(b, X::C(h.after[0]), true);
-    Ok(Kernel { func: builder.finish(), tasks: Tasks(vec![Factor::Size(h.batch), Factor::Size(Size::Const(blocks))]) })
 }

@@ -30,6 +30,7 @@ pub const ROWS: &[Row] = &[
     op("Shrink", 9, (1, 1), shrink),
     op("Softplus", 1, (1, 1), |c| act(c, Act::Softplus {})),
     op("Softsign", 1, (1, 1), |c| act(c, Act::Softsign {})),
+    op("SwiGLU", 28, (2, 2), swiglu),
     op("Swish", 24, (1, 1), |c| act(c, Act::Swish { alpha: float(c, "alpha", 1.0)? })),
     op("ThresholdedRelu", 10, (1, 1), |c| act(c, Act::ThresholdedRelu { alpha: float(c, "alpha", 1.0)? })),
 ];
@@ -46,6 +47,16 @@ fn act<'g>(c: &Call<'g>, act: Act) -> Result<Vec<V<'g>>> {
 fn gelu<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let exact = c.word("approximate", &["none", "tanh"])? == "none";
     act(c, if exact { Act::Gelu {} } else { Act::GeluTanh {} })
+}
+
+/// The first operand's Swish opens the gate for the second.
+fn swiglu<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (gate, x) = (c.x(0)?, c.x(1)?);
+    if gate.ty().shape != x.ty().shape {
+        return Err(Error::shape(format!("gate and value should have one shape, found {} and {}", gate.ty(), x.ty())));
+    }
+    let act = Act::Swish { alpha: float(c, "alpha", 1.0)? };
+    Ok(vec![c.b.op(Activation { act }, &[gate]) * x])
 }
 
 fn prelu<'g>(x: V<'g>, slope: V<'g>) -> V<'g> {
@@ -86,9 +97,9 @@ fn hardmax<'g>(x: V<'g>, axis: usize) -> V<'g> {
 pub fn flattened<'g>(c: &Call<'g>, f: impl Fn(V<'g>, usize) -> V<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let shape = x.ty().shape;
-    // `rank` itself is a valid axis for these.
+    // `rank` itself is a valid axis for these: each element stands alone.
     let axis = match c.int("axis", 1)? {
-        a if a == shape.len() as i64 => return Err(Error::unsupported(format!("axis {a} of a tensor of rank {a}"))),
+        a if a == shape.len() as i64 => shape.len(),
         a => normalize_axis(a, shape.len())?,
     };
     if axis + 1 == shape.len() {

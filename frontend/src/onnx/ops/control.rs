@@ -11,7 +11,8 @@ use nnc_ir::{Builder, DType, Dim, Error, Graph, Result, Tensor, Type, V};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-pub const ROWS: &[Row] = &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 9, (1, MANY), scan)];
+pub const ROWS: &[Row] =
+    &[op("If", 1, (1, 1), branch), op("Loop", 1, (2, MANY), repeat), op("Scan", 8, (2, MANY), scan_batch), op("Scan", 9, (1, MANY), scan)];
 
 /// What several bodies read from outside, each value once.
 fn captures<'g>(bodies: &[&Rc<dyn Region<'g> + 'g>]) -> Vec<V<'g>> {
@@ -26,6 +27,7 @@ fn operands<'g>(captures: &[V<'g>]) -> impl Iterator<Item = V<'g>> {
 fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let condition = c.x(0)?;
     let (yes, no) = (c.region("then_branch")?, c.region("else_branch")?);
+    let then = yes.clone();
     if let Some(t) = c.fold(condition).filter(|t| t.elems() == 1) {
         return if t.num(0).as_bool() { &yes } else { &no }.inline(&[]);
     }
@@ -36,6 +38,9 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     for k in 0..yes.outputs.len() {
         let (a, b) = (yes.ty(yes.outputs[k].value).clone(), no.ty(no.outputs[k].value).clone());
+        if a.rank() != b.rank() && is_squeeze(c, condition, &yes, k) {
+            return then.inline(&[]);
+        }
         if a.dtype != b.dtype || a.rank() != b.rank() {
             return Err(Error::unsupported(format!("output {k} is {a} or {b}; type and rank must be one")));
         }
@@ -51,6 +56,26 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     let x: Vec<V<'g>> = std::iter::once(condition.reshape(vec![])).chain(operands(&outside)).collect();
     Ok(c.b.op_all(If {}, &x, vec![yes, no]))
+}
+
+/// Whether output `k` of a branch drops an axis whose length the condition compares with 1, as PyTorch writes `squeeze(axis)`. The branch
+/// can stand for both, whose ranks differ: the reshape asks for that length to be 1, so that any other is an error of the run.
+fn is_squeeze(c: &Call, condition: V, yes: &Graph, k: usize) -> bool {
+    let compared = c.b.with_graph(|g| {
+        let mut v = condition.value();
+        while let Op::Reshape(_) | Op::Cast(_) = g.node(v.node).op {
+            v = g.node(v.node).operands[0];
+        }
+        let node = g.node(v.node);
+        let one = |i: usize| g.known(*node.operands.get(i)?).filter(|k| k.len() == 1).map(|k| k[0].clone());
+        matches!(node.op, Op::Map(nnc_ir::ScalarFn::Equal)).then(|| one(0).zip(one(1))).flatten()
+    });
+    let length = match compared {
+        Some((d, one)) | Some((one, d)) if one.is(1) => d,
+        _ => return false,
+    };
+    let node = yes.node(yes.outputs[k].value.node);
+    matches!(node.op, Op::Reshape(_)) && yes.ty(node.operands[0]).elems() == node.types[0].elems() * length
 }
 
 /// Symbols that a graph binds itself.
@@ -202,7 +227,9 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let Some(region) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (state.ty(), region.ty(region.outputs[k].value));
-        if before != *after {
+        // Lengths that cannot be compared now are compared by the run.
+        let differ = |(a, b): (&Dim, &Dim)| a != b && a.as_const().is_some() && b.as_const().is_some();
+        if before.dtype != after.dtype || before.rank() != after.rank() || before.shape.iter().zip(&after.shape).any(differ) {
             return Err(Error::shape(format!("state {k} is {before} before and {after} after a step")));
         }
     }
@@ -216,6 +243,50 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         Ok(moved(v, 0, normalize_axis(out_axes[k - states], v.ty().rank())?))
     };
     y.into_iter().take(results).enumerate().map(|(k, v)| out(k, v)).collect()
+}
+
+/// Opset 8: a first input with the sequences' lengths, and a batch axis before the scanned one. A scan over the batch scans each of its
+/// sequences.
+fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let body = c.region("body")?;
+    let x = c.inputs[1..].iter().map(|v| v.ok_or_else(|| Error::arity("a state or scanned input is missing"))).collect::<Result<Vec<_>>>()?;
+    let scanned = c.opt_int("num_scan_inputs")?.and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=x.len()).contains(n));
+    let scanned = scanned.ok_or_else(|| Error::attribute("attribute `num_scan_inputs` should be at least 1 and at most the number of inputs"))?;
+    let states = x.len() - scanned;
+    let (declared, results) = body.arity();
+    if declared != x.len() || results < states {
+        return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {states} states and {scanned} inputs are scanned")));
+    }
+    if c.opt(0).is_some() {
+        return Err(Error::unsupported("sequences of different lengths are not supported").note("pad them, and leave sequence_lens out"));
+    }
+    let backward = c.ints("directions")?.unwrap_or(vec![0; scanned]);
+    if backward.len() != scanned {
+        return Err(Error::attribute(format!("attribute `directions` should be {scanned} integers, found {backward:?}")));
+    }
+    let without = |t: Type, axes: usize| t.with_shape(t.shape.get(axes..).unwrap_or_default().to_vec());
+    if x.iter().any(|v| v.ty().rank() < 1) || x[states..].iter().any(|v| v.ty().rank() < 2) {
+        return Err(Error::shape("states need a batch axis, scanned inputs one for the batch and one for the sequence"));
+    }
+    let outside = captures(&[&body]);
+    let args: Vec<Arg> = x.iter().enumerate().map(|(i, v)| Arg::Type(without(v.ty(), 1 + usize::from(i >= states)))).collect();
+    let Some(step) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    for (k, state) in x[..states].iter().enumerate() {
+        let (before, after) = (without(state.ty(), 1), step.ty(step.outputs[k].value));
+        if before != *after {
+            return Err(Error::shape(format!("state {k} is {before} before and {after} after a step")));
+        }
+    }
+    let outside: Vec<V<'g>> = operands(&outside).collect();
+    let sequence = c.b.nested("sequence");
+    let mut own: Vec<V> = x.iter().map(|v| sequence.input("x", without(v.ty(), 1))).collect();
+    own.iter_mut().skip(states).zip(&backward).filter(|(_, b)| **b == 1).for_each(|(v, _)| *v = flipped(*v));
+    own.extend(outside.iter().map(|v| sequence.input("outer", v.ty())));
+    let y = sequence.op_all(Scan { states, scanned, reverse: false }, &own, vec![step]);
+    y.into_iter().take(results).for_each(|v| sequence.output("", v));
+    let sequence = sequence.finish().map_err(|mut e| e.0.remove(0))?;
+    let operands: Vec<V<'g>> = x.iter().copied().chain(outside).collect();
+    Ok(c.b.op_all(Scan { states: 0, scanned: x.len(), reverse: false }, &operands, vec![sequence]))
 }
 
 /// Axis `from` becomes axis `to`, the others keep their order.

@@ -3,13 +3,13 @@
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::MatMul;
-use nnc_ir::{Error, Result, V};
+use nnc_ir::{Dim, Error, Result, V};
 
 pub const ROWS: &[Row] =
     &[op("Gemm", 1, (3, 3), gemm), op("Gemm", 11, (2, 3), gemm), op("MatMul", 1, (2, 2), |c| Ok(vec![matmul(c.x(0)?, c.x(1)?)]))];
 
 pub fn matmul<'g>(a: V<'g>, b: V<'g>) -> V<'g> {
-    a.builder().op(MatMul { transposed: false, packed: 0, post: vec![] }, &[a, b])
+    a.builder().op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[a, b])
 }
 
 /// `alpha * A' * B' + beta * C`.
@@ -24,7 +24,7 @@ fn gemm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     }
     let (alpha, beta) = (c.float("alpha", 1.0)?, c.float("beta", 1.0)?);
     let a = if c.flag("transA", false)? { a.transpose(&[1, 0]) } else { a };
-    let y = c.b.op(MatMul { transposed: c.flag("transB", false)?, packed: 0, post: vec![] }, &[a, b]);
+    let y = c.b.op(MatMul { transposed: c.flag("transB", false)?, packed: Dim::Const(0), post: vec![] }, &[a, b]);
     if y.is_poison() {
         return Ok(vec![y]);
     }

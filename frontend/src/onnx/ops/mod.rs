@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod control;
 mod convert;
+mod det;
 mod detect;
 mod einsum;
 mod index;
@@ -12,6 +13,7 @@ mod math;
 mod matmul;
 mod ml;
 mod movement;
+mod ngram;
 mod norm;
 mod quant;
 mod random;
@@ -74,6 +76,7 @@ pub const TABLE: &[&[Row]] = &[
     attention::ROWS,
     control::ROWS,
     convert::ROWS,
+    det::ROWS,
     detect::ROWS,
     einsum::ROWS,
     index::ROWS,
@@ -84,6 +87,7 @@ pub const TABLE: &[&[Row]] = &[
     ml::linear::ROWS,
     ml::tree::ROWS,
     movement::ROWS,
+    ngram::ROWS,
     norm::ROWS,
     quant::ROWS,
     random::ROWS,

@@ -145,7 +145,7 @@ fn equal_parts<'g>(x: V<'g>, axis: usize, n: usize) -> Result<Vec<V<'g>>> {
 fn split_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, axis) = (c.x(0)?, c.axis("axis", 0)?);
     if c.opset < 2 && c.opt(1).is_some() {
-        return parts(x, axis, &c.known_dims(1, "split")?);
+        return parts(x, axis, &c.old_ints(1, "split")?.into_iter().map(Dim::Const).collect::<Vec<_>>());
     }
     match c.ints("split")? {
         Some(sizes) => parts(x, axis, &sizes.into_iter().map(Dim::Const).collect::<Vec<_>>()),

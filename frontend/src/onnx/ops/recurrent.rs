@@ -223,7 +223,7 @@ impl<'g> Layer<'g> {
 
 /// `x * w'`.
 fn transposed_product<'g>(x: V<'g>, w: V<'g>) -> V<'g> {
-    x.builder().op(MatMul { transposed: true, packed: 0, post: vec![] }, &[x, w])
+    x.builder().op(MatMul { transposed: true, packed: Dim::Const(0), post: vec![] }, &[x, w])
 }
 
 /// The activations of each direction. Parameters are listed for those functions that have them, in order.

@@ -3,6 +3,7 @@
 //!
 //! Coordinates and weights follow the ONNX specification of Resize (opset 19) and, for antialiasing, Pillow's filters.
 
+use super::matmul::matmul;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
@@ -220,6 +221,9 @@ fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) ->
         return Ok(repeated(x, axis, times));
     }
     let at = positions(c, &a, rule);
+    if rule.antialias && rule.mode != "nearest" && a.known.is_none() {
+        return Ok(filtered(c, x, axis, &a, at, rule));
+    }
     let last = c.b.op(Dims { values: vec![a.n.clone() - Dim::Const(1)], scalar: true }, &[]);
     let zero = c.b.constant(Tensor::scalar(0i64));
     let gather = |x: V<'g>, index: V<'g>| c.b.op(Gather { axis }, &[x, index.max(zero).min(last)]);
@@ -324,32 +328,58 @@ fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
 /// Offsets of neighbours from the position rounded down, and their weights `[m]`, given the fraction that was cut off.
 fn taps<'g>(a: &Axis<'g>, ratio: V<'g>, rule: &Rule) -> Result<(Vec<i64>, Vec<V<'g>>)> {
     let k = |v: f64| ratio.scalar_like(v);
-    let linear = rule.mode == "linear";
     // Antialiasing widens the filter where the result is smaller.
-    let shrink = match (rule.antialias, a.known) {
-        (false, _) => 1.0,
-        (true, Some(s)) => s.min(1.0),
-        (true, None) => return Err(Error::unsupported("antialiasing with a scale that is not known")),
-    };
-    let radius = if linear { 1.0 } else { 2.0 };
+    let shrink = a.known.filter(|_| rule.antialias).map_or(1.0, |s| s.min(1.0));
+    let radius = radius(rule);
     let first = (-radius / shrink).floor() as i64 + 1;
     if first < -512 {
         return Err(Error::unsupported(format!("antialiasing with a scale of {shrink}")));
     }
     let offsets: Vec<i64> = (first..2 - first).collect();
-    let weight = |offset: i64| {
-        let d = ((k(offset as f64) - ratio) * k(shrink)).abs();
-        if linear {
-            return (k(1.0) - d).max(k(0.0));
-        }
-        // Keys 1981, with parameter a.
-        let a = rule.cubic_a;
-        let near = ((k(a + 2.0) * d - k(a + 3.0)) * d) * d + k(1.0);
-        let far = ((k(a) * d - k(5.0 * a)) * d + k(8.0 * a)) * d - k(4.0 * a);
-        d.less_equal(k(1.0)).select(near, d.less(k(2.0)).select(far, k(0.0)))
-    };
+    let weight = |offset: i64| weight(((k(offset as f64) - ratio) * k(shrink)).abs(), rule);
     let weights: Vec<V> = offsets.iter().map(|o| weight(*o)).collect();
     Ok((offsets, if rule.antialias { normalised(weights) } else { weights }))
+}
+
+/// How far a filter reaches, in elements.
+fn radius(rule: &Rule) -> f64 {
+    if rule.mode == "linear" { 1.0 } else { 2.0 }
+}
+
+/// The filter at a distance.
+fn weight<'g>(d: V<'g>, rule: &Rule) -> V<'g> {
+    let k = |v: f64| d.scalar_like(v);
+    if rule.mode == "linear" {
+        return (k(1.0) - d).max(k(0.0));
+    }
+    // Keys 1981, with parameter a.
+    let a = rule.cubic_a;
+    let near = ((k(a + 2.0) * d - k(a + 3.0)) * d) * d + k(1.0);
+    let far = ((k(a) * d - k(5.0 * a)) * d + k(8.0 * a)) * d - k(4.0 * a);
+    d.less_equal(k(1.0)).select(near, d.less(k(2.0)).select(far, k(0.0)))
+}
+
+/// Antialiasing by a factor that only the run knows: how wide the filter is cannot be said before, so every element has a weight for
+/// every position, and the axis is a matrix product. Beyond both ends the outermost elements go on as far as a filter can reach.
+fn filtered<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: &Axis<'g>, at: V<'g>, rule: &Rule) -> V<'g> {
+    let reach = if rule.exclude_outside { Dim::Const(0) } else { a.n.clone() * Dim::Const(radius(rule) as i64) + Dim::Const(1) };
+    let scalar = |d: Dim| c.b.op(Dims { values: vec![d], scalar: true }, &[]);
+    let (first, last) = (scalar(reach.clone()), scalar(a.n.clone() - Dim::Const(1)));
+    let index = c.b.op(Iota { shape: vec![a.n.clone() + reach.clone() + reach], axis: 0 }, &[]) - first;
+    // [elements, positions]
+    let column = vec![index.ty().elems(), Dim::Const(1)];
+    let shrink = a.factor.min(a.factor.scalar_like(1.0));
+    let w = weight(((index.reshape(column).cast(DType::F64) - at) * shrink).abs(), rule);
+    let w = w / w.sum_keep(&[0]);
+    let dtype = x.ty().dtype;
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let mut perm: Vec<usize> = (0..x.ty().rank()).filter(|i| *i != axis).collect();
+    perm.push(axis);
+    let zero = c.b.constant(Tensor::scalar(0i64));
+    let rows = c.b.op(Gather { axis: perm.len() - 1 }, &[x.cast(wide).transpose(&perm), index.max(zero).min(last)]);
+    let mut undo = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(i, p)| undo[*p] = i);
+    matmul(rows, w.cast(wide)).transpose(&undo).cast(dtype)
 }
 
 fn normalised(weights: Vec<V>) -> Vec<V> {

@@ -16,6 +16,7 @@ pub const ROWS: &[Row] = &[
     op("Col2Im", 18, (3, 3), col2im),
     op("DeformConv", 19, (3, 5), deform_conv),
     op("GridSample", 16, (2, 2), grid_sample),
+    op("MaxRoiPool", 1, (2, 2), max_roi_pool),
     op("RoiAlign", 10, (3, 3), roi_align),
 ];
 
@@ -357,4 +358,49 @@ fn roi_align<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         both.reduce(ReduceKind::Max, &[2, 4], false)
     };
     Ok(vec![y.transpose(&[0, 3, 1, 2])])
+}
+
+/// The largest element of each cell of a grid over each region `[image, x1, y1, x2, y2]`; corners are whole elements and belong to it.
+/// Cells share the elements that they cut; one that holds none gives 0.
+fn max_roi_pool<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, rois) = (c.x(0)?, c.x(1)?);
+    let (tx, tr) = (x.ty(), rois.ty());
+    let cells = c.ints("pooled_shape")?.filter(|p| p.len() == 2 && p.iter().all(|n| *n > 0));
+    let cells = cells.ok_or_else(|| Error::attribute("attribute `pooled_shape` should be two positive integers"))?;
+    let scale = c.float("spatial_scale", 1.0)?;
+    if tx.rank() != 4 || tr.rank() != 2 || !tr.shape[1].is(5) {
+        return Err(Error::shape(format!("expected images [N,C,H,W] and regions [R,5], found {tx} and {tr}")));
+    }
+    let count = tr.shape[0].clone();
+    let column = |i: i64| rois.slice_axis(1, Dim::Const(i), Dim::Const(1)).cast(DType::F32);
+    let corner = |i: i64| {
+        let v = column(i);
+        // Halves go up, as C's round has them for what lies in an image.
+        (v * v.scalar_like(scale) + v.scalar_like(0.5)).floor()
+    };
+    // For one axis, which elements each cell holds: bool [R, cells, length].
+    let holds = |axis: usize, first: i64, last: i64| {
+        let (lo, hi) = (corner(first), corner(last));
+        let one = lo.scalar_like(1.0);
+        let size = (hi - lo + one).max(one) / lo.scalar_like(cells[axis - 2] as f64);
+        let cell = ramp(c, Dim::Const(cells[axis - 2]), 1, 2).cast(DType::F32);
+        let three = |v: V<'g>| v.reshape(vec![count.clone(), Dim::Const(cells[axis - 2]), Dim::Const(1)]);
+        let (from, to) = (three((cell * size).floor() + lo), three(((cell + one) * size).map(ScalarFn::Ceil) + lo));
+        let at = ramp(c, tx.shape[axis].clone(), 2, 3).cast(DType::F32);
+        at.greater_equal(from).and(at.less(to))
+    };
+    let image = column(0).reshape(vec![count.clone()]).cast(DType::I64);
+    let own = c.b.op(nnc_ir::ops::index::Gather { axis: 0 }, &[x, image]);
+    let least = own.scalar_like(f64::NEG_INFINITY);
+    let with = |v: V<'g>, at: usize| {
+        let mut shape = v.ty().shape;
+        shape.insert(at, Dim::Const(1));
+        v.reshape(shape)
+    };
+    // Rows first, then columns: [R, C, cells, H, W], then [R, C, cells, cells, W].
+    let rows = holds(2, 2, 4);
+    let rows = with(with(rows, 1), 4).select(with(own, 2), least).reduce(ReduceKind::Max, &[3], false);
+    let columns = holds(3, 1, 3);
+    let most = with(with(columns, 1), 1).select(with(rows, 3), least).reduce(ReduceKind::Max, &[4], false);
+    Ok(vec![most.equal(least).select(most.scalar_like(0.0), most)])
 }

@@ -105,7 +105,8 @@ fn reshape<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     // A shape that only the run knows: resolve 0 and -1 with tensor arithmetic, then read it.
     let have = x.ty();
     let mut want = c.x(1)?.cast(DType::I64);
-    let n = want.ty().elems().as_const().unwrap_or(0).clamp(0, 64) as usize;
+    let n = want.ty().elems().as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= 64);
+    let n = n.ok_or_else(|| Error::unsupported(format!("the shape should be a short vector of known length, found {}", want.ty())))?;
     let k = |v: i64| c.b.constant(nnc_ir::Tensor::scalar(v));
     if !allow_zero {
         let same = c.b.dims((0..n).map(|i| have.shape.get(i).cloned().unwrap_or(Dim::Const(0))).collect());
@@ -192,10 +193,10 @@ fn tile<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 /// Opset 1: a number of tiles along one axis.
 fn tile_axis<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let (tiles, axis) = (c.dims_or_read(1, "tiles")?, c.known_ints(2, "axis")?);
+    let (tiles, axis) = (c.old_ints(1, "tiles")?, c.old_ints(2, "axis")?);
     let ([tiles], [axis]) = (&tiles[..], &axis[..]) else { return Err(Error::shape("tiles and axis are scalars")) };
     let mut repeats = vec![Dim::Const(1); x.ty().rank()];
-    repeats[normalize_axis(*axis, x.ty().rank())?] = tiles.clone();
+    repeats[normalize_axis(*axis, x.ty().rank())?] = Dim::Const((*tiles).max(0));
     Ok(vec![tiled(x, &repeats)?])
 }
 

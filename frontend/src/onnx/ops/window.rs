@@ -152,18 +152,18 @@ fn conv_transpose<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut pads = vec![0; 2 * n];
     for i in 0..n {
         // With total padding t the output has (d-1)*stride + output_padding + extent - t elements.
-        let reach = output_padding[i] + g.extent(i);
+        let reach = output_padding[i].saturating_add(g.extent(i));
         let total = match &wanted {
             Some(s) => {
                 let d = d[i].as_const().ok_or_else(|| Error::unsupported("output_shape beside symbolic spatial sizes"))?;
                 Some((d - 1).saturating_mul(g.strides[i]).saturating_add(reach).saturating_sub(s[s.len() - n + i]))
             }
-            None if same => Some(reach - g.strides[i]),
+            None if same => Some(reach.saturating_sub(g.strides[i])),
             None => None,
         };
         (pads[i], pads[n + i]) = match total {
             Some(t) if t < 0 => {
-                output_padding[i] -= t;
+                output_padding[i] = output_padding[i].saturating_sub(t);
                 (0, 0)
             }
             Some(t) if upper => (t / 2, t - t / 2),

@@ -118,7 +118,9 @@ pub const RULES: &[Rule] = &[
         find: &["(div ?x ?c)"],
         make: |m| {
             let c = m.v("?c");
-            (m.constant(c) && c.ty().dtype.is_float()).then(|| m.v("?x") * c.reciprocal())
+            // Coordinates and other index arithmetic are f64: half-way cases that are rounded to integers must stay where they are.
+            let inexact = c.ty().dtype.is_float() && c.ty().dtype != DType::F64;
+            (m.constant(c) && inexact).then(|| m.v("?x") * c.reciprocal())
         },
         rounding: Rounding::Other,
         witness: |b| x(b, &[2, 3]) / ramp(b, &[3], 0.75),

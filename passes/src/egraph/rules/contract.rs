@@ -66,7 +66,7 @@ pub const RULES: &[Rule] = &[
         make: |m| {
             let (Op::MatMul(mm), x, w, c) = (m.op("?a"), m.v("?x"), m.v("?w"), m.v("?c")) else { return None };
             let scaled = m.constant(c) && c.ty().elems().is(1) && c.ty().rank() <= x.ty().rank() && m.sole("mul", &["?x", "?c"]);
-            if !scaled || m.constant(x) || !mm.post.is_empty() || mm.packed > 0 {
+            if !scaled || m.constant(x) || !mm.post.is_empty() || mm.is_packed() {
                 return None;
             }
             let y = if m.pattern() == 0 { m.b.op(mm.clone(), &[x, w]) } else { m.b.op(mm.clone(), &[w, x]) };
@@ -75,7 +75,7 @@ pub const RULES: &[Rule] = &[
         rounding: Rounding::Other,
         witness: |b| {
             let scaled = x(b, &[3, 5]) * x(b, &[]).scalar_like(0.25);
-            b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[x(b, &[2, 3]), scaled])
+            b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[x(b, &[2, 3]), scaled])
         },
     },
     Rule {
@@ -162,14 +162,14 @@ pub const RULES: &[Rule] = &[
             let (Op::MatMul(mm), Op::Transpose(t)) = (m.op("?a"), m.op("?t")) else { return None };
             let n = t.perm.len();
             let swaps = n >= 2 && t.perm[..n - 2].iter().copied().eq(0..n - 2) && t.perm[n - 2..] == [n - 1, n - 2];
-            if !swaps || mm.packed > 0 {
+            if !swaps || mm.is_packed() {
                 return None;
             }
             let x: Vec<V> = [m.v("?x"), m.v("?w")].into_iter().chain(m.list("?p")).collect();
             Some(m.b.op(MatMul { transposed: !mm.transposed, ..mm.clone() }, &x))
         },
         rounding: Rounding::Same,
-        witness: |b| b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[x(b, &[2, 3]), x(b, &[5, 3]).transpose(&[1, 0])]),
+        witness: |b| b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[x(b, &[2, 3]), x(b, &[5, 3]).transpose(&[1, 0])]),
     },
 ];
 
@@ -220,5 +220,5 @@ fn conv<'g>(b: &'g Builder, post: &[Post]) -> V<'g> {
 }
 
 fn matmul<'g>(b: &'g Builder, transposed: bool) -> V<'g> {
-    b.op(MatMul { transposed, packed: 0, post: vec![] }, &[x(b, &[2, 3]), ramp(b, if transposed { &[5, 3] } else { &[3, 5] }, -0.5)])
+    b.op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[x(b, &[2, 3]), ramp(b, if transposed { &[5, 3] } else { &[3, 5] }, -0.5)])
 }

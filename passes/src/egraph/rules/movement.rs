@@ -183,7 +183,7 @@ pub const RULES: &[Rule] = &[
         },
         rounding: Rounding::Same,
         witness: |b| {
-            let y = b.op(MatMul { transposed: false, packed: 0, post: vec![] }, &[x(b, &[2, 3]), x(b, &[3, 4])]);
+            let y = b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[x(b, &[2, 3]), x(b, &[3, 4])]);
             y.reshape(dims(&[1, 2, 4])) + x(b, &[1, 2, 4])
         },
     },

@@ -149,7 +149,8 @@ pub enum Emit {
 /// Where a run's inputs come from.
 #[derive(Args, Clone, Default)]
 pub struct Inputs {
-    /// A folder with input_K.pb files, FILE.npz, NAME=FILE.npy|.pb, a bare FILE.npy|.pb, or NAME=random:SEED|zeros|ones
+    /// A folder with input_K.pb files, FILE.npz, NAME=FILE.npy|.pb, a bare FILE.npy|.pb, or NAME=random:SEED|zeros|ones; several
+    /// may follow, so that MODEL is written first
     #[arg(short, long = "input", value_name = "INPUT", num_args = 1..)]
     pub inputs: Vec<String>,
 }
@@ -158,10 +159,10 @@ pub struct Inputs {
 #[derive(Args, Clone, Copy)]
 pub struct Tolerances {
     /// Relative tolerance
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = tolerance)]
     pub rtol: f64,
     /// Absolute tolerance [default: 1e-5 times the largest reference of each tensor]
-    #[arg(long)]
+    #[arg(long, value_parser = tolerance)]
     pub atol: Option<f64>,
 }
 
@@ -183,6 +184,7 @@ pub struct Compile {
 }
 
 #[derive(Args)]
+#[command(override_usage = "nnc run <MODEL> [OPTIONS]")]
 pub struct Run {
     /// .onnx, .nn or a compiled .so
     pub model: PathBuf,
@@ -195,7 +197,7 @@ pub struct Run {
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
     /// Threads, 0 for all that this process may use
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Compare the results with a folder of output_K.pb files, or FILE.npz|.npy|.pb; exit status 1 where they differ
     #[arg(long, value_name = "FILE|DIR")]
@@ -207,6 +209,7 @@ pub struct Run {
 }
 
 #[derive(Args)]
+#[command(override_usage = "nnc bench <MODEL> [OPTIONS]")]
 pub struct Bench {
     /// .onnx, .nn or a compiled .so
     pub model: PathBuf,
@@ -216,7 +219,7 @@ pub struct Bench {
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
     /// Threads, 0 for all that this process may use
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Seconds to measure for
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
@@ -238,6 +241,7 @@ pub struct Bench {
 }
 
 #[derive(Args)]
+#[command(override_usage = "nnc verify <MODEL> [OPTIONS]")]
 pub struct Verify {
     /// .onnx, .nn or a compiled .so
     pub model: PathBuf,
@@ -250,7 +254,7 @@ pub struct Verify {
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
     /// Threads, 0 for all that this process may use
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Compare every intermediate value too
     #[arg(long)]
@@ -421,6 +425,17 @@ fn size(text: &str) -> Result<i64, String> {
     text.parse().ok().filter(|s| *s >= 0).ok_or_else(|| format!("`{text}` is no size: a size is an integer of at least 0"))
 }
 
+/// More threads than this are a typing mistake, and the system may not have them.
+const MAX_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n <= MAX_THREADS).ok_or_else(|| format!("expected a number of threads up to {MAX_THREADS}"))
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|t: &f64| *t >= 0.0).ok_or_else(|| "expected a number of at least 0".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -436,6 +451,7 @@ mod tests {
         assert_eq!(shape("input:0:1x3x224x224"), Ok(("input:0".into(), vec![1, 3, 224, 224])));
         assert_eq!(shape("x:"), Ok(("x".into(), vec![])));
         assert_eq!(dim("a=b=3"), Ok(("a=b".into(), 3)));
+        assert!(threads("1025").is_err() && tolerance("nan").is_err() && tolerance("-1").is_err());
         assert!(shape("x").is_err() && shape(":3").is_err() && shape("x:3x").is_err() && dim("n=-1").is_err());
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub fn compile(a: &Compile) -> Outcome {
     let emit = emit(a)?;
+    // --stop-after without a file is for looking at.
     let output = a.output.as_deref().unwrap_or("-".as_ref());
     let options = model::options(&a.compilation);
     let target = build::target(&options.target)?;
@@ -29,7 +30,11 @@ pub fn compile(a: &Compile) -> Outcome {
         let graph = build::optimized(graph, &options, &mut watch)?;
         watch.finish()?;
         // With --stop-after the text goes where text was asked for.
-        let (output, text) = if emit == Emit::Nn { (output, nnc_ir::print::full(&graph).to_string()) } else { (Path::new("-"), graph.to_string()) };
+        let (output, text) = if emit == Emit::Nn && !is_dash(output) {
+            (output, nnc_ir::print::full(&graph).to_string())
+        } else {
+            (Path::new("-"), graph.to_string())
+        };
         edge::write(output, text.as_bytes())?;
         return stats(a, json!({"passes": watch.stats()}));
     }
@@ -88,6 +93,7 @@ fn emit(a: &Compile) -> Outcome<Emit> {
     let names: Vec<String> = Emit::value_variants().iter().map(|e| format!(".{}", name(*e))).collect();
     let wanted = format!("the suffix says what to write ({}), or --emit does", names.join(" "));
     match &a.output {
+        None if a.compilation.stop_after.is_some() => Ok(Emit::Nn),
         None => Err(Error::input("nothing to write: give an output with -o OUT").note(wanted).into()),
         Some(p) if is_dash(p) => Err(Error::input("with -o - the kind of output is given by --emit").note(wanted).into()),
         Some(p) => {

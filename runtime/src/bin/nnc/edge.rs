@@ -41,6 +41,11 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 /// Runs a verb and turns its end into an exit code.
 pub fn run(verb: impl FnOnce() -> Outcome + Send) -> ExitCode {
     std::panic::set_hook(Box::new(remember));
+    // A process that is told to end leaves nothing half written. Without the handler it ends all the same.
+    let _ = ctrlc::set_handler(|| {
+        nnc::artifact::remove_drafts();
+        std::process::exit(130);
+    });
     let done = std::thread::scope(|s| {
         let work = || std::panic::catch_unwind(AssertUnwindSafe(verb));
         match std::thread::Builder::new().name("nnc".into()).stack_size(STACK_BYTES).spawn_scoped(s, work) {
@@ -93,16 +98,25 @@ const RED: Style = AnsiColor::Red.on_default().bold();
 const BLUE: Style = AnsiColor::Blue.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
+/// A text that a person can take in: names in a file may be megabytes long.
+fn short(text: &str) -> std::borrow::Cow<'_, str> {
+    const MOST: usize = 4000;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()).into(),
+        None => text.into(),
+    }
+}
+
 /// All errors of a report as coloured text (the colours are stripped where stderr is no terminal).
 fn render(report: &Report) -> String {
     let mut out = String::new();
     for e in &report.0 {
-        let _ = write!(out, "{RED}error[{}]{RED:#}{BOLD}: {}{BOLD:#}", e.code().text(), e.message());
+        let _ = write!(out, "{RED}error[{}]{RED:#}{BOLD}: {}{BOLD:#}", e.code().text(), short(e.message()));
         if *e.loc() != Loc::Unknown {
-            let _ = write!(out, "\n  {BLUE}-->{BLUE:#} {}", e.loc());
+            let _ = write!(out, "\n  {BLUE}-->{BLUE:#} {}", short(&e.loc().to_string()));
         }
         for n in e.notes() {
-            let _ = write!(out, "\n  {BLUE}note{BLUE:#}: {n}");
+            let _ = write!(out, "\n  {BLUE}note{BLUE:#}: {}", short(n));
         }
         out.push('\n');
     }

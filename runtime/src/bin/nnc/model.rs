@@ -3,6 +3,7 @@
 use crate::args::{self, Compilation, Inputs};
 use crate::edge::{self, Outcome, is_dash};
 use crate::{data, observe};
+use clap::ValueEnum;
 use nnc::ir::{DType, Error, Graph, Tensor};
 use nnc::threads::Pool;
 use nnc::{Description, Engine, Format, Model, Options, Port, Precision, Session, Size, Weights};
@@ -76,7 +77,11 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
     };
     if Format::of(path, &data[..data.len().min(64)]) == Format::Library {
         if let Some(e) = engine.filter(|e| *e != args::Engine::So) {
-            return Err(Error::input(format!("{} is compiled already: --engine {e:?} takes a model", path.display())).into());
+            let e = e.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
+            return Err(Error::input(format!("{} is compiled already: --engine {e} takes a model", path.display())).into());
+        }
+        if is_dash(path) {
+            return Err(Error::input("a library is loaded from a file, not from stdin").into());
         }
         let session = Session::open(path, &c.prefix, Arc::new(Pool::new(threads)))?;
         let load = start.elapsed();

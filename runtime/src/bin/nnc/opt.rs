@@ -19,7 +19,9 @@ pub fn opt(a: &Opt) -> Outcome {
         graph = run_pass(pass, graph, &target, &nnc::build::pass_options(&options), &mut watch)?;
     }
     watch.finish()?;
-    edge::write(&a.output, graph.to_string().as_bytes())
+    // A file is for reading back, stdout for looking at.
+    let text = if edge::is_dash(&a.output) { graph.to_string() } else { nnc::ir::print::full(&graph).to_string() };
+    edge::write(&a.output, text.as_bytes())
 }
 
 pub fn fmt(a: &Fmt) -> Outcome {
