@@ -262,7 +262,6 @@ fn program(planned: bool) -> Program {
         steps: vec![launch(0, 0, 1), test.clone(), Step::While { cond: at(3), body: vec![launch(1, 1, 2), launch(0, 2, 1), test] }],
         heap: 0,
         weights: vec![],
-        heap: 0,
         workspace: if planned { Dim::Const(128) } else { Dim::Const(0) },
         flops: Dim::Const(0),
     }

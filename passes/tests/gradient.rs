@@ -182,7 +182,7 @@ fn check(e: &Example) -> Result<bool, String> {
 
 /// Whether the example is of plain numbers in f32 or f64: other floats are the same rules.
 fn is_smooth(e: &Example) -> bool {
-    let floats = e.inputs.iter().all(|t| !matches!(t.dtype, DType::F16 | DType::BF16));
+    let floats = e.inputs.iter().all(|t| !t.dtype.is_float() || matches!(t.dtype, DType::F32 | DType::F64));
     let casts = !matches!(&e.op, Op::StopGrad(_)) && !matches!(&e.op, Op::Cast(c) if !matches!(c.to, DType::F32 | DType::F64));
     floats && casts && e.inputs.iter().any(|t| t.dtype.is_float()) && !e.values.contains(&Values::Edges)
 }

@@ -55,6 +55,8 @@ pub struct Data {
     pub names: Vec<Name>,
     pub loader: Name,
     pub files: Vec<Arc<str>>,
+    /// The first sample, and one behind the last.
+    pub rows: Option<(Expr, Expr)>,
     pub batch: Option<Expr>,
     pub shuffle: bool,
     pub seed: Option<Expr>,

@@ -105,9 +105,13 @@ impl Parser<'_> {
             }
             _ => p.expected("a file's name in quotes"),
         })?;
-        let mut d = Data { pos, test, names, loader, files, batch: None, shuffle: false, seed: None };
+        let mut d = Data { pos, test, names, loader, files, rows: None, batch: None, shuffle: false, seed: None };
         loop {
-            if self.eat_word("batch")? {
+            if self.eat_word("rows")? {
+                let first = self.expr()?;
+                self.expect("..")?;
+                d.rows = Some((first, self.expr()?));
+            } else if self.eat_word("batch")? {
                 d.batch = Some(self.expr()?);
             } else if self.eat_word("seed")? {
                 d.seed = Some(self.expr()?);

@@ -28,6 +28,8 @@ pub struct Source {
     pub names: Vec<String>,
     pub loader: String,
     pub files: Vec<String>,
+    /// The first sample, and one behind the last; all without.
+    pub rows: Option<(usize, usize)>,
     pub batch: usize,
     pub shuffle: bool,
     pub seed: u64,
@@ -107,6 +109,17 @@ impl Training {
                         names: d.names.iter().map(|n| n.text.to_string()).collect(),
                         loader: d.loader.text.to_string(),
                         files: d.files.iter().map(|f| f.to_string()).collect(),
+                        rows: match &d.rows {
+                            Some((first, end)) => {
+                                let mut at = |e| {
+                                    Ok::<usize, Stop>(
+                                        usize::try_from(elab.eval(e, frame)?.as_int()?).map_err(|_| Error::attribute("a row is not negative"))?,
+                                    )
+                                };
+                                Some((at(first)?, at(end)?))
+                            }
+                            None => None,
+                        },
                         batch: d.batch.as_ref().map_or(Ok(if d.test { 100 } else { 32 }), |e| count(e, frame))? as usize,
                         shuffle: d.shuffle,
                         seed: match &d.seed {

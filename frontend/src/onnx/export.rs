@@ -106,6 +106,8 @@ struct Writer {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
     taken: HashSet<String>,
+    /// Names of nodes: no two have one.
+    labels: HashSet<Arc<str>>,
     /// Where a symbol's value is found: an axis of a value.
     symbols: HashMap<Arc<str>, (String, usize)>,
 }
@@ -220,7 +222,7 @@ impl Writer {
             let types: Vec<Type> = node.operands.iter().map(|v| graph.ty(*v).clone()).collect();
             let before = self.nodes.len();
             let y = self.operation(node, &x, &types).map_err(|e| e.at(&node.loc).note(format!("exporting {} `{}`", node.op.name(), node.name)))?;
-            if let Some(first) = self.nodes.get_mut(before).filter(|_| !node.name.is_empty()) {
+            if let Some(first) = self.nodes.get_mut(before).filter(|_| !node.name.is_empty() && self.labels.insert(node.name.clone())) {
                 first.name = bytes(&node.name);
             }
             for (port, name) in y.into_iter().enumerate() {
@@ -429,15 +431,11 @@ impl Writer {
                 one(self.call("LRN", &r, numbers))
             }
             Op::Activation(_) | Op::StopGrad(_) => self.expanded(&node.op, x, types),
-            // The operator set that models are exported to has BitCast and string operators not yet; the rest has no operator of its own.
-            Op::BitCast(_)
-            | Op::StringConcat(_)
+            Op::StringConcat(_)
             | Op::StringSplit(_)
             | Op::StringNormalize(_)
             | Op::RegexMatch(_)
-            | Op::Random(_)
-            | Op::TreeLeaves(_)
-            | Op::Interleave(_)
+            | Op::WinogradFilter(_)
             | Op::Input
             | Op::ReadDims(_)
             | Op::NonZero(_)

@@ -195,9 +195,26 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
             return Ok(vec![]);
         }
         let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
+        let inputs = if (&*domain, &*op) == ops::GRADIENT { self.differentiated(inputs, &attrs)? } else { inputs };
         let mut call = Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted);
         call.iteration = self.values.get(ITERATION).map(|i| i.tensors().first().copied());
         ops::build(&call)
+    }
+
+    /// The inputs of `Gradient` behind the value that its attribute `y` names. It names the inputs too: where the tensors of these names are
+    /// other values than the inputs, the part of the graph between would have to be built again on them.
+    fn differentiated(&self, inputs: Vec<Item<V<'g>>>, attrs: &[(String, Attr<'g>)]) -> Result<Vec<Item<V<'g>>>> {
+        let find = |name: &str| attrs.iter().find(|(n, _)| n == name).map(|(_, a)| a);
+        let value = |name: &str| self.get(name.as_bytes()).ok_or_else(|| Error::name(format!("no value is called `{name}`")));
+        let Some(Attr::Str(y)) = find("y") else { return Err(Error::attribute("attribute `y` is missing")) };
+        let lists = ["xs", "zs"].into_iter().filter_map(|n| if let Some(Attr::Strs(l)) = find(n) { Some(l) } else { None });
+        for (name, given) in lists.flatten().zip(&inputs) {
+            let same = matches!((value(name)?, given), (Item::Tensor(a), Item::Tensor(b)) if a.value() == b.value());
+            if !same {
+                return Err(Error::unsupported(format!("a gradient at another value than that of `{name}` in the graph")));
+            }
+        }
+        Ok(std::iter::once(value(y)?).chain(inputs).collect())
     }
 
     /// The results of a model-local function: its body, built here.

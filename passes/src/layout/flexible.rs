@@ -15,13 +15,13 @@ pub enum Role {
 
 /// A node's role and the operands that follow its layout; `None` where it needs the model's layout. `index` says which nodes before
 /// it have a role.
-pub fn role(graph: &Graph, id: NodeId, constant: &[bool], index: &[Option<usize>], block: usize) -> Option<(Role, Vec<usize>)> {
+pub fn role(graph: &Graph, id: NodeId, index: &[Option<usize>], block: usize) -> Option<(Role, Vec<usize>)> {
     let node = graph.node(id);
     let ty = |k: usize| graph.ty(node.operands[k]);
     if let Op::Conv(conv) = &node.op {
         let residuals = conv.post.iter().filter(|p| p.has_operand()).enumerate().filter(|(_, p)| **p == Post::Add).map(|(i, _)| 2 + i);
         let enters = index[node.operands[0].node.0 as usize].is_none();
-        let mut layout = blocked_conv(conv, ty(0), ty(1), constant[node.operands[1].node.0 as usize], enters, block);
+        let mut layout = blocked_conv(conv, ty(0), ty(1), enters, block);
         if !whole(&node.types[0], block) && conv.post.iter().any(|p| matches!(p, Post::Act(a) if !stays_finite(a))) {
             layout = Err("its epilogue is not finite on the channels that fill the last block");
         }

@@ -62,16 +62,15 @@ fn report(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], cx: &
     }
 }
 
-/// How a convolution of these types may be blocked, or why not. `constant` says whether its weights are constant, `enters` whether
-/// its input can only be in the model's layout.
-pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, constant: bool, enters: bool, block: usize) -> Result<Layout, &'static str> {
+/// How a convolution of these types may be blocked, or why not. `enters` says whether its input can only be in the model's layout.
+/// Weights that the run computes are brought into their form by the run.
+pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize) -> Result<Layout, &'static str> {
     let consts = (x.shape.get(1).and_then(Dim::as_const), w.const_shape());
     let (Some(channels), Some(ws)) = consts else { return Err("the number of channels or the size of the weights is not known") };
     let (b, outputs, group) = (block as i64, ws[0], conv.group as i64);
     match () {
         _ if conv.layout != Layout::Plain => Err("it has a layout already"),
         _ if x.dtype != DType::F32 => Err("kernels for blocks take f32"),
-        _ if !constant => Err("its weights are not constant"),
         _ if conv.pads.iter().any(|p| *p < 0) => Err("it has negative padding"),
         _ if channels == 0 || outputs == 0 || group == 0 => Err("it has no channels"),
         _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
@@ -118,10 +117,12 @@ impl<'a> Plan<'a> {
             if constant[id.0 as usize] {
                 continue;
             }
-            if let Some((mut role, follows)) = role(graph, id, constant, &plan.index, target.block) {
+            if let Some((mut role, follows)) = role(graph, id, &plan.index, target.block) {
                 plan.index[id.0 as usize] = Some(plan.nodes.len());
-                let (mut cycles, mut refused) = (plan.cycles(id, &role, target), vec![]);
-                if let (Role::Conv(Ok(layout @ Layout::Blocked(_))), Op::Conv(conv)) = (&mut role, &node.op) {
+                let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target), vec![]);
+                // Filters are transformed when the model is compiled.
+                let fixed = node.operands.get(1).is_some_and(|w| constant[w.node.0 as usize]);
+                if let (true, Role::Conv(Ok(layout @ Layout::Blocked(_))), Op::Conv(conv)) = (fixed, &mut role, &node.op) {
                     let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, cycles[1], target, precision);
                     (*layout, cycles[1], refused) = (choice.layout, choice.cycles, choice.refused);
                 }
@@ -131,7 +132,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    fn cycles(&self, id: NodeId, role: &Role, target: &Target) -> [f64; 2] {
+    fn cycles(&self, id: NodeId, role: &Role, constant: &[bool], target: &Target) -> [f64; 2] {
         let node = self.graph.node(id);
         let x: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
         let plain = cost::cycles(&node.op, &x, &node.types, target);
@@ -145,7 +146,8 @@ impl<'a> Plan<'a> {
                 let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / target.fma_per_cycle;
                 let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
                 let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;
-                [plain, cost::LAUNCH + work + bytes + halo]
+                let weights = if constant[node.operands[1].node.0 as usize] { 0.0 } else { 2.0 * cost::copy(x[1], target) };
+                [plain, cost::LAUNCH + work + bytes + halo + weights]
             }
             (Role::Conv(_), _) => [plain, f64::INFINITY],
             _ => {

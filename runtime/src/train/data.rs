@@ -53,7 +53,16 @@ pub fn load(source: &Source, folder: &Path) -> Result<Samples> {
         let counts: Vec<String> = tensors.iter().map(|t| t.ty().to_string()).collect();
         return Err(Error::input(format!("tensors of samples have one first axis of at least 1, found {}", counts.join(", "))));
     }
-    Ok(Samples { tensors })
+    let Some((first, end)) = source.rows else { return Ok(Samples { tensors }) };
+    if first >= end || end > count {
+        return Err(Error::input(format!("rows {first}..{end} are none of the {count} that there are")));
+    }
+    let part = |t: &Tensor| {
+        let row = t.byte_len() / count;
+        let shape = [&[end - first], &t.shape()[1..]].concat();
+        Tensor::from_bytes(t.dtype(), shape, t.bytes().slice(first * row..end * row))
+    };
+    Ok(Samples { tensors: tensors.iter().map(part).collect::<Result<_>>()? })
 }
 
 /// Yann LeCun's format of MNIST: two zeros, a type, a rank, big-endian lengths, big-endian elements.
@@ -193,7 +202,7 @@ mod tests {
     use super::*;
 
     fn source(batch: usize, shuffle: bool) -> Source {
-        Source { names: vec![], loader: "csv".into(), files: vec![], batch, shuffle, seed: 7 }
+        Source { names: vec![], loader: "csv".into(), files: vec![], rows: None, batch, shuffle, seed: 7 }
     }
 
     #[test]

@@ -23,11 +23,12 @@ pub fn safetensors(values: &HashMap<String, Tensor>) -> Result<Vec<u8>> {
 }
 
 fn dtype(d: DType) -> Result<String> {
-    Ok(match d {
-        DType::Bool => "BOOL".into(),
-        d if d.is_float() || d.is_int() => d.name().to_uppercase(),
-        d => return Err(Error::unsupported(format!("safetensors has no {d}"))),
-    })
+    use DType::*;
+    match d {
+        Bool => Ok("BOOL".into()),
+        F64 | F32 | F16 | BF16 | I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8 => Ok(d.name().to_uppercase()),
+        d => Err(Error::unsupported(format!("safetensors has no {d}"))),
+    }
 }
 
 #[cfg(test)]

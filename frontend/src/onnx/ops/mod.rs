@@ -33,6 +33,8 @@ mod window;
 use crate::onnx::call::{Call, Item};
 use nnc_ir::{Error, Result, V};
 
+pub use training::GRADIENT;
+
 /// Turns a call into operations; returns as many results as the operator has.
 #[derive(Clone, Copy)]
 pub enum Build {

@@ -1,16 +1,29 @@
-//! Optimiser steps of ai.onnx.preview.training: each takes the learning rate, the step number, then parameters, gradients and state.
+//! Gradients and optimiser steps of ai.onnx.preview.training. A step takes the learning rate, the step number, then parameters, gradients and state.
 
 use super::{MANY, Row, op};
 use crate::onnx::call::Call;
+use nnc_ir::ops::gradient::Gradient;
 use nnc_ir::{Error, Result, Tensor, V};
 
 const DOMAIN: &str = "ai.onnx.preview.training";
 
+/// The operator whose first operand is not among its inputs: an attribute names it.
+pub const GRADIENT: (&str, &str) = (DOMAIN, "Gradient");
+
 pub const ROWS: &[Row] = &[
     op("Adagrad", 1, (2, MANY), adagrad).domain(DOMAIN),
     op("Adam", 1, (2, MANY), adam).domain(DOMAIN),
+    op(GRADIENT.1, 1, (2, MANY), gradient).domain(DOMAIN),
     op("Momentum", 1, (2, MANY), momentum).domain(DOMAIN),
 ];
+
+/// Of what `y` names, by those inputs that `xs` names; those of `zs` are only what it depends on besides.
+fn gradient<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    c.ignore(&["y", "zs"]);
+    let n = c.strs("xs")?.ok_or_else(|| Error::attribute("attribute `xs` is missing"))?.len();
+    let x = c.all()?;
+    Ok(c.b.op_all(Gradient {}, &x[..x.len().min(1 + n)], vec![]))
+}
 
 /// Applies `step` to each parameter with its companions: `kinds` values each, all first ones first. Results likewise.
 fn each<'g>(c: &Call<'g>, kinds: usize, step: impl Fn(&[V<'g>]) -> Vec<V<'g>>) -> Result<Vec<V<'g>>> {
