@@ -28,7 +28,7 @@ pub fn relations(op: &Op, x: &[&Type], y: &[Type]) -> Vec<Relation> {
                 t.shape.iter().zip(&y[0].shape).enumerate().filter(|(i, _)| *i != c.axis).for_each(|(_, (a, b))| add(a, b, false));
             }
         }
-        Op::MatMul(m) if m.packed == 0 => {
+        Op::MatMul(m) if !m.is_packed() => {
             let (a, b) = (&x[0].shape, &x[1].shape);
             let depth = if m.transposed || b.len() == 1 { b.len() - 1 } else { b.len() - 2 };
             add(&a[a.len() - 1], &b[depth], false);
