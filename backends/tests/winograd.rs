@@ -102,7 +102,7 @@ fn check(c: &Case, isa: Isa, engine: Engine) -> f64 {
     let (bias, scale) = (noise((ob * BLOCK) as usize, 3), noise((ob * BLOCK) as usize, 4));
     let len = (c.n * ob * BLOCK * out[0] * out[1]) as usize;
     let residual = noise(len, 5);
-    let scratch = LANES * Scratch::new(c.tile as usize, c.run as usize, ib as usize).len();
+    let scratch = LANES * Scratch::new(c.tile as usize, c.run as usize, ib as usize).values();
     let mut bufs = [x, patches.to_vec::<f32>().unwrap(), bias.clone(), vec![7.0; len], residual.clone(), scale.clone(), vec![f32::NAN; scratch]];
     run(&kernel, isa, engine, &mut bufs, &words).unwrap_or_else(|e| panic!("{isa:?} {engine:?} {c:?}: {e}\n{}", kernel.func));
 

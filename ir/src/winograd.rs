@@ -100,7 +100,7 @@ impl Scratch {
     }
 
     /// Values of one lane.
-    pub fn len(&self) -> usize {
+    pub fn values(&self) -> usize {
         self.planes * (self.patches + self.products)
     }
 

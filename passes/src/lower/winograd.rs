@@ -16,7 +16,7 @@ use nnc_ir::{Dim, ScalarFn, Type};
 pub fn scratch(tile: usize, run: usize, x: &Type) -> Result<Type> {
     let blocks = x.shape[1].as_const().and_then(|c| usize::try_from(c).ok());
     let blocks = blocks.ok_or_else(|| Error::unsupported("conv: the number of input channels is not known"))?;
-    Ok(Type::new(x.dtype, vec![Dim::from(LANES), Dim::from(Scratch::new(tile, run, blocks).len())]))
+    Ok(Type::new(x.dtype, vec![Dim::from(LANES), Dim::from(Scratch::new(tile, run, blocks).values())]))
 }
 
 pub fn conv(k: &mut Loops, op: &Conv, block: usize, tile: usize, scratch: &Type) -> Result<()> {

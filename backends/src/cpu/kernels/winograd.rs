@@ -111,7 +111,7 @@ pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
     let lanes = b.iselect(ICmp::Gt, threads, 1, many, 1);
     let task = b.task();
     b.if_(ICmp::Lt, task, lanes, |b| {
-        let at = b.imul(task, layout.len() as i64 * 4);
+        let at = b.imul(task, layout.values() as i64 * 4);
         let scratch = b.word(w.scratch);
         let patches = b.ptr(scratch, at);
         let products = b.ptr(patches, layout.first_product() as i64 * 4);
