@@ -46,6 +46,7 @@ const FLAT: &[&str] = &[
     "non_zero",
     "gradient",
     "stop_grad",
+    "bit_cast",
 ];
 
 fn wide_type(t: &Type) -> Type {

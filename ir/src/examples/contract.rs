@@ -116,7 +116,7 @@ fn winograd() -> Vec<Example> {
         let (b, run) = (16, 3);
         let w = types[1];
         let (outputs, inputs) = if w == "1x1" { (16, 16) } else { (32, 32) };
-        let values: Vec<f32> = (0..outputs * inputs * 9).map(|i: usize| (i * 37 % 101) as f32 / 64.0 - 0.75).collect();
+        let values: Vec<f32> = (0..outputs * inputs * 9).map(|i: usize| ((i * 37 % 101) as f32 - 48.0) / 1024.0).collect();
         let patches = filters(tile, b, &Tensor::new(&[outputs, inputs, 3, 3], &values)).expect("filters of a known size");
         let ty = patches.ty().to_string();
         let types: Vec<&str> = types.iter().enumerate().map(|(i, t)| if i == 1 { ty.as_str() } else { *t }).collect();

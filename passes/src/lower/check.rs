@@ -37,7 +37,8 @@ pub fn relations(op: &Op, x: &[&Type], y: &[Type]) -> Vec<Relation> {
                 stretched(&t[..t.len() - 2], &y[0].shape[..batch], &mut add);
             }
         }
-        Op::MatMul(_) => add(&x[0].shape[x[0].rank() - 1], &x[1].shape[1], false),
+        // Panels: [batch.., panels, depth, PANEL].
+        Op::MatMul(_) => add(&x[0].shape[x[0].rank() - 1], &x[1].shape[x[1].rank() - 2], false),
         Op::Conv(c) if c.layout == Layout::Plain => add(&x[0].shape[1], &(x[1].shape[1].clone() * Dim::from(c.group)), false),
         Op::ConvTranspose(_) => add(&x[0].shape[1], &x[1].shape[0], false),
         Op::Slice(s) => {

@@ -58,10 +58,10 @@ pub fn arg_reduce(k: &mut Loops, op: &ArgReduce) {
             let so_far = k.var(best);
             let first = k.map(ScalarFn::Equal, &[i, zero]);
             let better = if op.last {
-                let worse = k.precedes(op.kind, so_far, v);
+                let worse = k.precedes(op.kind, so_far, v, true);
                 k.map(ScalarFn::Not, &[worse])
             } else {
-                k.precedes(op.kind, v, so_far)
+                k.precedes(op.kind, v, so_far, true)
             };
             let take = k.map(ScalarFn::Or, &[first, better]);
             k.when(take, |k| {

@@ -66,16 +66,15 @@ impl Loops {
         self.set(acc, s);
     }
 
-    /// Whether `a` comes before `b` in the order of `kind` (max: larger first). NaN is the largest number.
-    pub fn precedes(&mut self, kind: ReduceKind, a: ExprId, b: ExprId) -> ExprId {
+    /// Whether `a` comes before `b` in the order of `kind` (max: larger first); a NaN before all numbers, or behind them.
+    pub fn precedes(&mut self, kind: ReduceKind, a: ExprId, b: ExprId, nan_first: bool) -> ExprId {
         let d = self.dtype(a);
         let (a, b) = if d == DType::Bool { (self.cast(DType::U8, a), self.cast(DType::U8, b)) } else { (a, b) };
-        // With larger first, a NaN precedes all numbers; with smaller first, all numbers precede a NaN.
-        let (less, nan, number) = if kind == ReduceKind::Min { (ScalarFn::Less, b, a) } else { (ScalarFn::Greater, a, b) };
-        let before = self.map(less, &[a, b]);
+        let before = self.map(if kind == ReduceKind::Min { ScalarFn::Less } else { ScalarFn::Greater }, &[a, b]);
         if !d.is_float() {
             return before;
         }
+        let (nan, number) = if nan_first { (a, b) } else { (b, a) };
         let (nan, number) = (self.map(ScalarFn::IsNan, &[nan]), self.map(ScalarFn::IsNan, &[number]));
         let number = self.map(ScalarFn::Not, &[number]);
         let by_nan = self.map(ScalarFn::And, &[nan, number]);

@@ -32,7 +32,9 @@ impl Heap<'_> {
 
     /// Whether `a` stands before `b` in the result: the better value, of equals the one that came first.
     fn before(&self, k: &mut Loops, a: (ExprId, ExprId), b: (ExprId, ExprId)) -> ExprId {
-        let (better, worse) = (k.precedes(self.kind, a.0, b.0), k.precedes(self.kind, b.0, a.0));
+        // NaN sorts as the largest number.
+        let nan_first = self.kind == ReduceKind::Max;
+        let (better, worse) = (k.precedes(self.kind, a.0, b.0, nan_first), k.precedes(self.kind, b.0, a.0, nan_first));
         let earlier = k.map(ScalarFn::Less, &[a.1, b.1]);
         let no_worse = k.map(ScalarFn::Not, &[worse]);
         let tie = k.map(ScalarFn::And, &[no_worse, earlier]);

@@ -200,7 +200,7 @@ fn max_element(k: &mut Loops, indices: bool, taps: &[Tap], at: &[ExprId]) {
             let (so_far, where_) = (k.var(best), k.var(place));
             let zero = k.int(0);
             let first = k.map(ScalarFn::Less, &[where_, zero]);
-            let better = k.precedes(ReduceKind::Max, x, so_far);
+            let better = k.precedes(ReduceKind::Max, x, so_far, true);
             let take = k.map(ScalarFn::Or, &[first, better]);
             k.when(take, |k| {
                 k.set(best, x);

@@ -107,8 +107,8 @@ fn what_makes_no_sense_is_refused_before_it_harms() {
 #[test]
 fn endless_loops_compile() {
     let f = folder();
-    let text = "module m(n: i64[], x: f32[2]) -> f32[2] {\n  y = loop(n, true, x, carried=1, trips=t) do (i: i64[], a: f32[2]) {\n    \
-                return true, sin(a) + 1\n  }\n  return y\n}\n";
+    let text = "module m(n: i64[], x: f32[2]) -> f32[2] {\n  y = loop(n, n > -1, x, carried=1, trips=t) do (i: i64[], a: f32[2]) {\n    \
+                return i > -1, sin(a) + 1\n  }\n  return y\n}\n";
     write(f.path(), "m.nn", &text.replace("loop(n,", "loop(1000000000000 + n,"));
     let done = call(f.path(), "compile m.nn -o m.so");
     assert!(done.err.contains("still running after 5 s"), "{}", done.err);

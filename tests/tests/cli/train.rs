@@ -122,7 +122,7 @@ fn what_is_wrong_with_a_training_is_said() {
     wrong("csv(\"train.csv\")", "cvs(\"train.csv\")", &["error[E0206]", "idx, npy, npz, csv"]);
     wrong("loss = ", "lass = ", &["error[E0206]", "`loss`"]);
     wrong("batch 25", "batch 2500", &["error[E0301]", "2500"]);
-    wrong("cosine(0.02, warmup=20)", "constant(1e9)", &["error[E0301]", "loss"]);
+    wrong("cosine(0.02, warmup=20)", "constant(1e38)", &["error[E0301]", "loss"]);
     wrong("as net {", "as net { phase", &["error[E0101]"]);
     call(f.path(), "train mlp.nn").fails(2, &["error[E0206]", "train on MODULE"]);
     done(nnc().current_dir(f.path()).args(["train", "net.nn", "--resume"])).fails(2, &["error["]);

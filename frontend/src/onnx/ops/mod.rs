@@ -13,7 +13,6 @@ mod math;
 mod matmul;
 mod ml;
 mod movement;
-mod ngram;
 mod norm;
 mod quant;
 mod random;
@@ -100,7 +99,6 @@ pub const TABLE: &[&[Row]] = &[
     ml::linear::ROWS,
     ml::tree::ROWS,
     movement::ROWS,
-    ngram::ROWS,
     norm::ROWS,
     quant::ROWS,
     random::ROWS,

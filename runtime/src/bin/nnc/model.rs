@@ -169,25 +169,19 @@ fn specialized(path: &Path, data: bytes::Bytes, given: &Inputs, read: Read, c: &
     }
     let mut options = options(c);
     let first = nnc::parse(path, data.clone(), &options, &[]);
-    let (ports, failure) = match first {
-        Ok(model) => {
-            let ports = Description::of_graph(&model.graph).inputs;
-            let inputs = read(&ports)?;
-            if ports.iter().all(|p| p.shape.iter().all(|s| matches!(s, Size::Known(_)))) {
-                return Ok((model, inputs));
-            }
-            (ports, None)
-        }
+    let ports = match &first {
+        Ok(model) => Description::of_graph(&model.graph).inputs,
         // What an operator needs to know before the run may stand in an input.
-        Err(report) => match nnc::declared_inputs(path, data.clone()) {
-            Some(ports) => (ports, Some(report)),
-            None => return Err(report.into()),
-        },
+        Err(report) => nnc::declared_inputs(path, data.clone()).ok_or_else(|| report.clone())?,
     };
-    let inputs = match (read(&ports), &failure) {
+    let inputs = match (read(&ports), &first) {
         (Ok(inputs), _) => inputs,
-        (Err(_), Some(report)) => return Err(report.clone().into()),
-        (Err(e), None) => return Err(e),
+        (Err(_), Err(report)) => return Err(report.clone().into()),
+        (Err(e), Ok(_)) => return Err(e),
+    };
+    let first = match first {
+        Ok(model) if ports.iter().all(|p| p.shape.iter().all(|s| matches!(s, Size::Known(_)))) => return Ok((model, inputs)),
+        first => first,
     };
     for (port, t) in ports.iter().zip(&inputs) {
         if let Some(t) = t.as_ref().filter(|t| t.shape().len() == port.shape.len() && options.shapes.iter().all(|(n, _)| **n != *port.name)) {
@@ -195,15 +189,16 @@ fn specialized(path: &Path, data: bytes::Bytes, given: &Inputs, read: Read, c: &
         }
     }
     let small = |t: &&Tensor| is_small(t);
-    let values: Vec<(String, Tensor)> = match failure {
-        Some(_) => ports.iter().zip(&inputs).filter_map(|(p, t)| Some((p.name.to_string(), t.as_ref().filter(small)?.clone()))).collect(),
-        None => vec![],
+    let values: Vec<(String, Tensor)> = match first {
+        Err(_) => ports.iter().zip(&inputs).filter_map(|(p, t)| Some((p.name.to_string(), t.as_ref().filter(small)?.clone()))).collect(),
+        Ok(_) => vec![],
     };
-    let model = nnc::parse(path, data, &options, &values);
-    match (model, failure) {
+    match (nnc::parse(path, data, &options, &values), first) {
         (Ok(model), _) => Ok((model, inputs)),
+        // These sizes can make a branch senseless that the run does not take: the model with open sizes serves them, too.
+        (Err(_), Ok(model)) => Ok((model, inputs)),
         // The first report is about the model as it is written.
-        (Err(_), Some(report)) if values.is_empty() => Err(report.into()),
-        (Err(report), _) => Err(report.into()),
+        (Err(_), Err(report)) if values.is_empty() => Err(report.into()),
+        (Err(report), Err(_)) => Err(report.into()),
     }
 }
