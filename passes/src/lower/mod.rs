@@ -135,10 +135,10 @@ impl Lowering {
             let node = graph.node(id);
             self.site = Site { name: if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }, loc: node.loc.clone() };
             self.check(graph, id, &mut held);
-            if !inlined[id.0 as usize] {
-                if let Err(e) = self.node(&mut frame, id, &inlined) {
-                    self.fail(e);
-                }
+            if !inlined[id.0 as usize]
+                && let Err(e) = self.node(&mut frame, id, &inlined)
+            {
+                self.fail(e);
             }
         }
         for (o, target) in graph.outputs.iter().zip(targets) {
