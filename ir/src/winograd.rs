@@ -47,13 +47,15 @@ pub fn taps(tile: usize) -> Option<[&'static [(usize, f64)]; 3]> {
 /// Filters `[O,C,3,3]` as patches in blocks of channels, `[O/b,side,side,C/b,b(in),b(out)]`, filled up with zeros. Computed in f64.
 pub fn filters(tile: usize, block: usize, w: &Tensor) -> Result<Tensor> {
     let g = filter(tile).ok_or_else(|| Error::attribute(format!("there is no F({tile}x{tile}, 3x3)")))?;
-    let (values, shape) = (w.to_vec::<f32>(), w.shape());
-    let (Some(values), &[outputs, inputs, 3, 3]) = (values, shape) else {
+    let (DType::F32, &[outputs, inputs, 3, 3]) = (w.dtype(), w.shape()) else {
         return Err(Error::input(format!("filters are f32[O,C,3,3], found {}", w.ty())));
     };
+    // Read and written as bytes: a model's filters are large, and another copy of the largest is what a compilation would peak with.
+    let values = w.bytes();
+    let value = |at: usize| values[4 * at..].first_chunk().map_or(0.0, |b| f64::from(f32::from_le_bytes(*b)));
     let (side, in_blocks, out_blocks) = (side(tile), inputs.div_ceil(block), outputs.div_ceil(block));
     let shape = vec![out_blocks, side, side, in_blocks, block, block];
-    let mut out = vec![0f32; checked_elems(DType::F32, &shape)?];
+    let mut out = vec![0u8; checked_elems(DType::F32, &shape)? * DType::F32.bytes()];
     let plane = in_blocks * block * block;
     // One input channel of a block of filters at a time: `block` lanes, which the compiler makes vector code of.
     let (mut taps, mut along) = (vec![0f64; 9 * block], vec![0f64; 3 * block]);
@@ -64,8 +66,8 @@ pub fn filters(tile: usize, block: usize, w: &Tensor) -> Result<Tensor> {
     };
     for (ob, c) in (0..out_blocks).flat_map(|ob| (0..inputs).map(move |c| (ob, c))) {
         for o in 0..block {
-            let filter = (ob * block + o < outputs).then(|| &values[((ob * block + o) * inputs + c) * 9..][..9]);
-            (0..9).for_each(|t| taps[t * block + o] = filter.map_or(0.0, |f| f64::from(f[t])));
+            let filter = (ob * block + o < outputs).then(|| ((ob * block + o) * inputs + c) * 9);
+            (0..9).for_each(|t| taps[t * block + o] = filter.map_or(0.0, |f| value(f + t)));
         }
         let tap = |t: usize| &taps[t * block..][..block];
         for (i, up) in g.iter().enumerate() {
@@ -73,14 +75,15 @@ pub fn filters(tile: usize, block: usize, w: &Tensor) -> Result<Tensor> {
                 combine(&mut along[s * block..][..block], up, [tap(s), tap(3 + s), tap(6 + s)]);
             }
             for (j, g) in g.iter().enumerate() {
-                let to = &mut out[(ob * side * side + i * side + j) * plane + c * block..][..block];
-                for (o, t) in to.iter_mut().enumerate() {
-                    *t = (g[0] * along[o] + g[1] * along[block + o] + g[2] * along[2 * block + o]) as f32;
+                let to = &mut out[4 * ((ob * side * side + i * side + j) * plane + c * block)..][..4 * block];
+                for (o, t) in to.chunks_exact_mut(4).enumerate() {
+                    let sum = g[0] * along[o] + g[1] * along[block + o] + g[2] * along[2 * block + o];
+                    t.copy_from_slice(&(sum as f32).to_le_bytes());
                 }
             }
         }
     }
-    Tensor::new(&[out.len()], &out).reshaped(shape)
+    Tensor::from_bytes(DType::F32, shape, out.into())
 }
 
 /// How a lane's scratch memory is laid out, in f32 values: transformed patches `[side^2][blocks of input channels][run][16]`, then
