@@ -59,6 +59,12 @@ pub fn onnx_suite() -> Result<PathBuf, String> {
     wheel("onnx-suite-1.22.0", "onnx==1.22.0", "onnx/backend/test/data/")
 }
 
+/// A folder for PYTHONPATH that holds NumPy; empty where python3 has it.
+pub fn numpy() -> Result<PathBuf, String> {
+    let has = Command::new("python3").args(["-c", "import numpy"]).output();
+    if has.is_ok_and(|o| o.status.success()) { Ok(PathBuf::new()) } else { wheel("numpy-2.2.6", "numpy==2.2.6", "") }
+}
+
 /// Trained models with expected outputs that lie beside the repository on machines of its developers.
 pub fn real_models() -> Result<PathBuf, String> {
     let dir = root().join("../shared/testdata/real");

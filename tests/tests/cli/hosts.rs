@@ -5,7 +5,7 @@ use nnc::npy::{from_npy, read_npz, to_npy};
 use nnc::threads::Pool;
 use nnc::{Engine, Options, Session, Tensor};
 use nnc_tests::command::call;
-use nnc_tests::data::{root, skip};
+use nnc_tests::data::{numpy, root, skip};
 use std::io::Cursor;
 use std::path::Path;
 use std::process::Command;
@@ -119,14 +119,13 @@ int main(void) {
 
 #[test]
 fn python_program() {
-    let python = ["/usr/bin/env"];
-    let numpy = Command::new(python[0]).args(["python3", "-c", "import numpy"]).output();
-    if !numpy.is_ok_and(|o| o.status.success()) {
-        return skip("python_program", "there is no python3 with numpy");
-    }
+    let numpy = match numpy() {
+        Ok(folder) => folder,
+        Err(why) => return skip("python_program", &why),
+    };
     let (f, want) = compiled();
     let script = root().join("examples/python/run.py");
-    output(Command::new("python3").current_dir(f.path()).arg(script).args(["model.so", "x.npy", "-o", "out.npz"]));
+    output(Command::new("python3").current_dir(f.path()).env("PYTHONPATH", numpy).arg(script).args(["model.so", "x.npy", "-o", "out.npz"]));
     let got = read_npz(Cursor::new(std::fs::read(f.path().join("out.npz")).unwrap())).unwrap();
     assert_eq!(got[0].1.to_f64s(), want);
 }
