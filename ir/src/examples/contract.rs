@@ -33,6 +33,7 @@ fn products() -> Vec<Example> {
     add("row", op.clone(), &["f32[7]", "f32[7,18]"]);
     add("row.batch", op.clone(), &["f32[7]", "f32[2,7,3]"]);
     add("empty", op.clone(), &["f32[2,0]", "f32[0,3]"]);
+    add("no_columns", op.clone(), &["f32[N,3]", "f32[3,0]"]);
     add("symbolic", op.clone(), &["f32[N,12]", "f32[12,20]"]);
     add("symbolic.all", op.clone(), &["f32[N,L,K]", "f32[N,K,W]"]);
     let turned = MatMul { transposed: true, ..op.clone() };

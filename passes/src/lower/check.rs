@@ -38,7 +38,14 @@ pub fn relations(op: &Op, x: &[&Type], y: &[Type]) -> Vec<Relation> {
             }
         }
         // Panels: [batch.., panels, depth, PANEL].
-        Op::MatMul(_) => add(&x[0].shape[x[0].rank() - 1], &x[1].shape[x[1].rank() - 2], false),
+        Op::MatMul(_) => {
+            let (a, b) = (&x[0].shape, &x[1].shape);
+            add(&a[a.len() - 1], &b[b.len() - 2], false);
+            let batch = y[0].rank() - usize::from(a.len() > 1) - 1;
+            for t in [&a[..a.len().saturating_sub(2)], &b[..b.len() - 3]] {
+                stretched(t, &y[0].shape[..batch], &mut add);
+            }
+        }
         Op::Conv(c) if c.layout == Layout::Plain => add(&x[0].shape[1], &(x[1].shape[1].clone() * Dim::from(c.group)), false),
         Op::ConvTranspose(_) => add(&x[0].shape[1], &x[1].shape[0], false),
         Op::Slice(s) => {

@@ -182,8 +182,8 @@ impl Rows {
 
 /// Generates the kernel. Arguments: the words that the descriptor names. Tasks: product of `batch`, pixel chunks, column groups.
 pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
-    if c.pixels.is_empty() || c.pixels.iter().any(|s| matches!(s, Size::Const(..=0))) {
-        return Err(Error::unsupported(format!("{}: no pixels", c.name)));
+    if c.pixels.is_empty() || c.pixels.iter().chain([&c.cols]).any(|s| matches!(s, Size::Const(..=0))) {
+        return Err(Error::unsupported(format!("{}: nothing to compute", c.name)));
     }
     let mut c = c.clone();
     merge_pixels(&mut c);
