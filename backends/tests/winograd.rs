@@ -192,6 +192,8 @@ fn every_size() {
 fn deep_sums() {
     for tile in [2, 4] {
         let worst = check(&case(tile, 512, 32, [8, 8]), Isa::native(), Engine::Native);
-        assert!(worst <= bound(tile), "F({tile}): error {worst:e}");
+        // Deep sums average: F(2) stays well below its bound, F(4) reaches a good half of it (2.3e-6 on AVX-512).
+        let most = if tile == 2 { bound(tile) / 3.0 } else { bound(tile) };
+        assert!(worst <= most, "F({tile}): error {worst:e}");
     }
 }
