@@ -422,8 +422,7 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
         let mut step = elems;
         let mut out = vec![];
         for (i, d) in own.iter().enumerate().rev() {
-            let stretched = d.is(1) && !ys[batch - own.len() + i].is(1);
-            out.push(if stretched { Size::Const(0) } else { s.size(&step) });
+            out.push(s.size(&(step.clone() * d.stretch_factor(&ys[batch - own.len() + i]))));
             step = step * d.clone();
         }
         out.resize(batch, Size::Const(0));
