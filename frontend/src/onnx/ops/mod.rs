@@ -7,6 +7,7 @@ mod convert;
 mod det;
 mod detect;
 mod einsum;
+mod image;
 mod index;
 mod loss;
 mod math;
@@ -91,6 +92,7 @@ pub const TABLE: &[&[Row]] = &[
     det::ROWS,
     detect::ROWS,
     einsum::ROWS,
+    image::ROWS,
     index::ROWS,
     loss::ROWS,
     math::ROWS,
