@@ -155,36 +155,28 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Triangular filters, evenly spaced in mel, as weights of the bins of a transform.
 fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let number = |i: usize, what: &str| -> Result<f64> {
-        let t = c.fold(c.x(i)?).filter(|t| t.elems() == 1);
-        t.map(|t| t.num(0).as_f64()).ok_or_else(|| c.unknown(i, what))
-    };
-    let (bands, size, rate) = (number(0, "num_mel_bins")?, number(1, "dft_length")?, number(2, "sample_rate")?);
-    let (low, high) = (number(3, "lower_edge_hertz")?, number(4, "upper_edge_hertz")?);
-    if !(1.0..=4096.0).contains(&bands) || !(1.0..=1e6).contains(&size) || rate < 1.0 {
-        return Err(Error::attribute(format!("{bands} bands of a transform of {size} at {rate} Hz")));
-    }
-    let (bands, bins) = (bands as usize, size as usize / 2 + 1);
-    let to_mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();
-    let to_hertz = |mel: f64| 700.0 * (10f64.powf(mel / 2595.0) - 1.0);
-    let step = (to_mel(high) - to_mel(low)) / (bands + 2) as f64;
-    let edge = |i: usize| (((size + 1.0) * to_hertz(to_mel(low) + i as f64 * step)) / rate).floor().clamp(0.0, (bins - 1) as f64) as usize;
-    let mut weights = vec![0f32; bins * bands];
-    for band in 0..bands {
-        let (left, centre, right) = (edge(band), edge(band + 1), edge(band + 2));
-        if left == centre {
-            weights[centre * bands + band] = 1.0;
-        }
-        for bin in left..centre.max(left) {
-            weights[bin * bands + band] = (bin - left) as f32 / (centre - left) as f32;
-        }
-        for bin in centre..right.max(centre) {
-            weights[bin * bands + band] = (right - bin) as f32 / (right - centre) as f32;
-        }
-        if left < centre {
-            weights[centre * bands + band] = 1.0;
-        }
-    }
-    let t = c.b.constant(Tensor::new(&[bins, bands], &weights));
-    Ok(vec![t.cast(c.dtype("output_datatype", Some(DType::F32))?)])
+    let (bands, size) = (length(c, 0, "num_mel_bins")?, length(c, 1, "dft_length")?);
+    let number = |i: usize| Ok(c.x(i)?.cast(DType::F64).reshape(vec![]));
+    let (rate, low, high) = (number(2)?, number(3)?, number(4)?);
+    let times = |v: V<'g>, by: f64| v * v.scalar_like(by);
+    let plus = |v: V<'g>, by: f64| v + v.scalar_like(by);
+    // 2595 log10(1 + hertz / 700), and back.
+    let scale = 2595.0 / std::f64::consts::LN_10;
+    let to_mel = |hertz: V<'g>| times(plus(times(hertz, 1.0 / 700.0), 1.0).log(), scale);
+    let to_hertz = |mel: V<'g>| times(plus(times(mel, 1.0 / scale).exp(), -1.0), 700.0);
+    let edges = &bands + &Dim::Const(2);
+    let step = (to_mel(high) - to_mel(low)) / scalar(c, &edges, DType::F64);
+    let mel = to_mel(low) + ramp(c, edges, 0, 1).cast(DType::F64) * step;
+    let bin = (plus(scalar(c, &size, DType::F64), 1.0) * to_hertz(mel) / rate).map(ScalarFn::Floor);
+    let [left, centre, right] = [0, 1, 2].map(|k| bin.slice_axis(0, Dim::Const(k), bands.clone()));
+    let k = ramp(c, size.floor_div(&Dim::Const(2)) + Dim::Const(1), 0, 2).cast(DType::F64);
+    let zero = k.scalar_like(0.0);
+    // Up to the centre, which has 1 even where nothing leads up to it, and down from it.
+    let flat = left.equal(centre);
+    let up = flat.select(k.scalar_like(1.0), (k - left) / flat.select(k.scalar_like(1.0), centre - left));
+    let down = (right - k) / right.equal(centre).select(k.scalar_like(1.0), right - centre);
+    let rises = k.less(left).or(k.greater(centre));
+    let falls = k.less(centre).or(right.equal(centre)).or(k.greater(right));
+    let y = falls.select(rises.select(zero, up), down);
+    Ok(vec![y.cast(c.dtype("output_datatype", Some(DType::F32))?)])
 }
