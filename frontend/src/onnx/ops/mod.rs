@@ -99,6 +99,7 @@ pub const TABLE: &[&[Row]] = &[
     matmul::ROWS,
     ml::features::ROWS,
     ml::linear::ROWS,
+    ml::svm::ROWS,
     ml::tree::ROWS,
     movement::ROWS,
     norm::ROWS,

@@ -7,7 +7,7 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+use nnc_ir::{DType, Dim, Error, Result, ScalarFn, V};
 use std::f64::consts::TAU;
 
 pub const ROWS: &[Row] = &[
@@ -164,7 +164,7 @@ fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let scale = 2595.0 / std::f64::consts::LN_10;
     let to_mel = |hertz: V<'g>| times(plus(times(hertz, 1.0 / 700.0), 1.0).log(), scale);
     let to_hertz = |mel: V<'g>| times(plus(times(mel, 1.0 / scale).exp(), -1.0), 700.0);
-    let edges = &bands + &Dim::Const(2);
+    let edges = bands.clone() + Dim::Const(2);
     let step = (to_mel(high) - to_mel(low)) / scalar(c, &edges, DType::F64);
     let mel = to_mel(low) + ramp(c, edges, 0, 1).cast(DType::F64) * step;
     let bin = (plus(scalar(c, &size, DType::F64), 1.0) * to_hertz(mel) / rate).map(ScalarFn::Floor);
