@@ -91,9 +91,7 @@ impl Example {
         for (i, item) in self.inputs.iter().enumerate() {
             inputs.push(match item {
                 Item::Tensor(p) => Item::Tensor(p.value(&b, format!("x{i}"), open)?),
-                Item::List(l) => {
-                    Item::List(l.iter().enumerate().map(|(k, p)| p.value(&b, format!("x{i}[{k}]"), open)).collect::<Result<_>>()?)
-                }
+                Item::List(l) => Item::List(l.iter().enumerate().map(|(k, p)| p.value(&b, format!("x{i}[{k}]"), open)).collect::<Result<_>>()?),
                 Item::Absent => Item::Absent,
             });
         }

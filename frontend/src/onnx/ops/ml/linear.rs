@@ -6,10 +6,7 @@ use crate::onnx::call::Call;
 use crate::onnx::ops::matmul::matmul;
 use nnc_ir::{Error, Result, V};
 
-pub const ROWS: &[Row] = &[
-    op("LinearClassifier", 1, (1, 1), classifier).domain(DOMAIN),
-    op("LinearRegressor", 1, (1, 1), regressor).domain(DOMAIN),
-];
+pub const ROWS: &[Row] = &[op("LinearClassifier", 1, (1, 1), classifier).domain(DOMAIN), op("LinearRegressor", 1, (1, 1), regressor).domain(DOMAIN)];
 
 /// `x * w' + b` for `outputs` rows of coefficients.
 fn affine<'g>(c: &Call<'g>, outputs: usize, intercepts: &[f64]) -> Result<V<'g>> {
