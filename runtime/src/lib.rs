@@ -29,6 +29,7 @@ mod parts;
 pub mod profile;
 mod session;
 mod specialize;
+pub mod support;
 pub mod threads;
 pub mod train;
 

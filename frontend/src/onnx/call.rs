@@ -451,7 +451,7 @@ fn fold(b: &Builder, goal: Value) -> Option<Tensor> {
                 continue;
             }
             let op = node.op.as_primitive().filter(|p| p.class() != Class::Control)?;
-            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) || op.class() == Class::Text {
+            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) || op.class() == Class::Host {
                 return None;
             }
             let missing: Vec<Value> = node.operands.iter().filter(|o| !done.contains_key(o)).copied().collect();

@@ -436,6 +436,7 @@ impl Writer {
             | Op::StringSplit(_)
             | Op::StringNormalize(_)
             | Op::RegexMatch(_)
+            | Op::ImageDecode(_)
             | Op::WinogradFilter(_)
             | Op::Input
             | Op::ReadDims(_)

@@ -5,6 +5,7 @@
 
 mod attribute;
 pub mod call;
+pub mod examples;
 pub mod export;
 mod file;
 mod import;

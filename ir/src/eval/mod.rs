@@ -5,7 +5,9 @@
 
 pub mod contract;
 mod elems;
+pub mod image;
 pub mod index;
+mod jpeg;
 pub mod movement;
 pub mod reduce;
 mod run;

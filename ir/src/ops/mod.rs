@@ -8,6 +8,7 @@ pub mod composite;
 pub mod contract;
 pub mod control;
 pub mod gradient;
+pub mod image;
 pub mod index;
 pub mod map;
 pub mod movement;
@@ -44,8 +45,8 @@ pub enum Class {
     /// Addresses that depend on data.
     Index,
     Sort,
-    /// Looks into strings: runs on the host.
-    Text,
+    /// Looks into strings or files: runs on the host.
+    Host,
     /// Holds regions.
     Control,
     /// No operands: inputs, constants, dimension values.
@@ -194,6 +195,7 @@ ops! {
         StringSplit "string_split" text::StringSplit,
         StringNormalize "string_normalize" text::StringNormalize,
         RegexMatch "regex_match" text::RegexMatch,
+        ImageDecode "image_decode" image::ImageDecode,
         If "if" control::If,
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
@@ -217,7 +219,7 @@ impl Op {
     pub fn takes_text(&self) -> bool {
         matches!(self, Op::Map(ScalarFn::Equal | ScalarFn::Where) | Op::Cast(_) | Op::Transpose(_) | Op::Reshape(_) | Op::Expand(_) | Op::Slice(_))
             || matches!(self, Op::Concat(_) | Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_))
-            || matches!(self.class(), Some(Class::Text | Class::Control))
+            || matches!(self.class(), Some(Class::Host | Class::Control))
     }
 
     pub fn class(&self) -> Option<Class> {

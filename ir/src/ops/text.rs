@@ -30,7 +30,7 @@ op_struct! {
 
 impl Primitive for StringConcat {
     fn class(&self) -> Class {
-        Class::Text
+        Class::Host
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         strings("string_concat", x, 2)?;
@@ -49,7 +49,7 @@ op_struct! {
 
 impl Primitive for StringSplit {
     fn class(&self) -> Class {
-        Class::Text
+        Class::Host
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         strings("string_split", x, 1)?;
@@ -79,7 +79,7 @@ op_struct! {
 
 impl Primitive for StringNormalize {
     fn class(&self) -> Class {
-        Class::Text
+        Class::Host
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         strings("string_normalize", x, 1)?;
@@ -106,7 +106,7 @@ op_struct! {
 
 impl Primitive for RegexMatch {
     fn class(&self) -> Class {
-        Class::Text
+        Class::Host
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         strings("regex_match", x, 1)?;

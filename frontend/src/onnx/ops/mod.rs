@@ -8,6 +8,7 @@ mod convert;
 mod det;
 mod detect;
 mod einsum;
+mod image;
 mod index;
 mod loss;
 mod math;
@@ -92,12 +93,14 @@ pub const TABLE: &[&[Row]] = &[
     det::ROWS,
     detect::ROWS,
     einsum::ROWS,
+    image::ROWS,
     index::ROWS,
     loss::ROWS,
     math::ROWS,
     matmul::ROWS,
     ml::features::ROWS,
     ml::linear::ROWS,
+    ml::svm::ROWS,
     ml::tree::ROWS,
     movement::ROWS,
     norm::ROWS,

@@ -8,7 +8,7 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+use nnc_ir::{DType, Dim, Error, Result, ScalarFn, V};
 use std::f64::consts::TAU;
 
 pub const ROWS: &[Row] = &[
@@ -173,24 +173,27 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 /// Triangular filters, evenly spaced in mel, as weights of the bins of a transform.
 fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (bands, size) = (length(c, 0, "num_mel_bins")?, length(c, 1, "dft_length")?);
-    let number = |i: usize| c.x(i).map(|v| v.cast(DType::F64).reshape(vec![]));
+    let number = |i: usize| Ok(c.x(i)?.cast(DType::F64).reshape(vec![]));
     let (rate, low, high) = (number(2)?, number(3)?, number(4)?);
-    let bins = size.floor_div(&Dim::Const(2)) + Dim::Const(1);
-    let k = |v: f64| c.b.constant(Tensor::scalar(v));
-    let to_mel = |hertz: V<'g>| (k(1.0) + hertz / k(700.0)).log() * k(2595.0 / std::f64::consts::LN_10);
-    let step = (to_mel(high) - to_mel(low)) / scalar(c, &(bands.clone() + Dim::Const(2)), DType::F64);
-    // The bins where a band starts, is highest and ends.
-    let edge = |shift: f64| {
-        let mel = (ramp(c, bands.clone(), 1, 2).cast(DType::F64) + k(shift)) * step + to_mel(low);
-        let hertz = k(700.0) * (k(10.0).pow(mel / k(2595.0)) - k(1.0));
-        let at = (scalar(c, &(size.clone() + Dim::Const(1)), DType::F64) * hertz / rate).floor();
-        at.max(k(0.0)).min(scalar(c, &(bins.clone() - Dim::Const(1)), DType::F64))
-    };
-    let (left, centre, right) = (edge(0.0), edge(1.0), edge(2.0));
-    let bin = ramp(c, bins.clone(), 0, 2).cast(DType::F64);
-    let (rising, falling) = ((bin - left) / (centre - left), (right - bin) / (right - centre));
-    let beside = bin.less(centre).select(rising, falling);
-    let within = bin.greater_equal(left).and(bin.less(right));
-    let weights = bin.equal(centre).select(k(1.0), within.select(beside, k(0.0)));
-    Ok(vec![weights.cast(c.dtype("output_datatype", Some(DType::F32))?)])
+    let times = |v: V<'g>, by: f64| v * v.scalar_like(by);
+    let plus = |v: V<'g>, by: f64| v + v.scalar_like(by);
+    // 2595 log10(1 + hertz / 700), and back.
+    let scale = 2595.0 / std::f64::consts::LN_10;
+    let to_mel = |hertz: V<'g>| times(plus(times(hertz, 1.0 / 700.0), 1.0).log(), scale);
+    let to_hertz = |mel: V<'g>| times(plus(times(mel, 1.0 / scale).exp(), -1.0), 700.0);
+    let edges = bands.clone() + Dim::Const(2);
+    let step = (to_mel(high) - to_mel(low)) / scalar(c, &edges, DType::F64);
+    let mel = to_mel(low) + ramp(c, edges, 0, 1).cast(DType::F64) * step;
+    let bin = (plus(scalar(c, &size, DType::F64), 1.0) * to_hertz(mel) / rate).map(ScalarFn::Floor);
+    let [left, centre, right] = [0, 1, 2].map(|k| bin.slice_axis(0, Dim::Const(k), bands.clone()));
+    let k = ramp(c, size.floor_div(&Dim::Const(2)) + Dim::Const(1), 0, 2).cast(DType::F64);
+    let zero = k.scalar_like(0.0);
+    // Up to the centre, which has 1 even where nothing leads up to it, and down from it.
+    let flat = left.equal(centre);
+    let up = flat.select(k.scalar_like(1.0), (k - left) / flat.select(k.scalar_like(1.0), centre - left));
+    let down = (right - k) / right.equal(centre).select(k.scalar_like(1.0), right - centre);
+    let rises = k.less(left).or(k.greater(centre));
+    let falls = k.less(centre).or(right.equal(centre)).or(k.greater(right));
+    let y = falls.select(rises.select(zero, up), down);
+    Ok(vec![y.cast(c.dtype("output_datatype", Some(DType::F32))?)])
 }

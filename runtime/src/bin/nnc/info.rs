@@ -4,6 +4,7 @@ use crate::args::{Check, Info, ListOps, ListTargets};
 use crate::edge::{self, Outcome, is_dash};
 use crate::model;
 use nnc::ir::{Graph, Op, Report, Target};
+use nnc::support::{self, Support};
 use nnc::{Description, Format, Library, Port, Size};
 use nnc_frontend::onnx::ops;
 use serde_json::{Value, json};
@@ -145,24 +146,15 @@ fn word(v: &Value) -> String {
 }
 
 pub fn list_ops(a: &ListOps) -> Outcome {
-    let domain = |d: &str| if d.is_empty() { "ai.onnx".to_string() } else { d.to_string() };
-    let mut onnx: BTreeMap<(String, &str), Vec<(i64, i64)>> = BTreeMap::new();
-    ops::rows().for_each(|r| onnx.entry((domain(r.domain), r.name)).or_default().push((r.since, r.until)));
-    let newest = |until: i64| if until == i64::MAX { None } else { Some(until) };
+    let list = support::all()?;
     if a.json {
-        let row = |((domain, name), spans): (&(String, &str), &Vec<(i64, i64)>)| {
-            let spans: Vec<Value> = spans.iter().map(|(since, until)| json!({"since": since, "until": newest(*until)})).collect();
-            json!({"domain": domain, "name": name, "opsets": spans})
-        };
-        let all = json!({"onnx": onnx.iter().map(row).collect::<Vec<_>>(), "nn": Op::names(), "newest_opset": ops::NEWEST_OPSET});
-        return edge::print(&format!("{all}\n"));
+        let rows: Vec<Value> = list.iter().map(Support::json).collect();
+        return edge::print(&format!("{}\n", json!({"onnx": rows, "nn": Op::names(), "newest_opset": ops::NEWEST_OPSET})));
     }
     let mut out = format!("ONNX operators, to opset {}:\n", ops::NEWEST_OPSET);
-    for ((domain, name), spans) in &onnx {
-        let since: Vec<String> = spans.iter().map(|(since, _)| since.to_string()).collect();
-        let gone = spans.iter().map(|(_, until)| *until).max().and_then(newest).map_or(String::new(), |u| format!(" (to {u})"));
-        let prefix = if domain == "ai.onnx" { String::new() } else { format!("{domain}.") };
-        let _ = writeln!(out, "  {:40} since {}{gone}", format!("{prefix}{name}"), since.join(", "));
+    for s in &list {
+        let prefix = if s.domain == "ai.onnx" { String::new() } else { format!("{}.", s.domain) };
+        let _ = writeln!(out, "  {:40} since {}", format!("{prefix}{}", s.name), s.versions());
     }
     out += "\nOperations of .nn text:\n";
     for names in Op::names().chunks(8) {

@@ -14,6 +14,7 @@ pub const ROWS: &[Row] = &[
     op("CategoryMapper", 1, (1, 1), category_mapper).domain(DOMAIN),
     op("FeatureVectorizer", 1, (1, MANY), vectorizer).domain(DOMAIN),
     op("Imputer", 1, (1, 1), imputer).domain(DOMAIN),
+    op("LabelEncoder", 1, (1, 1), class_encoder).domain(DOMAIN),
     op("LabelEncoder", 2, (1, 1), label_encoder).domain(DOMAIN),
     op("Normalizer", 1, (1, 1), normalizer).domain(DOMAIN),
     op("OneHotEncoder", 1, (1, 1), one_hot).domain(DOMAIN),
@@ -145,6 +146,18 @@ fn category_mapper<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return mapped(c, strings, ints, Tensor::scalar(number));
     }
     mapped(c, ints, strings, Tensor::text(&[], vec![unknown.into()])?)
+}
+
+/// Numbers of classes for their names, or names for numbers.
+fn class_encoder<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let names = c.strs("classes_strings")?.ok_or_else(|| Error::attribute("attribute `classes_strings` is missing"))?;
+    let (unknown, number) = (c.opt_str("default_string")?.unwrap_or("_Unused"), c.int("default_int64", -1)?);
+    let numbers = Tensor::new(&[names.len()], &(0..names.len() as i64).collect::<Vec<_>>());
+    let names = Tensor::text(&[names.len()], names.into_iter().map(Arc::from).collect())?;
+    if c.x(0)?.ty().dtype == DType::Str {
+        return mapped(c, names, numbers, Tensor::scalar(number));
+    }
+    mapped(c, numbers, names, Tensor::text(&[], vec![unknown.into()])?)
 }
 
 fn label_encoder<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {

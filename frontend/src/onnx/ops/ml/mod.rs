@@ -2,6 +2,7 @@
 
 pub mod features;
 pub mod linear;
+pub mod svm;
 pub mod tree;
 
 use crate::onnx::call::Call;
