@@ -19,13 +19,16 @@ pub(super) struct Tile {
 pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -> Tile {
     let (max_rows, vecs) = match isa {
         Isa::Avx2 => (6, 2),
+        // A lone row waits for its weights: one stream of them runs at the speed of the second-level cache, several do not.
+        Isa::Avx512 if pixels == Some(1) => (12, 1),
         // Twelve row pointers, an index and the weights fill the integer registers.
         Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
         Isa::Avx512 => (12, 1),
         Isa::Portable => (5, 2),
     };
     let rows = pixels.map_or(max_rows, |p| even_split(p, max_rows).high);
-    Tile { rows, vecs, phases: (max_rows / rows).clamp(1, 4), max_rows }
+    let phases = (max_rows / rows).clamp(1, if rows == 1 && vecs == 1 { 8 } else { 4 });
+    Tile { rows, vecs, phases, max_rows }
 }
 
 /// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
