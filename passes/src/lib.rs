@@ -13,6 +13,7 @@ pub mod egraph;
 pub mod expand;
 pub mod fold;
 pub mod fuse;
+pub mod hoist;
 pub mod host;
 pub mod layout;
 pub mod lower;

@@ -93,6 +93,8 @@ impl Stage {
 pub struct Context<'a> {
     pub target: &'a Target,
     pub options: &'a Options,
+    /// How many of the graph's last inputs are the same in every iteration of the loop whose body it is.
+    pub captures: usize,
     pub observer: &'a mut dyn Observer,
 }
 

@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{autodiff, cse, dce, egraph, fold, host, layout, phases};
+use crate::{autodiff, cse, dce, egraph, fold, hoist, host, layout, phases};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -24,6 +24,7 @@ pub const PIPELINE: &[Step] = &[
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
     step!("phases", phases::run, 1, Simple => Simple, "transposed convolutions become convolutions whose results interleave"),
     step!("layout", layout::run, 1, Simple => Laid, "blocks of channels for convolutions, panels for matmuls"),
+    step!("hoist", hoist::run, 1, Laid => Laid, "makes before a loop what its body makes of captured values"),
     step!("cse-laid", cse::run, 1, Laid => Laid, "converts and pads equal things once"),
     step!("weights", fold::weights, 0, Laid => Laid, "computes weights in their final form"),
 ];
@@ -75,7 +76,7 @@ pub fn run_pass(name: &str, graph: Graph, target: &Target, options: &Options, ob
 
 fn one(step: &Step, mut graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
     let start = Instant::now();
-    let mut cx = Context { target, options, observer };
+    let mut cx = Context { target, options, captures: 0, observer };
     regions(step, &mut graph, &mut cx)?;
     graph = (step.run)(graph, &mut cx)?;
     let took = start.elapsed();
@@ -90,9 +91,13 @@ fn one(step: &Step, mut graph: Graph, target: &Target, options: &Options, observ
 fn regions(step: &Step, graph: &mut Graph, cx: &mut Context) -> Result<(), Report> {
     let holders: Vec<_> = graph.ids().filter(|id| !graph.node(*id).regions.is_empty()).collect();
     for id in holders {
+        let node = graph.node(id);
+        let captures = hoist::captured(&node.op).map_or(0, |given| node.operands.len().saturating_sub(given));
         for mut body in std::mem::take(&mut graph.node_mut(id).regions) {
             regions(step, &mut body, cx)?;
+            let outer = std::mem::replace(&mut cx.captures, captures);
             let body = (step.run)(body, cx)?;
+            cx.captures = outer;
             graph.node_mut(id).regions.push(body);
         }
     }

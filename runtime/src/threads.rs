@@ -1,8 +1,9 @@
 //! The thread pool that compiled models run on: `parallel_for` for [`nnc_host`](crate::abi::Host), owned by the caller.
 //!
 //! Two levels of waiting: an idle worker first spins for [`SPIN`], because the layers of a network follow each other within
-//! microseconds, then sleeps until there is work. Work is claimed in small runs of indices from one atomic counter, so that a slow
-//! or interrupted core takes less of it; the calling thread works too. A pool that is busy (a second caller, or a body that calls
+//! microseconds, then sleeps until there is work. Each thread has a share of the indices, the same one in every loop of that length, so
+//! that it finds in its caches what it left there; it claims them in small runs, and then those of the others, so that a slow or
+//! interrupted core takes less of the work. The calling thread works too. A pool that is busy (a second caller, or a body that calls
 //! the pool again) never waits: that call is a plain loop on its own thread.
 
 use std::cell::UnsafeCell;
@@ -34,13 +35,18 @@ struct Shared {
     inside: AtomicUsize,
     /// Invariant: written only while the epoch is even and `inside` workers have seen that.
     job: UnsafeCell<Job>,
-    next: AtomicI64,
+    /// For each thread, the caller's first, the next index of its share.
+    shares: Vec<Share>,
     sleepers: AtomicUsize,
     gate: Mutex<()>,
     wake: Condvar,
     stop: AtomicBool,
     spin: Duration,
 }
+
+/// A counter on a cache line of its own.
+#[repr(align(64))]
+struct Share(AtomicI64);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -65,7 +71,7 @@ impl Pool {
             epoch: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
             job: UnsafeCell::new(Job { body: nothing, arg: std::ptr::null_mut(), n: 0, run: 1 }),
-            next: AtomicI64::new(0),
+            shares: (0..threads).map(|_| Share(AtomicI64::new(0))).collect(),
             sleepers: AtomicUsize::new(0),
             gate: Mutex::new(()),
             wake: Condvar::new(),
@@ -75,7 +81,7 @@ impl Pool {
         });
         let start = |i: usize| {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("nnc-{i}")).spawn(move || shared.work())
+            std::thread::Builder::new().name(format!("nnc-{i}")).spawn(move || shared.work(i))
         };
         // A system that refuses a thread gives a smaller pool.
         let workers = (1..threads).map_while(|i| start(i).ok()).collect();
@@ -117,13 +123,15 @@ impl Pool {
         let run = (n / (self.threads() as i64 * 16)).max(1);
         // SAFETY: `busy` makes this the only caller; the epoch is even and the last loop's end has waited for all readers.
         unsafe { *shared.job.get() = Job { body, arg, n, run } };
-        shared.next.store(0, Relaxed);
+        for (t, share) in shared.shares.iter().enumerate() {
+            share.0.store(shared.share(n, t), Relaxed);
+        }
         shared.epoch.fetch_add(1, SeqCst);
         if shared.sleepers.load(SeqCst) > 0 {
             drop(shared.gate.lock().unwrap_or_else(PoisonError::into_inner));
             shared.wake.notify_all();
         }
-        shared.claim(Job { body, arg, n, run });
+        shared.claim(Job { body, arg, n, run }, 0);
         shared.epoch.fetch_add(1, SeqCst);
         // What is left is the tail of the other threads' last runs.
         let mut spins = 0u32;
@@ -143,22 +151,31 @@ pub fn available() -> usize {
 }
 
 impl Shared {
-    /// Runs indices until none is left.
-    fn claim(&self, job: Job) {
-        loop {
-            let first = self.next.fetch_add(job.run, Relaxed);
-            if first >= job.n {
-                return;
-            }
-            for i in first..job.n.min(first + job.run) {
-                // SAFETY: by the promise made to `parallel_for`, whose caller waits until this thread has left.
-                unsafe { (job.body)(job.arg, i) }
+    /// Where the share of thread `t` begins, of `n` indices.
+    fn share(&self, n: i64, t: usize) -> i64 {
+        (i128::from(n) * t as i128 / self.shares.len() as i128) as i64
+    }
+
+    /// Runs indices until none is left, those of thread `me` first.
+    fn claim(&self, job: Job, me: usize) {
+        let threads = self.shares.len();
+        for t in (me..threads).chain(0..me) {
+            let end = self.share(job.n, t + 1);
+            loop {
+                let first = self.shares[t].0.fetch_add(job.run, Relaxed);
+                if first >= end {
+                    break;
+                }
+                for i in first..end.min(first + job.run) {
+                    // SAFETY: by the promise made to `parallel_for`, whose caller waits until this thread has left.
+                    unsafe { (job.body)(job.arg, i) }
+                }
             }
         }
     }
 
-    /// A worker's life.
-    fn work(&self) {
+    /// The life of worker `me`.
+    fn work(&self, me: usize) {
         let mut seen = 0;
         while let Some(epoch) = self.wait(seen) {
             seen = epoch;
@@ -166,7 +183,7 @@ impl Shared {
             // Entered before the loop was closed, so its caller waits for this thread; else the job is not looked at.
             if self.epoch.load(SeqCst) == epoch {
                 // SAFETY: nobody writes the job while this loop is open, or closed with this thread inside.
-                self.claim(unsafe { *self.job.get() });
+                self.claim(unsafe { *self.job.get() }, me);
             }
             self.inside.fetch_sub(1, SeqCst);
         }

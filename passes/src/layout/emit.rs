@@ -10,7 +10,7 @@ use nnc_ir::ops::window::Pool;
 use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
 
 /// The graph with `blocked` of the plan's candidates in blocks, and the weights of matmuls in panels.
-pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], halo: bool) -> Result<Graph, Report> {
+pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: bool) -> Result<Graph, Report> {
     let mut e = Emit { r: Rebuild::new(graph), in_blocks: vec![None; graph.id_bound()], block: plan.block, halo, loc: Loc::Unknown };
     for id in e.r.order() {
         e.loc = graph.node(id).loc.clone();
@@ -29,7 +29,7 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], hal
                 for v in &graph.node(id).operands {
                     e.plain(*v).map_err(place)?;
                 }
-                if !e.matmul(id, constant).map_err(place)? {
+                if !e.matmul(id, fixed).map_err(place)? {
                     e.r.keep(id);
                 }
             }
@@ -245,11 +245,11 @@ impl Emit<'_> {
     }
 
     /// Puts the right side of a matmul into panels. Says whether it did.
-    fn matmul(&mut self, id: NodeId, constant: &[bool]) -> Result<bool> {
-        let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, constant), &self.r.old.node(id).op) else { return Ok(false) };
+    fn matmul(&mut self, id: NodeId, fixed: &[bool]) -> Result<bool> {
+        let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, fixed), &self.r.old.node(id).op) else { return Ok(false) };
         let mut args: Vec<Value> = self.r.old.node(id).operands.iter().map(|v| self.r.get(*v)).collect();
         let first = self.ty(args[1]).rank() - 2;
-        args[1] = if mm.transposed && !constant[self.r.old.node(id).operands[1].node.0 as usize] {
+        args[1] = if mm.transposed && !fixed[self.r.old.node(id).operands[1].node.0 as usize] {
             // Columns are channels, the depth is pixels: there is a kernel for that.
             let ty = self.ty(args[1]).clone();
             let (batch, matrix) = ty.shape.split_at(first);
@@ -280,9 +280,9 @@ const FEW_ROWS: i64 = 8;
 /// Rows of the right side of up to this many columns are read as they lie: they are close enough to each other.
 const CLOSE_COLUMNS: i64 = 128;
 
-/// The number of columns of a matmul whose right side is to lie in panels, or why it is not. Constant weights always are; a side that
-/// the run computes where that costs less than it saves.
-pub fn panels(graph: &Graph, id: NodeId, constant: &[bool]) -> Result<Dim, &'static str> {
+/// The number of columns of a matmul whose right side is to lie in panels, or why it is not. Weights that are `fixed`, constant or the
+/// same in all iterations of a loop, always are; another side that the run computes where that costs less than it saves.
+pub fn panels(graph: &Graph, id: NodeId, fixed: &[bool]) -> Result<Dim, &'static str> {
     let node = graph.node(id);
     let Op::MatMul(mm) = &node.op else { return Err("it is no matmul") };
     let (x, w) = (graph.ty(node.operands[0]), graph.ty(node.operands[1]));
@@ -296,7 +296,7 @@ pub fn panels(graph: &Graph, id: NodeId, constant: &[bool]) -> Result<Dim, &'sta
         _ => Dim::product(left),
     };
     let few = few.as_const().is_some_and(|m| m < FEW_ROWS);
-    match constant[node.operands[1].node.0 as usize] {
+    match fixed[node.operands[1].node.0 as usize] {
         _ if mm.is_packed() => Err("its right side is packed already"),
         _ if w.dtype != DType::F32 => Err("kernels for panels take f32"),
         _ if depth.is(0) || columns.is(0) => Err("its right side is empty"),

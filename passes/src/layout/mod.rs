@@ -10,8 +10,8 @@ mod flexible;
 mod winograd;
 
 use crate::cost;
-use crate::fold;
 use crate::pass::{Context, Precision, Refusal};
+use crate::{fold, hoist};
 use flexible::{Role, role};
 use nnc_ir::attrs::AttrValue;
 use nnc_ir::ops::contract::{Conv, Layout};
@@ -25,12 +25,14 @@ pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let constant = fold::constants(&graph);
     let plan = Plan::new(&graph, &constant, cx.target, cx.options.precision);
     let blocked = plan.choose();
-    report(&graph, &plan, &blocked, &constant, cx);
-    emit::emit(&graph, &plan, &blocked, &constant, cx.options.halo)
+    // What stays the same in a loop is put into panels once, before it.
+    let fixed = hoist::invariants(&graph, cx.captures, &constant);
+    report(&graph, &plan, &blocked, &fixed, cx);
+    emit::emit(&graph, &plan, &blocked, &fixed, cx.options.halo)
 }
 
 /// Tells of each convolution and matmul what was chosen, and why not something else.
-fn report(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], cx: &mut Context) {
+fn report(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], cx: &mut Context) {
     for id in graph.order() {
         let node = graph.node(id);
         if let Some(i) = plan.index[id.0 as usize]
@@ -51,7 +53,7 @@ fn report(graph: &Graph, plan: &Plan, blocked: &[bool], constant: &[bool], cx: &
         if let Op::MatMul(_) = node.op {
             let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
             let cycles = cost::cycles(&node.op, &x, &node.types, cx.target);
-            match emit::panels(graph, id, constant) {
+            match emit::panels(graph, id, fixed) {
                 Ok(_) => cx.decide("layout", graph, id, "packed".into(), cycles, vec![]),
                 Err(why) => {
                     let refused = vec![Refusal { what: "packed".into(), why: why.into() }];

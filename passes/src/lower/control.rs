@@ -113,7 +113,7 @@ impl Lowering {
         self.carry_on(&site, &carried, &results[1..])?;
         self.same_rows(&site, &counter.iteration, own_rows)?;
         for (stack, row) in stacks.iter().zip(&results[1 + op.carried..]) {
-            self.put_row(&site, &counter.iteration, None, row.clone(), (&stack.ty, stack.at.clone()))?;
+            self.put_row(&site, &counter.iteration, row.clone(), (&stack.ty, stack.at.clone()))?;
         }
         self.advance(&site, &counter, Some(next[0].clone()))?;
         let body = self.out.end();
@@ -136,31 +136,37 @@ impl Lowering {
         let operands = node.operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
         let site = self.site.clone();
         let trips = types[op.states].shape[0].clone();
-        let last = op.reverse.then(|| trips.clone() - Dim::Const(1));
 
         let states = self.carried(frame, id, (region, 0), &operands[..op.states], &types[..op.states])?;
         let own_rows = self.lengths_of_rows(&site, &node.types[op.states..])?;
         let stacks = (op.states..node.types.len()).map(|i| self.result(frame, id, i)).collect::<Result<Vec<_>>>()?;
-        let counter = self.start(&site, Trips::Size(trips), None)?;
+        let counter = self.start(&site, Trips::Size(trips.clone()), None)?;
 
         self.out.begin();
-        let mut args: Vec<BufferRef> = states.iter().map(|s| s.at.clone()).collect();
-        for i in op.states..op.states + op.scanned {
-            let ty = types[i].with_shape(types[i].shape[1..].to_vec());
-            let slice = self.out.work(&ty);
-            self.get_row(&site, &counter.iteration, last.as_ref(), (&types[i], operands[i].clone()), (&ty, slice.clone()))?;
-            args.push(slice);
-        }
-        args.extend(operands[op.states + op.scanned..].iter().cloned());
-        let next: Vec<BufferRef> = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect();
+        // Slices are where the row begins, in what is scanned and in what is collected.
+        let symbol: Arc<str> = format!("iteration{}", counter.iteration.buffer.0).into();
+        self.out.step(Step::Bind { symbol: symbol.clone(), from: counter.iteration.clone() });
+        let most = self.out.limit(&trips);
+        self.out.define(&symbol, most);
+        let i = Dim::sym(&symbol);
+        let row = if op.reverse { trips - Dim::Const(1) - i } else { i };
+        let slice = |at: &BufferRef, ty: &Type| shifted(at, row.clone() * Dim::product(&ty.shape[1..]));
+        let scanned = (op.states..op.states + op.scanned).map(|i| slice(&operands[i], &types[i]));
+        let args: Vec<BufferRef> =
+            states.iter().map(|s| s.at.clone()).chain(scanned).chain(operands[op.states + op.scanned..].iter().cloned()).collect();
+        let next: Vec<BufferRef> = region
+            .outputs
+            .iter()
+            .enumerate()
+            .map(|(i, o)| match stacks.get(i.wrapping_sub(op.states)) {
+                Some(stack) => slice(stack, &node.types[i]),
+                None => self.out.work(region.ty(o.value)),
+            })
+            .collect();
         self.region(region, &args, &next);
         let results: Vec<(&Type, BufferRef)> = region.outputs.iter().map(|o| region.ty(o.value)).zip(next).collect();
         self.carry_on(&site, &states, &results)?;
         self.same_rows(&site, &counter.iteration, own_rows)?;
-        for (i, stack) in stacks.iter().enumerate() {
-            let row = op.states + i;
-            self.put_row(&site, &counter.iteration, last.as_ref(), results[row].clone(), (&node.types[row], stack.clone()))?;
-        }
         self.advance(&site, &counter, None)?;
         let body = self.out.end();
         self.out.step(Step::While { cond: counter.go, body });
@@ -370,44 +376,19 @@ impl Lowering {
         self.out.launch(site, k, buffers)
     }
 
-    /// Copies a whole tensor to the row of `to` that the iteration says; `last` minus it where given.
-    fn put_row(&mut self, site: &Site, iteration: &BufferRef, last: Option<&Dim>, from: (&Type, BufferRef), to: (&Type, BufferRef)) -> Result<()> {
-        self.row(site, "put_row", iteration, last, from, to, false)
-    }
-
-    /// Copies a row of `from` to a whole tensor.
-    fn get_row(&mut self, site: &Site, iteration: &BufferRef, last: Option<&Dim>, from: (&Type, BufferRef), to: (&Type, BufferRef)) -> Result<()> {
-        self.row(site, "get_row", iteration, last, from, to, true)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn row(
-        &mut self,
-        site: &Site,
-        name: &str,
-        iteration: &BufferRef,
-        last: Option<&Dim>,
-        from: (&Type, BufferRef),
-        to: (&Type, BufferRef),
-        get: bool,
-    ) -> Result<()> {
-        let row = if get { to.0.elems() } else { from.0.elems() };
-        let access = if get { Access::Write } else { Access::ReadWrite };
-        let mut k = Loops::new(name, &[from.0.clone(), scalar(DType::I64)], std::slice::from_ref(to.0), access);
+    /// Copies a whole tensor to the row of `to` that the iteration says.
+    fn put_row(&mut self, site: &Site, iteration: &BufferRef, from: (&Type, BufferRef), to: (&Type, BufferRef)) -> Result<()> {
+        let row = from.0.elems();
+        let mut k = Loops::new("put_row", &[from.0.clone(), scalar(DType::I64)], std::slice::from_ref(to.0), Access::ReadWrite);
         let result = k.result(0);
         k.parallel(std::slice::from_ref(&row), &[View::dense(std::slice::from_ref(&row))], 1, |k, _, at| {
             let zero = k.int(0);
-            let mut i = k.load(1, zero);
-            if let Some(last) = last {
-                let last = k.size(last);
-                i = k.sub(last, i);
-            }
+            let i = k.load(1, zero);
             let size = k.size(&row);
             let by = k.mul(i, size);
             let inside = k.add(by, at[0]);
-            let (read, write) = if get { (inside, at[0]) } else { (at[0], inside) };
-            let v = k.load(0, read);
-            k.store(result, write, v);
+            let v = k.load(0, at[0]);
+            k.store(result, inside, v);
         });
         self.out.launch(site, k, vec![from.1, iteration.clone(), to.1])
     }

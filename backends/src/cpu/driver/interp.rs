@@ -454,6 +454,8 @@ fn execute<M: Module>(
             });
         });
 
+        // 1 in every other iteration of loops: tasks then run from the last to the first, which finds in the caches what it left there.
+        let turn = c.var(zero);
         let pc = c.var(start);
         let (head_block, done) = (c.b.create_block(), c.b.create_block());
         c.jump(head_block);
@@ -525,8 +527,11 @@ fn execute<M: Module>(
                             c.b.ins().call_indirect(for_sig, parallel_for, &[ctx, tasks, f, args]);
                         },
                         |c| {
+                            let (last, odd) = (c.b.ins().iadd_imm_s(tasks, -1), c.get(turn));
                             c.times(tasks, |c, i| {
-                                c.b.ins().call_indirect(kernel_sig, f, &[args, i]);
+                                let back = c.b.ins().isub(last, i);
+                                let task = c.select(odd, back, i);
+                                c.b.ins().call_indirect(kernel_sig, f, &[args, task]);
                             });
                         },
                     );
@@ -560,6 +565,11 @@ fn execute<M: Module>(
                 Command::Jump => {
                     let target = word(c, at, 1);
                     let target = c.at(start, target, 4);
+                    let back = c.cmp(IntCC::UnsignedLessThan, target, at);
+                    let back = c.b.ins().uextend(I64, back);
+                    let next = c.get(turn);
+                    let next = c.b.ins().bxor(next, back);
+                    c.set(turn, next);
                     c.set(pc, target);
                 }
                 Command::Output => {

@@ -17,6 +17,9 @@ use crate::cpu::isa::{Isa, Machine};
 use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, VBin, X};
 use nnc_ir::error::{Error, Result};
 
+/// How far a lone row fetches the streams of its weights ahead, bytes.
+const NEAR: i64 = 1024;
+
 /// How a tensor is walked: `word + origin + Σ batch + Σ pixel + column block`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Place {
@@ -194,7 +197,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
     });
     let blocks = if let Size::Const(n) = c.cols { Some((n + BLOCK - 1) / BLOCK) } else { None };
     let lanes = isa.lanes() as i64;
-    let tile = tile(isa, pixels, blocks, matches!(c.depth, Size::Const(_)));
+    let tile = tile(isa, pixels, blocks, c.depth, m);
     let step_blocks = (tile.vecs * lanes / BLOCK).max(1);
     let plan = plan(c, m, tile, pixels, blocks.map(|n| n / step_blocks));
 
@@ -575,7 +578,11 @@ impl Gen<'_> {
             let weights: Vec<V> = (0..vecs as i64)
                 .map(|v| {
                     let lane = v * self.lanes;
-                    b.load(Addr::from(s.w).off(u * self.pitch + lane / BLOCK * apart + lane % BLOCK * 4))
+                    let at = Addr::from(s.w).off(u * self.pitch + lane / BLOCK * apart + lane % BLOCK * 4);
+                    if self.tile.streams() {
+                        b.prefetch(at.off(NEAR), false);
+                    }
+                    b.load(at)
                 })
                 .collect();
             for (row, acc) in set.chunks(vecs).enumerate() {

@@ -2,7 +2,7 @@
 
 use super::contract::{Contract, Count, Place};
 use super::post::Post;
-use super::{BLOCK, Size};
+use super::{BLOCK, BLOCK_BYTES, Size};
 use crate::cpu::isa::{Isa, Machine};
 
 /// A register tile, and how many copies of it sum separate parts of `k` to hide the latency of few accumulators.
@@ -14,18 +14,31 @@ pub(super) struct Tile {
     pub max_rows: i64,
 }
 
+impl Tile {
+    /// Whether it reads several streams of weights from memory, for a lone row.
+    pub fn streams(self) -> bool {
+        self.rows == 1 && self.vecs == 4
+    }
+}
+
 /// The tile for `pixels` rows: wide enough for the latency of the multiply-add (8 chains on present cores), few enough to leave
 /// registers for one row's weights and a broadcast.
-pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, fixed_depth: bool) -> Tile {
+pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, depth: Size, m: &Machine) -> Tile {
+    // Streams of several blocks are within reach of an address's constant part.
+    let fixed_depth = matches!(depth, Size::Const(k) if k < 1 << 22);
+    let far = matches!((depth, blocks), (Size::Const(k), Some(b)) if k.saturating_mul(b).saturating_mul(BLOCK_BYTES) > 4 * m.l2_bytes);
     let (max_rows, vecs) = match isa {
         Isa::Avx2 => (6, 2),
+        // A lone row waits for its weights. From the second-level cache one stream of them is fastest, from memory several are.
+        Isa::Avx512 if pixels == Some(1) => (12, if far && fixed_depth && blocks.is_some_and(|b| b % 4 == 0) { 4 } else { 1 }),
         // Twelve row pointers, an index and the weights fill the integer registers.
         Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
         Isa::Avx512 => (12, 1),
         Isa::Portable => (5, 2),
     };
     let rows = pixels.map_or(max_rows, |p| even_split(p, max_rows).high);
-    Tile { rows, vecs, phases: (max_rows / rows).clamp(1, 4), max_rows }
+    let phases = (max_rows / rows).clamp(1, if rows == 1 && vecs == 1 { 8 } else { 4 });
+    Tile { rows, vecs, phases, max_rows }
 }
 
 /// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
