@@ -144,13 +144,14 @@ fn compiling_takes_little_more_memory_than_the_model() {
     for i in 0..12 {
         text += &format!("  w{i} = param [256,256,3,3] ~ he\n  h{} = relu(conv(h{i}, w{i}, pads=[1,1,1,1]))\n", i + 1);
     }
-    text += "  w = param [50176,1000] ~ he\n  y = matmul(reshape(h12, shape=[1,50176]), w)\n  return y\n}\n";
+    text += "  h = max_pool(h12, kernel_shape=[2, 2], strides=[2, 2])\n";
+    text += "  w = param [12544,1000] ~ he\n  y = matmul(reshape(h, shape=[1,12544]), w)\n  return y\n}\n";
     write(p, "net.nn", &text);
     call(p, "export net.nn -o net.onnx").ok();
     let stats = json(&call(p, "compile net.onnx -o net.so --stats json").ok());
     let model = std::fs::metadata(p.join("net.onnx")).unwrap().len() as f64;
     let (peak, file) = (stats["peak_rss_bytes"].as_f64().unwrap(), stats["file_bytes"].as_f64().unwrap());
-    assert!(model > 2e8 && file > 1.2 * model, "model {model}, library {file}");
+    assert!(model > 7e7 && file > 1.2 * model, "model {model}, library {file}");
     // The program itself takes its share as well.
     assert!(peak <= 2.5 * model, "a peak of {peak} bytes for a model of {model}");
 }
