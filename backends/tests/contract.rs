@@ -107,6 +107,7 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     }
     let desc = Conv {
         name: "conv".into(),
+        narrow: false,
         batch,
         groups: c.groups,
         in_channels: c.ic,
@@ -341,6 +342,7 @@ fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: 
     let place = Matrix { word: 4, ..c.clone() }.place();
     let desc = Gemm {
         name: "gemm".into(),
+        narrow: false,
         batch: vec![Size::Const(batch)],
         m: size(m, dynamic[0]),
         n: size(n, dynamic[1]),
@@ -413,6 +415,7 @@ fn hot_loops_do_not_spill() {
             let out = (c.size[0] + 2 * c.pad[0] - c.kernel[0]) / c.stride[0] + 1;
             let desc = Conv {
                 name: "conv".into(),
+                narrow: false,
                 batch: Size::Const(1),
                 groups: 1,
                 in_channels: c.ic,

@@ -102,6 +102,7 @@ fn total(graph: &Graph, id: NodeId) -> bool {
         Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Concat(_) => true,
         Op::Pad(p) => p.mode == PadMode::Constant && node.operands.len() == 1,
         Op::Map(ScalarFn::Add | ScalarFn::Sub | ScalarFn::Mul | ScalarFn::Div) | Op::WinogradFilter(_) => f32s(),
+        Op::Cast(c) => c.to == DType::BF16 && f32s(),
         _ => false,
     }
 }

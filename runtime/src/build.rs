@@ -67,12 +67,14 @@ pub fn backend_options(options: &Options) -> cpu::Options {
     cpu::Options { prefix: options.prefix.clone(), weights }
 }
 
-/// An error where the options ask for what is not there yet.
+/// An error where the options ask for what the target has not.
 fn supported(options: &Options) -> Result<()> {
-    match options.precision {
-        Precision::Bf16 => Err(Error::unsupported("the precision bf16 is not in this version; there are fast and exact")),
-        Precision::Fast | Precision::Exact => Ok(()),
+    let target = target_of(options)?;
+    if options.precision == Precision::Bf16 && !target.bf16 {
+        let error = Error::unsupported(format!("the precision bf16 takes a machine with avx512_bf16, and {} says nothing of it", target.name));
+        return Err(error.note(format!("--target x86-64-v4,{} does", Target::BF16)));
     }
+    Ok(())
 }
 
 /// Optimises a graph.

@@ -84,19 +84,20 @@ fn kernels<M: Module>(
     shared: &mut [Option<FuncId>],
 ) -> Result<(Vec<FuncId>, Vec<Form>, Vec<Selection>)> {
     let (mut functions, mut forms, mut selections) = (vec![], vec![], vec![]);
+    let names = symbols(p);
     for (i, k) in p.kernels.iter().enumerate() {
         let choice = select::choose(k, t, padded[i]);
-        let name = symbol(i, k);
+        let name = &names[i];
         let id = match (&choice.vector, shared[i]) {
-            (Some((func, isa::Isa::Portable)), _) => declare_kernel(e.m, &e.local(&name), func, isa::Isa::Portable)?,
+            (Some((func, isa::Isa::Portable)), _) => declare_kernel(e.m, &e.local(name), func, isa::Isa::Portable)?,
             (Some((func, _)), _) => {
-                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
+                let id = e.declare(name, Linkage::Local, &[I64, I64], &[])?;
                 e.define_bytes(id, &x86::assemble(func)?.bytes)?;
                 id
             }
             (None, Some(id)) => id,
             (None, None) => {
-                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
+                let id = e.declare(name, Linkage::Local, &[I64, I64], &[])?;
                 loops::define(e, id, k)?;
                 shared[i] = Some(id);
                 id
@@ -120,10 +121,22 @@ fn padded_operands(p: &Program) -> Vec<bool> {
     padded
 }
 
-/// A symbol for profilers and debuggers: the kernel's name where it is one that assemblers take.
-fn symbol(i: usize, k: &Kernel) -> String {
-    let name: String = k.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).take(80).collect();
-    format!("k{i}.{name}")
+/// A symbol a kernel for profilers and debuggers: its number, the node that it is launched for first, as far as assemblers take that
+/// name, and how many others it serves.
+fn symbols(p: &Program) -> Vec<String> {
+    let mut served: Vec<Vec<&str>> = vec![vec![]; p.kernels.len()];
+    for l in launches(&p.steps) {
+        let names = &mut served[l.kernel as usize];
+        if names.last() != Some(&&*l.name) {
+            names.push(&l.name);
+        }
+    }
+    let symbol = |(i, names): (usize, Vec<&str>)| {
+        let own = names.first().copied().unwrap_or(&p.kernels[i].name);
+        let name: String = own.chars().map(|c| if c.is_ascii_alphanumeric() || "._/".contains(c) { c } else { '_' }).take(80).collect();
+        if names.len() > 1 { format!("k{i}.{name}.and_{}", names.len() - 1) } else { format!("k{i}.{name}") }
+    };
+    served.into_iter().enumerate().map(symbol).collect()
 }
 
 /// Rough number of scalar operations in a launch.

@@ -41,6 +41,7 @@ fn products() -> Vec<Example> {
     add("transposed.batch", turned, &["f32[2,3,7]", "f32[2,5,7]"]);
     let packed = MatMul { packed: Dim::Const(35), ..op.clone() };
     add("packed", packed.clone(), &["f32[7,10]", "f32[3,10,16]"]);
+    add("packed.narrow", packed.clone(), &["f32[7,10]", "bf16[3,10,16]"]);
     add("packed.symbolic", packed.clone(), &["f32[N,10]", "f32[3,10,16]"]);
     add("packed.batch", packed.clone(), &["f32[2,1,7,10]", "f32[4,3,10,16]"]);
     let open = Dim::sym("N") * Dim::Const(16) - Dim::Const(3);
