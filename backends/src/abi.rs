@@ -21,7 +21,7 @@ pub const ERROR_CPU: i32 = 1;
 pub const ERROR_WORKSPACE: i32 = 2;
 /// `host->size` is not that of a host of this version.
 pub const ERROR_HOST: i32 = 3;
-/// The weights are external and `host->weights` is NULL or too short.
+/// The weights are external and `host->weights` is NULL, too short or not aligned to [`ALIGN`].
 pub const ERROR_WEIGHTS: i32 = 4;
 /// The host allocates no memory for an output without data, or for a size that only the run knows.
 pub const ERROR_ALLOC: i32 = 5;
@@ -35,8 +35,10 @@ pub const ERROR_INDEX: i32 = 8;
 pub const ERROR_SIZE: i32 = 9;
 /// An argument that must point somewhere is NULL.
 pub const ERROR_NULL: i32 = 10;
+/// An output's `dtype`, as a run finds it, is neither 0 nor that of the output.
+pub const ERROR_DTYPE: i32 = 11;
 /// The first code that is the model's own.
-pub const ERROR_FIRST_OWN: i32 = 11;
+pub const ERROR_FIRST_OWN: i32 = 12;
 
 /// Texts of the codes below [`ERROR_FIRST_OWN`].
 pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
@@ -44,13 +46,14 @@ pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
     "the processor lacks an instruction set that this library was compiled for",
     "the workspace is NULL or not 64-byte aligned",
     "nnc_host.size is not sizeof(nnc_host) of ABI version 1 or later",
-    "the weights are external: nnc_host.weights must point to them",
+    "the weights are external: nnc_host.weights must point to all of them, 64-byte aligned",
     "nnc_host.alloc is not given or gave no memory, for an output without data or a result whose size only the run knows",
     "an output's rank (the capacity of its shape) is too small, or its shape is NULL",
     "sizes that follow from the inputs' shapes do not fit 64 bits",
     "an index points outside its tensor",
     "a size computed from data is negative or does not fit",
     "inputs, outputs or workspace_bytes is NULL",
+    "an output's dtype is neither 0 nor the output's type",
 ];
 
 /// A tensor argument: 24 bytes.
@@ -63,7 +66,7 @@ pub struct Tensor {
     pub shape: *mut i64,
     /// Output: in, the capacity of `shape`; out, the rank.
     pub rank: i32,
-    /// A number of ONNX TensorProto.DataType ([`nnc_ir::DType::abi_code`]). Output: written.
+    /// A number of ONNX TensorProto.DataType ([`nnc_ir::DType::abi_code`]). Output: written; a run finds 0 or the output's in it.
     pub dtype: i32,
 }
 

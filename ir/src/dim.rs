@@ -1,7 +1,7 @@
 //! Dimensions: integers that may be known only at run time.
 //!
 //! A [`Dim`] is a constant or an integer expression over named symbols, kept in a canonical form (a sum of products with opaque
-//! atoms for division, minimum and maximum), so that equal expressions written differently usually compare equal.
+//! atoms for division, minimum, maximum and broadcasting), so that equal expressions written differently usually compare equal.
 //! Units: elements. Arithmetic saturates at the ends of `i64`; [`Dim::checked_len`] is how byte and element counts are taken.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ pub enum Atom {
     Mod(Dim, Dim),
     Max(Dim, Dim),
     Min(Dim, Dim),
+    /// The length that two broadcast to: see [`Dim::stretch`].
+    Stretch(Dim, Dim),
 }
 
 /// Sum of `coefficient * product of atoms`; the empty product is the constant term. No zero coefficients.
@@ -201,6 +203,55 @@ impl Dim {
         Dim::atom(Atom::Min(a.clone(), b.clone()))
     }
 
+    /// The length that axes of these two lengths broadcast to: they are equal, or one is 1 and the other it is. Whoever relies on that
+    /// checks it. Of several operands one expression in whatever order they meet.
+    pub fn stretch(&self, other: &Dim) -> Dim {
+        let mut lengths = vec![];
+        let mut left = vec![other, self];
+        while let Some(d) = left.pop() {
+            match d.as_stretch() {
+                Some((a, b)) => left.extend([b, a]),
+                // What cannot be 1 is what the others are stretched to.
+                None if d.as_const().is_some_and(|d| d != 1) || d.least().is_some_and(|l| l > 1) => return d.clone(),
+                None if d.is(1) => {}
+                None => lengths.push(d.clone()),
+            }
+        }
+        lengths.sort();
+        lengths.dedup();
+        let joined = lengths.into_iter().rev().reduce(|all, d| Dim::atom(Atom::Stretch(d, all)));
+        joined.unwrap_or(Dim::Const(1))
+    }
+
+    fn as_stretch(&self) -> Option<(&Dim, &Dim)> {
+        let Dim::Expr(t) = self else { return None };
+        match t.iter().next() {
+            Some((k, 1)) if t.len() == 1 => match k.as_slice() {
+                [Atom::Stretch(a, b)] => Some((a, b)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// `stretch(a, b)` by the other functions: the larger, but 0 beside a 0.
+    pub fn stretch_formula(a: &Dim, b: &Dim) -> Dim {
+        a.maximum(b) * a.minimum(b).minimum(&Dim::Const(1))
+    }
+
+    /// What the index of an axis of this length is multiplied by where the axis is stretched to `whole`: 0 or 1, by the run where
+    /// only that knows.
+    pub fn stretch_factor(&self, whole: &Dim) -> Dim {
+        let one = Dim::Const(1);
+        if self == whole {
+            one
+        } else if self.is(1) {
+            Dim::Const(0)
+        } else {
+            (self.clone() - one.clone()).minimum(&one)
+        }
+    }
+
     /// The value under `env`; the missing symbol's name where one is not bound.
     pub fn eval(&self, env: &dyn Fn(&str) -> Option<i64>) -> Result<i64, Arc<str>> {
         let Dim::Expr(t) = self else { return Ok(self.as_const().unwrap_or(0)) };
@@ -228,6 +279,7 @@ impl Dim {
                     Atom::Mod(x, y) => x.substitute(env).modulo(&y.substitute(env)),
                     Atom::Max(x, y) => x.substitute(env).maximum(&y.substitute(env)),
                     Atom::Min(x, y) => x.substitute(env).minimum(&y.substitute(env)),
+                    Atom::Stretch(x, y) => x.substitute(env).stretch(&y.substitute(env)),
                 };
                 product = product * v;
             }
@@ -242,7 +294,7 @@ impl Dim {
         for a in t.keys().flatten() {
             match a {
                 Atom::Sym(s) => f(s),
-                Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) => {
+                Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) | Atom::Stretch(x, y) => {
                     x.symbols(f);
                     y.symbols(f);
                 }
@@ -268,7 +320,7 @@ impl Atom {
             Atom::FloorDiv(a, b) => (a.least()? >= 0 && b.least()? >= 0).then_some(0),
             Atom::Mod(_, b) => (b.least()? >= 0).then_some(0),
             Atom::Max(a, b) => a.least().max(b.least()),
-            Atom::Min(a, b) => Some(a.least()?.min(b.least()?)),
+            Atom::Min(a, b) | Atom::Stretch(a, b) => Some(a.least()?.min(b.least()?)),
         }
     }
 
@@ -283,6 +335,10 @@ impl Atom {
             }
             Atom::Max(a, b) => a.eval(env)?.max(b.eval(env)?),
             Atom::Min(a, b) => a.eval(env)?.min(b.eval(env)?),
+            Atom::Stretch(a, b) => match (a.eval(env)?, b.eval(env)?) {
+                (1, b) => b,
+                (a, _) => a,
+            },
         })
     }
 }
@@ -384,6 +440,7 @@ impl fmt::Display for Atom {
             Atom::Mod(a, b) => write!(f, "mod({a}, {b})"),
             Atom::Max(a, b) => write!(f, "max({a}, {b})"),
             Atom::Min(a, b) => write!(f, "min({a}, {b})"),
+            Atom::Stretch(a, b) => write!(f, "stretch({a}, {b})"),
         }
     }
 }
@@ -416,6 +473,24 @@ mod tests {
         assert_eq!((n.clone() * n.clone() + c(3)).maximum(&c(2)), n.clone() * n.clone() + c(3));
         assert_eq!(n.maximum(&c(1)).minimum(&c(1)), c(1));
         assert_eq!((n.clone() - c(1)).maximum(&c(0)).to_string(), "max(0, N - 1)");
+    }
+
+    #[test]
+    fn stretching_is_one_expression() {
+        let (n, m, k, c) = (Dim::sym("N"), Dim::sym("M"), Dim::sym("K"), Dim::Const);
+        assert_eq!(n.stretch(&m), m.stretch(&n));
+        assert_eq!(n.stretch(&m).stretch(&k), k.stretch(&n).stretch(&m.stretch(&n)));
+        assert_eq!((n.stretch(&n), n.stretch(&c(1)), c(7).stretch(&n)), (n.clone(), n.clone(), c(7)));
+        let more = n.clone() + c(2);
+        assert_eq!(m.stretch(&more), more, "what is never 1 is not stretched");
+        for (a, b, want) in [(1, 1, 1), (1, 5, 5), (5, 1, 5), (5, 5, 5), (0, 1, 0), (1, 0, 0), (0, 0, 0)] {
+            let env = |s: &str| Some(if s == "N" { a } else { b });
+            assert_eq!(n.stretch(&m).eval(&env), Ok(want));
+            assert_eq!(Dim::stretch_formula(&n, &m).eval(&env), Ok(want));
+            assert_eq!(n.stretch(&m).substitute(&|s| env(s).map(c)), c(want));
+            let factor = n.stretch_factor(&n.stretch(&m)).eval(&env);
+            assert!(want == 0 || factor == Ok(i64::from(a != 1)), "{a} to {want}: {factor:?}");
+        }
     }
 
     #[test]

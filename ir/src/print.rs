@@ -224,6 +224,7 @@ impl Display for DimText<'_> {
                     Atom::Mod(a, b) => two(f, "mod", a, b)?,
                     Atom::Max(a, b) => two(f, "max", a, b)?,
                     Atom::Min(a, b) => two(f, "min", a, b)?,
+                    Atom::Stretch(a, b) => two(f, "stretch", a, b)?,
                 }
             }
         }

@@ -244,8 +244,8 @@ impl fmt::Display for ShapeText<'_> {
 
 /// The common shape of `shapes` by numpy's rule (aligned at the last dimension, 1 stretches).
 ///
-/// Two different symbolic dimensions cannot be proved equal: the result keeps the first and the run-time check of the model's
-/// inputs is what makes them agree; a symbol beside a constant above 1 takes the constant.
+/// Of lengths that only the run knows each may be 1 or the others' ([`Dim::stretch`]), which the run checks; beside a constant other than
+/// 1 it is that.
 pub fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
     let mut out = vec![Dim::Const(1); rank];
@@ -260,8 +260,7 @@ pub fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>> {
                     let text: Vec<String> = shapes.iter().map(|s| ShapeText(s).to_string()).collect();
                     return Err(Error::shape(format!("shapes {} do not broadcast: {slot} against {d}", text.join(" and "))));
                 }
-                (Dim::Expr(_), Dim::Const(_)) => *slot = d.clone(),
-                _ => {}
+                (a, b) => *slot = a.stretch(b),
             }
         }
     }

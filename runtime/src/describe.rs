@@ -116,8 +116,13 @@ impl Expression<'_> {
 
 type Function = fn(f64, f64) -> f64;
 
-const FUNCTIONS: [(&str, Function); 4] =
-    [("floordiv", |a, b| (a / b).floor()), ("mod", |a, b| a - b * (a / b).floor()), ("max", f64::max), ("min", f64::min)];
+const FUNCTIONS: [(&str, Function); 5] = [
+    ("floordiv", |a, b| (a / b).floor()),
+    ("mod", |a, b| a - b * (a / b).floor()),
+    ("max", f64::max),
+    ("min", f64::min),
+    ("stretch", |a, b| if a == 1.0 { b } else { a }),
+];
 
 impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

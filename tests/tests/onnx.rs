@@ -2,10 +2,12 @@
 //!
 //! `onnx/failures.txt` lists the cases of the suite that do not pass yet, by engine; a listed case that passes is an error too, so the
 //! list can only shrink. `NNC_BLESS=1` writes it anew. `onnx/numpy_generator.txt` lists those whose expected values are what NumPy's
-//! generator drew: they run on every engine and give other numbers.
+//! generator drew: they run on every engine and give other numbers. `onnx/variants.txt` is the same list for the suite with all inputs of
+//! symbolic sizes, and with all inputs constant.
 
 use nnc_tests::command::nnc;
 use nnc_tests::data::{onnx_suite, real_models, root, skip};
+use nnc_tests::variants::{self, Variant};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,44 +88,106 @@ fn parse(text: &str) -> BTreeMap<String, Vec<String>> {
     lines.filter_map(|l| l.split_once(' ')).map(|(name, engines)| (name.into(), engines.split(' ').map(str::to_string).collect())).collect()
 }
 
+/// The cases of the suite, by name.
+fn cases(suite: &Path) -> Vec<PathBuf> {
+    let mut cases: Vec<PathBuf> = ["node", "simple"].iter().flat_map(|f| folders(&suite.join(f), |p| p.join("test_data_set_0").is_dir())).collect();
+    cases.sort_by_key(|c| name(c));
+    assert_eq!(cases.len(), 1788, "the suite of onnx 1.22.0");
+    cases
+}
+
+/// Cases whose expected values NumPy's generator drew.
+fn drawn() -> Vec<String> {
+    let text = fs::read_to_string(root().join("tests/onnx/numpy_generator.txt")).expect("a list");
+    text.lines().filter(|l| !l.starts_with('#')).map(String::from).collect()
+}
+
+const TOLERANCES: [&str; 4] = ["--rtol", "1e-3", "--atol", "1e-7"];
+
+/// Holds runs (what they are called, their cases, the engine) against the list in `file`, both ways.
+fn held_against(file: &str, head: &str, runs: &[(&str, &[PathBuf], &str)]) {
+    let path = root().join(file);
+    let expected = parse(&fs::read_to_string(&path).unwrap_or_default());
+    let drawn = drawn();
+    let (mut got, mut report): (BTreeMap<String, Vec<String>>, Vec<String>) = Default::default();
+    for (run, cases, engine) in runs {
+        let mut failed = failures(cases, engine, &TOLERANCES);
+        let there: Vec<&String> = drawn.iter().filter(|d| cases.iter().any(|c| name(c) == **d)).collect();
+        for case in &there {
+            match failed.remove(*case) {
+                Some(why) if why.contains("differs in") && !why.contains("differs in shape") && !why.contains("element type") => {}
+                other => report.push(format!("{case} on {run} should give other numbers than NumPy's generator: {other:?}")),
+            }
+        }
+        println!("{run}: {} of {} cases pass", cases.len() - failed.len() - there.len(), cases.len());
+        for (case, why) in &failed {
+            if !expected.get(case).is_some_and(|e| e.iter().any(|e| e == run)) {
+                report.push(format!("{case} on {run}: {why}"));
+            }
+            got.entry(case.clone()).or_default().push(run.to_string());
+        }
+        let passes = expected.iter().filter(|(case, e)| e.iter().any(|e| e == run) && !failed.contains_key(*case));
+        report.extend(passes.map(|(case, _)| format!("{case} on {run} passes: take it off the list")));
+    }
+    if std::env::var_os("NNC_BLESS").is_some() {
+        let lines: String = got.iter().map(|(case, runs)| format!("{case} {}\n", runs.join(" "))).collect();
+        return fs::write(&path, format!("# {head} NNC_BLESS=1 writes this anew.\n{lines}")).expect("the list is written");
+    }
+    assert!(report.is_empty(), "{} differ from {file}:\n{}", report.len(), report.join("\n"));
+}
+
 #[test]
 fn official_cases() {
     let suite = match onnx_suite() {
         Ok(folder) => folder,
         Err(why) => return skip("official_cases", &why),
     };
-    let mut cases: Vec<PathBuf> = ["node", "simple"].iter().flat_map(|f| folders(&suite.join(f), |p| p.join("test_data_set_0").is_dir())).collect();
-    cases.sort_by_key(|c| name(c));
-    assert_eq!(cases.len(), 1788, "the suite of onnx 1.22.0");
-    let file = root().join("tests/onnx/failures.txt");
-    let expected = parse(&fs::read_to_string(&file).unwrap_or_default());
-    let drawn = fs::read_to_string(root().join("tests/onnx/numpy_generator.txt")).expect("a list");
-    let drawn: Vec<&str> = drawn.lines().filter(|l| !l.starts_with('#')).collect();
-    let (mut got, mut report): (BTreeMap<String, Vec<String>>, Vec<String>) = Default::default();
-    for engine in ENGINES {
-        let mut failed = failures(&cases, engine, &["--rtol", "1e-3", "--atol", "1e-7"]);
-        for case in &drawn {
-            match failed.remove(*case) {
-                Some(why) if why.contains("differs in") && !why.contains("differs in shape") && !why.contains("element type") => {}
-                other => report.push(format!("{case} on {engine} should give other numbers than NumPy's generator: {other:?}")),
-            }
+    let cases = cases(&suite);
+    let head = "Official cases (onnx 1.22.0, node and simple) that do not pass yet, and on which engines.";
+    held_against("tests/onnx/failures.txt", head, &ENGINES.map(|engine| (engine, &cases[..], engine)));
+}
+
+#[test]
+fn variants_of_official_cases() {
+    let suite = match onnx_suite() {
+        Ok(folder) => folder,
+        Err(why) => return skip("variants_of_official_cases", &why),
+    };
+    let (cases, work) = (cases(&suite), tempfile::tempdir().expect("a folder"));
+    let dynamic = variants::write(&cases, Variant::Dynamic, &work.path().join("dynamic"));
+    let constant = variants::write(&cases, Variant::Constant, &work.path().join("constant"));
+    assert!(dynamic.len() > 1700 && constant.len() > 1700, "{} and {}", dynamic.len(), constant.len());
+    let runs = [("dynamic-jit", &dynamic[..], "jit"), ("dynamic-so", &dynamic[..], "so"), ("constant-jit", &constant[..], "jit")];
+    let head = "Official cases that do not pass with symbols for all lengths of their inputs (dynamic), or with their inputs as constants.";
+    held_against("tests/onnx/variants.txt", head, &runs);
+}
+
+/// The function body of an operator, written out as a model, gives what the operator gives: closer than the suite asks of either.
+#[test]
+fn expanded_twins_agree() {
+    let suite = match onnx_suite() {
+        Ok(folder) => folder,
+        Err(why) => return skip("expanded_twins_agree", &why),
+    };
+    let (drawn, failing) = (drawn(), parse(&fs::read_to_string(root().join("tests/onnx/failures.txt")).unwrap_or_default()));
+    let mut report = vec![];
+    let mut pairs = 0;
+    for twin in cases(&suite) {
+        let n = name(&twin);
+        let Some(case) = n.strip_suffix("_expanded").map(|n| twin.with_file_name(n)).filter(|c| c.is_dir()) else { continue };
+        if [&n, &name(&case)].iter().any(|n| drawn.contains(n) || failing.get(*n).is_some_and(|e| e.iter().any(|e| e == "jit"))) {
+            continue;
         }
-        println!("{engine}: {} of {} cases pass", cases.len() - failed.len() - drawn.len(), cases.len());
-        for (case, why) in &failed {
-            if !expected.get(case).is_some_and(|e| e.iter().any(|e| e == engine)) {
-                report.push(format!("{case} on {engine}: {why}"));
-            }
-            got.entry(case.clone()).or_default().push(engine.into());
-        }
-        let passes = expected.iter().filter(|(case, e)| e.iter().any(|e| e == engine) && !failed.contains_key(*case));
-        report.extend(passes.map(|(case, _)| format!("{case} on {engine} passes: take it off the list")));
+        pairs += 1;
+        let work = tempfile::tempdir().expect("a folder");
+        let (data, model) = (twin.join("test_data_set_0"), twin.join("model.onnx"));
+        let first = call(&["run"], &[("", &model), ("-i", &data), ("-o", work.path())]);
+        let close = ["run", "--rtol", "1e-4", "--atol", "1e-6"];
+        let second = first.and_then(|()| call(&close, &[("", &case.join("model.onnx")), ("-i", &data), ("--expect", work.path())]));
+        report.extend(second.err().map(|why| format!("{n}: {why}")));
     }
-    if std::env::var_os("NNC_BLESS").is_some() {
-        let lines: String = got.iter().map(|(case, engines)| format!("{case} {}\n", engines.join(" "))).collect();
-        let head = "# Official cases (onnx 1.22.0, node and simple) that do not pass yet, and on which engines. NNC_BLESS=1 writes this anew.\n";
-        return fs::write(&file, format!("{head}{lines}")).expect("the list is written");
-    }
-    assert!(report.is_empty(), "{} differ from tests/onnx/failures.txt:\n{}", report.len(), report.join("\n"));
+    assert!(pairs > 300, "{pairs} pairs");
+    assert!(report.is_empty(), "{} of {pairs} differ:\n{}", report.len(), report.join("\n"));
 }
 
 #[test]

@@ -188,11 +188,14 @@ fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, options: &Options, x: &Var
             c.fail_unless(w, abi::ERROR_WEIGHTS);
             let short = c.cmp_c(IntCC::UnsignedLessThan, have, t.weight_bytes as i64);
             c.fail_if(short, abi::ERROR_WEIGHTS);
+            let low = c.b.ins().band_imm_s(w, abi::ALIGN as i64 - 1);
+            c.fail_if(low, abi::ERROR_WEIGHTS);
             w
         }
     };
     // All checks come before anything of the caller's but the workspace is written.
     x.machine.operate(m, c, inputs, workspace, Span { start: t.plan.start, end: t.run.end });
+    x.machine.output_types(m, c, outputs);
     x.machine.plan_shapes(m, c, outputs, workspace);
     x.machine.bases(c, t, workspace, weights, inputs, outputs);
     x.machine.execute(m, c, workspace, outputs, host);

@@ -68,7 +68,7 @@ typedef struct nnc_tensor {
   void    *data;   /* input: NULL = not given. output: the caller's memory, or NULL = allocate through host->alloc */
   int64_t *shape;  /* the caller's storage; outputs': written by plan and run */
   int32_t  rank;   /* output: in, the capacity of shape; out, the rank */
-  int32_t  dtype;  /* the numbers of ONNX TensorProto.DataType */
+  int32_t  dtype;  /* the numbers of ONNX TensorProto.DataType. output: written by plan and run; run refuses another than 0 or the output's */
 } nnc_tensor;
 
 typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedded weights */
@@ -78,7 +78,7 @@ typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedd
   void  (*parallel_for)(void *ctx, int64_t n, void (*body)(void *arg, int64_t i), void *arg);  /* each i once, any order, any thread */
   void *(*alloc)(void *ctx, size_t bytes, size_t align);  /* for outputs without data, and for results whose size only the run knows;
                               all blocks are the host's, which may release those that are no output's data when the run has returned */
-  const void *weights;     /* external weights: the file, mapped, 64-byte aligned */
+  const void *weights;     /* external weights: the file, mapped, 64-byte aligned (run refuses other addresses) */
   size_t  weights_bytes;
   void  (*trace)(void *ctx, int64_t launch, int32_t phase);  /* around each launch, phase 0 and 1, on the calling thread; NULL: none */
 } nnc_host;

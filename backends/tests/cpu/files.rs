@@ -1,7 +1,7 @@
 //! Libraries, objects and archives, loaded as users load them.
 
-use super::machine::{run, text};
-use nnc_backends::abi::{Functions, Host};
+use super::machine::{Slot, Workspace, run, text};
+use nnc_backends::abi::{self, Functions, Host, Tensor as Raw};
 use nnc_backends::cpu::{Options, Weights, compile, compile_jit, native_target};
 use nnc_ir::kernel::builder::KernelBuilder;
 use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Launch, Place, Port, Program, Step};
@@ -152,11 +152,43 @@ fn external_weights() {
     let c = compile(&p, &t, &o, false).expect("compiles");
     let mut weights = vec![];
     assert_eq!(c.write_weights(&mut weights).expect("writes"), 76);
-    let host = Host { weights: weights.as_ptr().cast(), weights_bytes: weights.len(), ..Host::default() };
+    // One byte more, so that what is not aligned has as many bytes.
+    let mut memory = Workspace::new(weights.len() + 1);
+    let address = memory.ptr().cast::<u8>();
+    // SAFETY: the memory is at least as long.
+    unsafe { address.copy_from(weights.as_ptr(), weights.len()) };
+    let host = |shift: usize, bytes: usize| Host { weights: address.wrapping_add(shift).cast(), weights_bytes: bytes, ..Host::default() };
     let jit = compile_jit(&p, &t, &o).expect("compiles");
-    close(&run(jit.functions(), &[input(4)], 1, Some(&host)).expect("runs")[0], &want(4));
-    let missing = "the weights are external: nnc_host.weights must point to them";
-    assert_eq!(run(jit.functions(), &[input(4)], 1, None).expect_err("must be refused"), missing);
+    let given = |host: Option<&Host>| run(jit.functions(), &[input(4)], 1, host);
+    close(&given(Some(&host(0, weights.len()))).expect("runs")[0], &want(4));
+    let missing = "the weights are external: nnc_host.weights must point to all of them, 64-byte aligned";
+    for wrong in [None, Some(&host(1, weights.len())), Some(&host(0, weights.len() - 1))] {
+        assert_eq!(given(wrong).expect_err("must be refused"), missing);
+    }
+}
+
+#[test]
+fn outputs_of_another_type_are_refused() {
+    let jit = compile_jit(&program(), &native_target(), &Options::default()).expect("compiles");
+    let f = jit.functions();
+    let mut x = Slot::of(&input(4));
+    let inputs = [Raw { data: x.data.as_mut_ptr().cast(), shape: x.shape.as_mut_ptr(), rank: 2, dtype: x.dtype }];
+    let (mut shape, mut bytes) = ([0i64; 8], 0);
+    let output =
+        |dtype: i32, data: &mut [u8], shape: &mut [i64; 8]| [Raw { data: data.as_mut_ptr().cast(), shape: shape.as_mut_ptr(), rank: 8, dtype }];
+    let mut y = vec![7u8; 4 * 4 * 16];
+    // SAFETY: the arrays are as long as the model's lists; the plan says how large outputs and workspace are.
+    let code = unsafe { (f.plan)(inputs.as_ptr(), output(0, &mut y, &mut shape).as_mut_ptr(), &mut bytes) };
+    assert_eq!(code, abi::OK);
+    let mut workspace = Workspace::new(bytes);
+    for (dtype, want) in [(10, abi::ERROR_DTYPE), (-1, abi::ERROR_DTYPE), (0, abi::OK), (1, abi::OK)] {
+        let mut outputs = output(dtype, &mut y, &mut shape);
+        // SAFETY: as above.
+        let code = unsafe { (f.run)(inputs.as_ptr(), outputs.as_mut_ptr(), workspace.ptr(), std::ptr::null()) };
+        assert_eq!(code, want, "a dtype of {dtype}");
+        assert_eq!(y.iter().all(|b| *b == 7), want != abi::OK, "nothing is written where the call is refused");
+    }
+    assert_eq!(text(f, abi::ERROR_DTYPE), "an output's dtype is neither 0 nor the output's type");
 }
 
 /// A C program that loads (or is linked with) a model and prints what it computes.

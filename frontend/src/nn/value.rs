@@ -103,7 +103,7 @@ fn parts(d: &Dim, budget: &mut usize) {
         *budget -= 1;
         match atom {
             Atom::Sym(_) => {}
-            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => {
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Max(a, b) | Atom::Min(a, b) | Atom::Stretch(a, b) => {
                 parts(a, budget);
                 parts(b, budget);
             }
@@ -254,7 +254,8 @@ pub fn unary<'g>(op: Unary, x: &Val<'g>) -> Result<Val<'g>> {
 }
 
 /// Functions of numbers, which hyper-parameters are made with.
-pub const FUNCTIONS: &[&str] = &["sqrt", "exp", "log", "abs", "floor", "ceil", "round", "min", "max", "floordiv", "mod", "int", "float", "len"];
+pub const FUNCTIONS: &[&str] =
+    &["sqrt", "exp", "log", "abs", "floor", "ceil", "round", "min", "max", "stretch", "floordiv", "mod", "int", "float", "len"];
 
 /// The value of a function of numbers; `None` where `name` is none or the operands are no numbers.
 pub fn function<'g>(name: &str, x: &[Val<'g>]) -> Option<Result<Val<'g>>> {
@@ -295,6 +296,7 @@ pub fn function<'g>(name: &str, x: &[Val<'g>]) -> Option<Result<Val<'g>>> {
         ("mod", [a, b]) => Some(binary(Binary::Mod, a, b)),
         ("min", [Val::Int(_), Val::Int(_)]) => two(Dim::minimum),
         ("max", [Val::Int(_), Val::Int(_)]) => two(Dim::maximum),
+        ("stretch", [Val::Int(_), Val::Int(_)]) => two(Dim::stretch),
         ("min" | "max", [a, b]) => match (a.as_f64(), b.as_f64()) {
             (Some(a), Some(b)) => Some(Ok(Val::Float(if name == "min" { a.min(b) } else { a.max(b) }))),
             _ => None,

@@ -148,6 +148,8 @@ pub struct Call<'g> {
     pub outputs: Vec<bool>,
     /// The iteration of the loop around the call; `None` in it where the body runs several times and none counts them.
     pub iteration: Option<Option<V<'g>>>,
+    /// Whether the user has fixed sizes that the model leaves open: not every branch need fit them.
+    pub fixed: bool,
     attrs: Vec<(String, Attr<'g>, Cell<bool>)>,
 }
 
@@ -160,7 +162,7 @@ impl<'g> Call<'g> {
         outputs: Vec<bool>,
     ) -> Call<'g> {
         let attrs = attrs.into_iter().map(|(name, value)| (name, value, Cell::new(false))).collect();
-        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs, iteration: None }
+        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs, iteration: None, fixed: false }
     }
 
     /// Input `i`, which must be given.
@@ -405,7 +407,12 @@ impl<'g> Call<'g> {
 
     /// A body as a graph; `None` where it has errors, which are recorded.
     pub fn body(&self, region: &Rc<dyn Region<'g> + 'g>, args: &[Arg], captures: &[V<'g>]) -> Option<(Graph, Vec<Layout>)> {
-        region.build(args, captures).map_err(|report| report.0.into_iter().for_each(|e| self.b.error(e))).ok()
+        self.built(region.build(args, captures))
+    }
+
+    /// What a body was built to; its errors are recorded.
+    pub fn built<T>(&self, body: Result<T, Report>) -> Option<T> {
+        body.map_err(|report| report.0.into_iter().for_each(|e| self.b.error(e))).ok()
     }
 
     /// The value of `v` where it follows from constants and known sizes by a few operations on small tensors.

@@ -198,6 +198,7 @@ impl Writer {
             Atom::Mod(x, y) => ("Mod", x, y),
             Atom::Max(x, y) => ("Max", x, y),
             Atom::Min(x, y) => ("Min", x, y),
+            Atom::Stretch(x, y) => return self.dim(&Dim::stretch_formula(x, y)),
         };
         let (x, y) = (self.dim(x)?, self.dim(y)?);
         Ok(self.call(op, &[&x, &y], vec![]))

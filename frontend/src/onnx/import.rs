@@ -77,7 +77,8 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     }
     let b = Builder::new(text(&graph.name));
     let opsets = opsets(&proto.opset_import, &b);
-    let cx = Context::new(&proto, External::new(folder).map_err(in_file)?, &b);
+    let fixed = !(options.dims.is_empty() && options.shapes.is_empty() && options.values.is_empty());
+    let cx = Context::new(&proto, External::new(folder).map_err(in_file)?, fixed, &b);
     let mut scope = Scope::main(&cx, &b, file, &opsets);
     inputs(&mut scope, graph, options);
     scope.graph(graph);

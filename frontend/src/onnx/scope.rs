@@ -29,6 +29,8 @@ const ITERATION: &[u8] = b"\0iteration";
 pub struct Context<'m> {
     functions: HashMap<FunctionKey<'m>, (&'m FunctionProto, BTreeMap<String, i64>)>,
     pub external: External,
+    /// Whether the user has fixed sizes that the file leaves open.
+    fixed: bool,
     max_nodes: usize,
     nodes_left: Cell<usize>,
 }
@@ -37,7 +39,7 @@ pub struct Context<'m> {
 type FunctionKey<'m> = (String, &'m [u8], &'m [u8]);
 
 impl<'m> Context<'m> {
-    pub fn new(model: &'m ModelProto, external: External, b: &Builder) -> Context<'m> {
+    pub fn new(model: &'m ModelProto, external: External, fixed: bool, b: &Builder) -> Context<'m> {
         let mut functions = HashMap::new();
         for f in &model.functions {
             let key = (domain(&f.domain), &*f.name, &*f.overload);
@@ -47,7 +49,7 @@ impl<'m> Context<'m> {
         }
         let held = model.graph.iter().map(|g| g.node.len()).chain(model.functions.iter().map(|f| f.node.len())).sum::<usize>();
         let max_nodes = MAX_NODES.0 + MAX_NODES.1 * held;
-        Context { functions, external, max_nodes, nodes_left: Cell::new(max_nodes) }
+        Context { functions, external, fixed, max_nodes, nodes_left: Cell::new(max_nodes) }
     }
 }
 
@@ -197,6 +199,7 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
         let inputs = if (&*domain, &*op) == ops::GRADIENT { self.differentiated(inputs, &attrs)? } else { inputs };
         let mut call = Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted);
+        call.fixed = self.cx.fixed;
         call.iteration = self.values.get(ITERATION).map(|i| i.tensors().first().copied());
         ops::build(&call)
     }

@@ -99,9 +99,9 @@ fn inputs_and_outputs_are_checked() {
 
 #[test]
 fn what_only_the_run_knows_is_named() {
-    let inputs = vec![value("x", F32, "2,3"), value("axes", I64, "1")];
-    let p = problems(&single(13, node("ReduceSum", "x axes", "y", vec![]), inputs, &[]));
-    assert!(p[0].contains("input 1 (axes) must be known when the model is compiled"), "{p:?}");
+    let inputs = vec![value("x", F32, "2,3"), value("size", I64, "")];
+    let p = problems(&single(13, node("SplitToSequence", "x size", "y", vec![]), inputs, &[]));
+    assert!(p[0].contains("input 1 (the length of a piece) must be known when the model is compiled"), "{p:?}");
 }
 
 #[test]

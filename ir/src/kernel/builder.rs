@@ -119,6 +119,7 @@ impl KernelBuilder {
             Atom::Mod(x, y) => two(self, ScalarFn::Mod, x, y),
             Atom::Max(x, y) => two(self, ScalarFn::Max, x, y),
             Atom::Min(x, y) => two(self, ScalarFn::Min, x, y),
+            Atom::Stretch(x, y) => self.dim(&Dim::stretch_formula(x, y)),
         }
     }
 

@@ -100,13 +100,23 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
     }
 }
 
-/// The cotangent of an operand that was stretched from `shape`: the sum over what it was stretched along.
+/// The cotangent of an operand that was stretched from `shape`: the sum over what it was stretched along. An axis of which only the run
+/// knows whether it was is taken apart into its own length and what that was repeated.
 pub fn narrowed<'g>(g: V<'g>, shape: &[Dim]) -> V<'g> {
     let wide = g.ty().shape;
     let extra = wide.len().saturating_sub(shape.len());
-    let stretched = |i: &usize| shape[i - extra].is(1) && !wide[*i].is(1);
-    let axes: Vec<usize> = (0..extra).chain((extra..wide.len()).filter(stretched)).collect();
-    g.reduce(ReduceKind::Sum, &axes, false).reshape(shape.to_vec())
+    let (mut apart, mut axes) = (vec![], vec![]);
+    for (i, d) in wide.iter().enumerate() {
+        let factor = i.checked_sub(extra).map_or(Dim::Const(0), |i| shape[i].stretch_factor(d));
+        if factor.as_const().is_none() {
+            apart.push(shape[i - extra].clone());
+        }
+        if !factor.is(1) {
+            axes.push(apart.len());
+        }
+        apart.push(if factor.as_const().is_none() { d.floor_div(&shape[i - extra]) } else { d.clone() });
+    }
+    g.reshape(apart).reduce(ReduceKind::Sum, &axes, false).reshape(shape.to_vec())
 }
 
 /// `v` cut off or filled up with zeros at the ends of its axes.

@@ -72,8 +72,8 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
     let batch_strides = |own: &[Dim], elems: Dim| -> Vec<Dim> {
         let skip = batch.len() - own.len();
         let own_strides = row_major(own);
-        let stretched = |i: usize| i < skip || (own[i - skip].is(1) && !batch[i].is(1));
-        (0..batch.len()).map(|i| if stretched(i) { ZERO } else { own_strides[i - skip].clone() * elems.clone() }).collect()
+        let stride = |i: usize| own_strides[i - skip].clone() * own[i - skip].stretch_factor(&batch[i]) * elems.clone();
+        (0..batch.len()).map(|i| if i < skip { ZERO } else { stride(i) }).collect()
     };
     let mut dims = [&batch[..], &[m.clone(), columns.clone()]].concat();
     let mut y_strides = row_major(&[&batch[..], &[m.clone(), n.clone()]].concat());

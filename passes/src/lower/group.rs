@@ -35,6 +35,11 @@ impl Affine {
         Affine { offset: self.offset.clone() * by.clone(), terms: self.terms.iter().map(|(a, c)| (*a, c.clone() * by.clone())).collect() }
     }
 
+    /// The place in an axis that is stretched by this factor.
+    fn stretched(&self, factor: &Dim) -> Affine {
+        if factor.is(0) { Affine::zero() } else { self.scaled(factor) }
+    }
+
     fn plus(mut self, other: &Affine) -> Affine {
         self.offset = self.offset + other.offset.clone();
         for (axis, c) in &other.terms {
@@ -59,7 +64,7 @@ type Place = Vec<Affine>;
 /// Where the operand of shape `x` is read for a result of shape `y` that it broadcasts to.
 fn broadcast(at: &Place, x: &[Dim], y: &[Dim]) -> Place {
     let skip = y.len() - x.len();
-    x.iter().enumerate().map(|(i, d)| if d.is(1) && !y[skip + i].is(1) { Affine::zero() } else { at[skip + i].clone() }).collect()
+    x.iter().enumerate().map(|(i, d)| at[skip + i].stretched(&d.stretch_factor(&y[skip + i]))).collect()
 }
 
 /// Where the operand of a reshape is read. `None` where an axis of the result spans several of the operand's: that is not affine.

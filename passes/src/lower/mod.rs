@@ -157,15 +157,15 @@ impl Lowering {
     }
 
     /// Checks what a node asks of sizes, once for each pair of them.
-    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<(Dim, Dim)>) {
+    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<check::Relation>) {
         let node = graph.node(id);
         let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
         for r in check::relations(&node.op, &x, &node.types) {
             // Where a size has no value yet, the node's lowering says so.
-            if self.out.has_value(&r.a) && self.out.has_value(&r.b) && held.insert((r.a.clone(), r.b.clone())) {
-                let relation = if r.at_most { "at most" } else { "equal to" };
-                let what = format!("`{}` ({}) needs {} to be {relation} {}", self.site.name, node.op.name(), r.a, r.b);
-                self.out.step(Step::Check { a: r.a, b: r.b, at_most: r.at_most, what: what.into() });
+            if self.out.has_value(&r.a) && self.out.has_value(&r.b) && held.insert(r.clone()) {
+                let what = format!("`{}` ({}) needs {r}", self.site.name, node.op.name());
+                let (a, b, at_most) = r.compared();
+                self.out.step(Step::Check { a, b, at_most, what: what.into() });
             }
         }
     }

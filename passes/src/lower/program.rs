@@ -145,7 +145,7 @@ impl Emitter {
     fn is_fixed_atom(&self, a: &Atom) -> bool {
         match a {
             Atom::Sym(s) => self.is_fixed(&Dim::sym(s)),
-            Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) => self.is_fixed(x) && self.is_fixed(y),
+            Atom::FloorDiv(x, y) | Atom::Mod(x, y) | Atom::Max(x, y) | Atom::Min(x, y) | Atom::Stretch(x, y) => self.is_fixed(x) && self.is_fixed(y),
         }
     }
 
@@ -158,6 +158,7 @@ impl Emitter {
                 Atom::Mod(x, y) => x.modulo(y),
                 Atom::Max(x, y) => x.maximum(y),
                 Atom::Min(x, y) => x.minimum(y),
+                Atom::Stretch(x, y) => x.stretch(y),
             });
         }
         match a {
@@ -165,7 +166,7 @@ impl Emitter {
             Atom::FloorDiv(x, y) if y.as_const().is_some_and(|y| y > 0) => Some(self.limit(x)?.floor_div(y)),
             Atom::FloorDiv(x, _) => self.limit(x),
             Atom::Mod(_, y) => self.limit(y),
-            Atom::Max(x, y) => Some(self.limit(x)?.maximum(&self.limit(y)?)),
+            Atom::Max(x, y) | Atom::Stretch(x, y) => Some(self.limit(x)?.maximum(&self.limit(y)?)),
             Atom::Min(x, y) => match (self.limit(x), self.limit(y)) {
                 (Some(x), Some(y)) => Some(x.minimum(&y)),
                 (x, y) => x.or(y),

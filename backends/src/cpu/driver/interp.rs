@@ -44,6 +44,8 @@ pub struct Machine {
     operate: FuncId,
     /// `fn(outputs, slots, shape table) -> code`: writes ranks, dtypes and shapes.
     shape: FuncId,
+    /// `fn(outputs) -> code`: checks dtypes.
+    types: FuncId,
     /// `fn(workspace, outputs, host) -> code`: executes the commands.
     execute: FuncId,
     planned: DataId,
@@ -87,16 +89,22 @@ impl Machine {
         let last = t.final_shapes.as_ref().map(|s| e.data("nnc.final_shapes", bytes_of(s.iter().copied()))).transpose()?;
         let head = t.head();
         let operate = operate(e, constants, operations)?;
-        let shape = shape(e, constants, t.outputs)?;
+        let (shape, types) = (shape(e, constants, t.outputs)?, output_types(e, planned, t.outputs)?);
         let lookup = lookup(e, kernels)?;
         let execute = execute(e, t, head, constants, commands, operate, lookup)?;
-        Ok(Machine { constants, operate, shape, execute, planned, last, head })
+        Ok(Machine { constants, operate, shape, types, execute, planned, last, head })
     }
 
     /// Executes the operations of `span`; returns on an error.
     pub fn operate<M: Module>(&self, m: &mut M, c: &mut Code<'_>, inputs: Value, slots: Value, span: Span) {
         let (start, end) = (c.int(span.start.into()), c.int(span.end.into()));
         let code = call(m, c, self.operate, &[inputs, slots, start, end]).expect("returns a code");
+        c.fail_unless_zero(code);
+    }
+
+    /// Checks the outputs' element types that the caller has written down, before anything is written to their memory.
+    pub fn output_types<M: Module>(&self, m: &mut M, c: &mut Code<'_>, outputs: Value) {
+        let code = call(m, c, self.types, &[outputs]).expect("returns a code");
         c.fail_unless_zero(code);
     }
 
@@ -284,6 +292,32 @@ fn operation(c: &mut Code<'_>, kind: Kind, inputs: Value, values: Values, d: Val
             fail_if(c, missing);
         }
     }
+}
+
+/// `fn(outputs) -> code`: each `dtype` is 0 or what the table of shapes says.
+fn output_types<M: Module>(e: &mut Emitter<'_, M>, shapes: DataId, outputs: usize) -> Result<FuncId> {
+    let id = e.declare("nnc.types", Linkage::Local, &[I64], &[I32])?;
+    e.define(id, |m, c, p| {
+        let first = data_addr(m, c, shapes);
+        let table = c.var(first);
+        let n = c.int(outputs as i64);
+        c.times(n, |c, i| {
+            let at = c.get(table);
+            let (dtype, rank) = (word(c, at, 0), word(c, at, 1));
+            let tensor = c.at(p[0], i, TENSOR);
+            let found = c.b.ins().uload32(crate::cpu::clif::MEM, tensor, DTYPE);
+            let differ = c.cmp(IntCC::NotEqual, found, dtype);
+            let said = c.cmp_c(IntCC::NotEqual, found, 0);
+            let bad = c.b.ins().band(differ, said);
+            c.fail_if(bad, abi::ERROR_DTYPE);
+            let refs = c.b.ins().iadd_imm_s(at, 8);
+            let next = c.at(refs, rank, 4);
+            c.set(table, next);
+        });
+        c.ret_code(abi::OK);
+        Ok(())
+    })?;
+    Ok(id)
 }
 
 fn shape<M: Module>(e: &mut Emitter<'_, M>, constants: DataId, outputs: usize) -> Result<FuncId> {

@@ -185,6 +185,7 @@ impl Sizes {
             Atom::Mod(x, y) => (Kind::Mod, x, y),
             Atom::Max(x, y) => (Kind::Max, x, y),
             Atom::Min(x, y) => (Kind::Min, x, y),
+            Atom::Stretch(x, y) => return self.dim(&Dim::stretch_formula(x, y)),
         };
         let (x, y) = (self.dim(x)?, self.dim(y)?);
         Ok(self.compute(kind, x, y))

@@ -3,12 +3,14 @@
 use super::sequence::stacked;
 use super::{MANY, Row, items, op};
 use crate::onnx::call::{Arg, Call, Item, Region, is_operand, regroup};
+use nnc_ir::error::Code;
 use nnc_ir::ops::control::{If, Loop, Scan};
 use nnc_ir::ops::movement::Slice;
+use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::{Dims, ReadDims};
 use nnc_ir::ops::{Class, Op};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{Builder, DType, Dim, Error, Graph, Result, Tensor, Type, V};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -33,9 +35,13 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
         return if t.num(0).as_bool() { &yes } else { &no }.inline(&[]);
     }
     let outside = captures(&[&yes, &no]);
-    let (Some((mut yes, layouts)), Some((mut no, others))) = (c.body(&yes, &[], &outside), c.body(&no, &[], &outside)) else {
-        return Ok(poisoned(c));
+    let misfit = |r: &Report| c.fixed && r.0.iter().all(|e| e.code() == Code::Shape);
+    let (yes, no) = match (yes.build(&[], &outside), no.build(&[], &outside)) {
+        (Ok((yes, layouts)), Err(e)) if misfit(&e) => (Some((yes.clone(), layouts.clone())), Some((refused(c, &yes)?, layouts))),
+        (Err(e), Ok((no, layouts))) if misfit(&e) => (Some((refused(c, &no)?, layouts.clone())), Some((no, layouts))),
+        (yes, no) => (c.built(yes), c.built(no)),
     };
+    let (Some((mut yes, layouts)), Some((mut no, others))) = (yes, no) else { return Ok(poisoned(c)) };
     if layouts.len() != others.len() {
         return Err(Error::arity(format!("the branches have {} and {} outputs", layouts.len(), others.len())));
     }
@@ -63,6 +69,26 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     }
     let x: Vec<V<'g>> = std::iter::once(condition.reshape(vec![])).chain(operands(&outside)).collect();
     Ok(regroup(&layouts, &c.b.op_all(If {}, &x, vec![yes, no])))
+}
+
+/// In the place of a branch that does not fit the sizes which the user has fixed: results of the types of `other`, the branch that does, and
+/// an error of the run, which asks for a size of -1.
+fn refused(c: &Call, other: &Graph) -> Result<Graph> {
+    let b = c.b.nested(&*other.name);
+    for id in &other.inputs {
+        b.input("", other.node(*id).types[0].clone());
+    }
+    let none = b.fresh_symbol("misfit");
+    b.op(ReadDims { symbols: vec![none.clone()] }, &[b.constant(Tensor::new(&[1], &[-1i64]))]);
+    let local = bound(other);
+    for o in &other.outputs {
+        let ty = other.ty(o.value);
+        // Lengths that the other branch binds have no value in this one.
+        let shape: Vec<Dim> = ty.shape.iter().map(|d| if mentions(d, &local) { Dim::Const(1) } else { d.clone() }).collect();
+        let zeros = b.constant(Tensor::scalar_of(ty.dtype, 0.0)).expand([std::slice::from_ref(&none), &shape[..]].concat());
+        b.output(&*o.name, zeros.reduce(ReduceKind::Max, &[0], false));
+    }
+    b.finish().map_err(|mut r| r.0.remove(0))
 }
 
 /// Whether output `k` of a branch drops an axis whose length the condition compares with 1, as PyTorch writes `squeeze(axis)`. The branch

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod axes;
 mod control;
 mod convert;
 mod det;

@@ -1,5 +1,6 @@
 //! Parts of tensors: slices, splits, padding.
 
+use super::axes::{Axes, Named, axes_input};
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
@@ -79,36 +80,59 @@ fn slice_attributes<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 }
 
 fn slice<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let known = |i: usize| -> Result<Option<Vec<i64>>> { c.opt(i).map(|_| c.known_ints(i, if i == 3 { "axes" } else { "steps" })).transpose() };
-    let (axes, steps) = (known(3)?, known(4)?);
-    if let (Some(starts), Some(ends)) = (c.dims(1)?, c.dims(2)?) {
-        return Ok(vec![sliced(c.x(0)?, &starts, &ends, axes, steps)?]);
+    let (axes, steps) = (axes_input(c, 3, "axes")?, axes_input(c, 4, "steps")?);
+    match (c.dims(1)?, c.dims(2)?, axes, steps) {
+        (Some(starts), Some(ends), None, None) => Ok(vec![sliced(c.x(0)?, &starts, &ends, None, None)?]),
+        (Some(starts), Some(ends), Some(Axes::Known(axes)), None) => Ok(vec![sliced(c.x(0)?, &starts, &ends, Some(axes), None)?]),
+        (Some(starts), Some(ends), None, Some(Axes::Known(steps))) => Ok(vec![sliced(c.x(0)?, &starts, &ends, None, Some(steps))?]),
+        (Some(starts), Some(ends), Some(Axes::Known(axes)), Some(Axes::Known(steps))) => {
+            Ok(vec![sliced(c.x(0)?, &starts, &ends, Some(axes), Some(steps))?])
+        }
+        (_, _, axes, steps) => slice_at_run_time(c, axes, steps).map(|v| vec![v]),
     }
-    slice_at_run_time(c, axes, steps).map(|v| vec![v])
 }
 
-/// Starts or ends that only the run knows: clamp them with tensor arithmetic, read the sizes, and gather along each axis.
-fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Vec<i64>>, steps: Option<Vec<i64>>) -> Result<V<'g>> {
-    let (mut x, starts, ends) = (c.x(0)?, c.x(1)?.cast(DType::I64), c.x(2)?.cast(DType::I64));
+/// Starts, ends, steps or axes that only the run knows: clamp with tensor arithmetic, read the sizes, and gather along each axis.
+fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, steps: Option<Axes<'g>>) -> Result<V<'g>> {
+    let (mut x, mut starts, mut ends) = (c.x(0)?, c.x(1)?.cast(DType::I64), c.x(2)?.cast(DType::I64));
     let ty = x.ty();
-    let n = starts.ty().elems().as_const().filter(|n| (0..=ty.rank() as i64).contains(n)).ok_or_else(|| c.unknown(1, "starts"))?;
-    let axes = axes.unwrap_or_else(|| (0..n).collect());
-    let steps = steps.unwrap_or_else(|| vec![1; n as usize]);
-    if axes.len() as i64 != n || steps.len() as i64 != n || !ends.ty().elems().is(n) || steps.contains(&0) {
-        return Err(Error::shape(format!("{n} starts, ends {}, axes {axes:?}, steps {steps:?}", ends.ty())));
-    }
     let k = |v: i64| c.b.constant(Tensor::scalar(v));
-    for i in 0..n as usize {
-        let (a, step) = (normalize_axis(axes[i], ty.rank())?, steps[i]);
+    let vector = |v: &[i64]| c.b.constant(Tensor::new(&[v.len()], v));
+    let n = starts.ty().elems().as_const().filter(|n| (0..=ty.rank() as i64).contains(n)).ok_or_else(|| c.unknown(1, "starts"))? as usize;
+    let mut steps = match steps {
+        None => vector(&vec![1; n]),
+        Some(Axes::Known(steps)) => vector(&steps),
+        Some(Axes::Open(steps)) => steps,
+    };
+    if [starts, ends, steps].iter().any(|v| v.ty().rank() != 1 || !v.ty().elems().is(n as i64)) {
+        return Err(Error::shape(format!("{n} starts, ends {}, steps {}", ends.ty(), steps.ty())));
+    }
+    let axes: Vec<usize> = match axes {
+        None => (0..n).collect(),
+        Some(Axes::Known(axes)) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
+        Some(Axes::Open(axes)) => {
+            // Every axis is cut, those that are not named from end to end.
+            let axes = Named::new(c, axes, ty.rank());
+            axes.check(c)?;
+            (starts, ends, steps) = (axes.spread(starts, k(0)), axes.spread(ends, k(i64::MAX)), axes.spread(steps, k(1)));
+            (0..ty.rank()).collect()
+        }
+    };
+    if !starts.ty().elems().is(axes.len() as i64) || (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
+        return Err(Error::shape(format!("{n} starts, axes {axes:?}")));
+    }
+    for (i, a) in axes.into_iter().enumerate() {
         let one = |v: V<'g>| v.slice(vec![Dim::from(i)], vec![Dim::Const(1)]);
-        let d = c.b.dims(vec![ty.shape[a].clone()]);
-        let (low, high) = if step > 0 { (k(0), d) } else { (k(-1), d - k(1)) };
+        let (d, step) = (c.b.dims(vec![ty.shape[a].clone()]), one(steps));
+        let forward = step.greater(k(0));
+        let (low, high) = (forward.select(k(0), k(-1)), forward.select(d, d - k(1)));
         let place = |p: V<'g>, low: V<'g>| p.less(k(0)).select(p + d, p).max(low).min(high);
         let (s, e) = (place(one(starts), k(0)), place(one(ends), low));
-        let span = if step > 0 { e - s } else { s - e };
-        let count = ((span + k(step.abs() - 1)) / k(step.abs())).max(k(0));
-        let (size, _) = c.read(count, "the length of the slice")?;
-        let index = c.b.op(Iota { shape: size, axis: 0 }, &[]) * k(step) + s;
+        let stride = step.abs().max(k(1));
+        let count = (forward.select(e - s, s - e) + stride - k(1)) / stride;
+        // A step of 0 is a size that there is not.
+        let (size, _) = c.read(step.equal(k(0)).select(k(-1), count.max(k(0))), "the length of the slice")?;
+        let index = c.b.op(Iota { shape: size, axis: 0 }, &[]) * step + s;
         x = c.b.op(Gather { axis: a }, &[x, index]);
     }
     Ok(x)
@@ -182,24 +206,31 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     parts(x, axis, &sizes)
 }
 
-fn padded<'g>(c: &Call<'g>, pads: &[Dim], axes: Option<Vec<i64>>, value: Option<V<'g>>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
-    let rank = x.ty().rank();
+/// Elements before and after each axis.
+type Pads = (Vec<Dim>, Vec<Dim>);
+
+/// The first half of `pads` stands before `axes`, the second after them.
+fn on_axes(rank: usize, pads: &[Dim], axes: Option<Vec<i64>>) -> Result<Pads> {
     let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
     if pads.len() != 2 * axes.len() {
-        return Err(Error::shape(format!("{} pads for {} axes of {}", pads.len(), axes.len(), x.ty())));
+        return Err(Error::shape(format!("{} pads for {} of {rank} axes", pads.len(), axes.len())));
     }
+    let (mut lo, mut hi) = (vec![Dim::Const(0); rank], vec![Dim::Const(0); rank]);
+    for (i, a) in axes.iter().enumerate() {
+        let a = normalize_axis(*a, rank)?;
+        (lo[a], hi[a]) = (pads[i].clone(), pads[axes.len() + i].clone());
+    }
+    Ok((lo, hi))
+}
+
+fn padded<'g>(c: &Call<'g>, (lo, hi): Pads, value: Option<V<'g>>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
     let mode = match c.word("mode", &["constant", "reflect", "edge", "wrap"])? {
         "constant" => PadMode::Constant,
         "reflect" => PadMode::Reflect,
         "edge" => PadMode::Edge,
         _ => PadMode::Wrap,
     };
-    let (mut lo, mut hi) = (vec![Dim::Const(0); rank], vec![Dim::Const(0); rank]);
-    for (i, a) in axes.iter().enumerate() {
-        let a = normalize_axis(*a, rank)?;
-        (lo[a], hi[a]) = (pads[i].clone(), pads[axes.len() + i].clone());
-    }
     if lo.iter().chain(&hi).all(|d| d.is(0)) {
         return Ok(vec![x]);
     }
@@ -213,12 +244,38 @@ fn pad_attributes<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let pads = c.ints(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))?;
     let value = c.float("value", 0.0)?;
     let value = (value != 0.0).then(|| c.x(0).map(|x| x.scalar_like(value))).transpose()?;
-    padded(c, &pads.into_iter().map(Dim::Const).collect::<Vec<_>>(), None, value)
+    let pads: Vec<Dim> = pads.into_iter().map(Dim::Const).collect();
+    padded(c, on_axes(c.x(0)?.ty().rank(), &pads, None)?, value)
 }
 
 fn pad<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let axes = super::shape::axes_input(c, 3)?;
-    padded(c, &c.known_dims(1, "pads")?, axes, c.opt(2).map(|v| v.reshape(vec![])))
+    let rank = c.x(0)?.ty().rank();
+    let pads = match (c.dims(1)?, axes_input(c, 3, "axes")?) {
+        (Some(pads), None) => on_axes(rank, &pads, None)?,
+        (Some(pads), Some(Axes::Known(axes))) => on_axes(rank, &pads, Some(axes))?,
+        (None, None) => on_axes(rank, &read_signed(c, c.x(1)?)?, None)?,
+        (None, Some(Axes::Known(axes))) => on_axes(rank, &read_signed(c, c.x(1)?)?, Some(axes))?,
+        (_, Some(Axes::Open(axes))) => {
+            let named = Named::new(c, axes, rank);
+            named.check(c)?;
+            let (pads, n) = (c.x(1)?.cast(DType::I64), named.count.clone());
+            if pads.ty().rank() != 1 || (pads.ty().elems() - n.clone() * Dim::Const(2)).as_const().is_some_and(|d| d != 0) {
+                return Err(Error::shape(format!("pads {} for {n} axes", pads.ty())));
+            }
+            let zero = c.b.constant(Tensor::scalar(0i64));
+            let half = |at: Dim| read_signed(c, named.spread(pads.slice(vec![at], vec![n.clone()]), zero));
+            (half(Dim::Const(0))?, half(n.clone())?)
+        }
+    };
+    padded(c, pads, c.opt(2).map(|v| v.reshape(vec![])))
+}
+
+/// Numbers that only the run knows and that may be negative: sizes are not, so that each is the difference of two.
+fn read_signed<'g>(c: &Call<'g>, v: V<'g>) -> Result<Vec<Dim>> {
+    let (v, zero) = (v.cast(DType::I64), c.b.constant(Tensor::scalar(0i64)));
+    let (more, _) = c.read(v.max(zero), "pads")?;
+    let (less, _) = c.read((-v).max(zero), "pads")?;
+    Ok(more.iter().zip(&less).map(|(m, l)| m - l).collect())
 }
 
 /// Cuts or pads with zeros around the centre so that `axes` get the given lengths.

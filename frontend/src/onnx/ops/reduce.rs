@@ -1,6 +1,6 @@
 //! Reductions, arguments of extrema, running sums, sorting.
 
-use super::shape::axes_input;
+use super::axes::{Axes, Named, axes_input};
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::reduce::{ArgReduce, Cumulate, ReduceKind};
@@ -27,8 +27,8 @@ macro_rules! reductions {
                 k => Err(Error::shape(format!("k should be one number, found {}", k.len()))),
             }),
             $(
-                op($name, 1, (1, 1), |c| reduce(c, c.ints("axes")?, false, $fold)),
-                op($name, $since, (1, 2), |c| reduce(c, axes_input(c, 1)?, c.flag("noop_with_empty_axes", false)?, $fold)),
+                op($name, 1, (1, 1), |c| reduce(c, c.ints("axes")?.map(Axes::Known), false, $fold)),
+                op($name, $since, (1, 2), |c| reduce(c, axes_input(c, 1, "axes")?, c.flag("noop_with_empty_axes", false)?, $fold)),
             )*
         ];
     };
@@ -69,18 +69,32 @@ fn log_sum_exp<'g>(x: V<'g>, axes: &[usize], keep: bool) -> V<'g> {
 }
 
 /// No axes mean all, or none with `noop`.
-fn reduce<'g>(c: &Call<'g>, axes: Option<Vec<i64>>, noop: bool, fold: Fold) -> Result<Vec<V<'g>>> {
+fn reduce<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, noop: bool, fold: Fold) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let rank = x.ty().rank();
     let keep = c.flag("keepdims", true)?;
-    let mut axes = match axes.filter(|a| !a.is_empty()) {
-        Some(axes) => axes.iter().map(|a| normalize_axis(*a, rank)).collect::<Result<Vec<_>>>()?,
-        None if noop => vec![],
-        None => (0..rank).collect(),
+    let mut axes = match axes {
+        Some(Axes::Open(v)) if rank > 0 => return reduce_open(c, x, Named::new(c, v, rank), keep, noop, fold),
+        Some(Axes::Known(axes)) if !axes.is_empty() => axes.iter().map(|a| normalize_axis(*a, rank)).collect::<Result<Vec<_>>>()?,
+        _ if noop => vec![],
+        _ => (0..rank).collect(),
     };
     axes.sort();
     axes.dedup();
     Ok(vec![fold(x, &axes, keep)])
+}
+
+/// Axes that only the run knows: every axis becomes two, the second of which is folded.
+fn reduce_open<'g>(c: &Call<'g>, x: V<'g>, axes: Named<'g>, keep: bool, noop: bool, fold: Fold) -> Result<Vec<V<'g>>> {
+    let shape = x.ty().shape;
+    let gone: Vec<usize> = (0..shape.len()).map(|i| 2 * i + 1).collect();
+    let y = fold(axes.apart(c, x, noop)?, &gone, false);
+    if keep {
+        return Ok(vec![y]);
+    }
+    let left = axes.count.as_const().map(|n| shape.len() as i64 - n).ok_or_else(|| c.unknown(1, "the number of axes"))?;
+    let left = usize::try_from(left).map_err(|_| Error::shape(format!("{} axes of {}", axes.count, x.ty())))?;
+    Ok(vec![y.reshape(axes.without(c, &shape, left)?)])
 }
 
 fn arg<'g>(c: &Call<'g>, kind: ReduceKind) -> Result<Vec<V<'g>>> {
@@ -89,9 +103,20 @@ fn arg<'g>(c: &Call<'g>, kind: ReduceKind) -> Result<Vec<V<'g>>> {
 }
 
 fn cumulate<'g>(c: &Call<'g>, kind: ReduceKind) -> Result<Vec<V<'g>>> {
-    let [axis] = c.known_ints(1, "axis")?[..] else { return Err(Error::shape("axis should be one number")) };
-    let axis = normalize_axis(axis, c.x(0)?.ty().rank())?;
-    Ok(vec![c.b.op(Cumulate { kind, axis, exclusive: c.flag("exclusive", false)?, reverse: c.flag("reverse", false)? }, &[c.x(0)?])])
+    let x = c.x(0)?;
+    let shape = x.ty().shape;
+    let (exclusive, reverse) = (c.flag("exclusive", false)?, c.flag("reverse", false)?);
+    match axes_input(c, 1, "axis")? {
+        Some(Axes::Known(axis)) if axis.len() == 1 => {
+            let axis = normalize_axis(axis[0], shape.len())?;
+            Ok(vec![c.b.op(Cumulate { kind, axis, exclusive, reverse }, &[x])])
+        }
+        Some(Axes::Open(axis)) if axis.ty().elems().is(1) && !shape.is_empty() => {
+            let around = Named::new(c, axis, shape.len()).around(c, &shape, shape.len())?;
+            Ok(vec![c.b.op(Cumulate { kind, axis: 1, exclusive, reverse }, &[x.reshape(around.to_vec())]).reshape(shape)])
+        }
+        _ => Err(Error::shape("axis should be one number")),
+    }
 }
 
 fn top_k<'g>(c: &Call<'g>, k: Dim) -> Result<Vec<V<'g>>> {

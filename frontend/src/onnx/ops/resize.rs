@@ -181,15 +181,19 @@ fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: O
     if sizes.len() != axes.len() {
         return Err(Error::shape(format!("{} sizes for {} axes", sizes.len(), axes.len())));
     }
+    let scalar = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(DType::F64);
     let mut common = None;
     if policy != "stretch" {
-        let ratio = |(a, m): (&usize, &Dim)| Some(m.as_const()? as f64 / x.ty().shape[*a].as_const()? as f64);
-        let ratios = axes.iter().zip(&sizes).map(ratio).collect::<Option<Vec<f64>>>();
-        let ratios = ratios.ok_or_else(|| Error::unsupported(format!("keep_aspect_ratio_policy {policy} needs known sizes")))?;
-        let pick = if policy == "not_larger" { f64::min } else { f64::max };
-        let s = ratios.into_iter().reduce(pick).unwrap_or(1.0);
+        let ratio = |(a, m): (&usize, &Dim)| scalar(m) / scalar(&x.ty().shape[*a]);
+        let pick = if policy == "not_larger" { V::min } else { V::max };
+        let s = axes.iter().zip(&sizes).map(ratio).reduce(pick).ok_or_else(|| Error::shape("sizes of no axes"))?;
+        let half = c.b.constant(Tensor::scalar(0.5));
         for (a, m) in axes.iter().zip(&mut sizes) {
-            *m = Dim::Const((x.ty().shape[*a].as_const().unwrap_or(0) as f64 * s + 0.5).floor() as i64);
+            let rounded = (scalar(&x.ty().shape[*a]) * s + half).floor();
+            *m = match c.fold(rounded) {
+                Some(t) => Dim::Const(t.num(0).as_i64()),
+                None => c.read(rounded, "the result's length")?.0[0].clone(),
+            };
         }
         common = Some(s);
     }
@@ -198,12 +202,8 @@ fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: O
     }
     for (i, (a, m)) in axes.iter().zip(sizes).enumerate() {
         let n = x.ty().shape[*a].clone();
-        let scalar = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(DType::F64);
-        let known = common.or_else(|| Some(m.as_const()? as f64 / n.as_const()? as f64));
-        let factor = match known {
-            Some(s) => c.b.constant(Tensor::scalar(s)),
-            None => scalar(&m) / scalar(&n),
-        };
+        let factor = common.unwrap_or_else(|| scalar(&m) / scalar(&n));
+        let known = c.fold(factor).map(|t| t.num(0).as_f64());
         x = resized(c, x, *a, Axis { n, m, factor, known, roi: region(roi, i, axes.len()) }, rule)?;
     }
     Ok(vec![x])

@@ -6,7 +6,7 @@ use super::window::{Geometry, group, spatial};
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::ConvTranspose;
-use nnc_ir::ops::index::GatherNd;
+use nnc_ir::ops::index::{GatherNd, ScatterKind, ScatterNd};
 use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
@@ -203,13 +203,11 @@ fn affine_grid<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 /// Sums windows into an image: a transposed convolution whose filters each have a single 1.
 fn col2im<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let (image, block) = (c.known_ints(1, "image_shape")?, c.known_ints(2, "block_shape")?);
+    let (image, block) = (c.dims_or_read(1, "image_shape")?, c.dims_or_read(2, "block_shape")?);
+    let known = |dims: &[Dim]| dims.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
+    let (Some(image), Some(block)) = (known(&image), known(&block)) else { return col2im_open(c, x, &image, &block) };
     let n = image.len();
-    let list = |name: &str, len: usize, default: i64| -> Result<Vec<i64>> {
-        let v = c.ints(name)?.unwrap_or(vec![default; len]);
-        if v.len() == len { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {len} integers, found {v:?}"))) }
-    };
-    let (strides, dilations, pads) = (list("strides", n, 1)?, list("dilations", n, 1)?, list("pads", 2 * n, 0)?);
+    let (strides, dilations, pads) = (one_each(c, "strides", n, 1)?, one_each(c, "dilations", n, 1)?, one_each(c, "pads", 2 * n, 0)?);
     let s = x.ty().shape;
     let limits = |v: &i64| (1..=1 << 20).contains(v);
     let count = block.iter().try_fold(1i64, |a, b| a.checked_mul(*b)).filter(|k| limits(k) && block.iter().all(limits));
@@ -237,6 +235,42 @@ fn col2im<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let columns = x.reshape([&s[..2], &blocks[..]].concat());
     let fold = ConvTranspose { strides, dilations, pads, output_padding, group: channels as usize, post: vec![] };
     Ok(vec![c.b.op(fold, &[columns, filters])])
+}
+
+/// A list of `len` integers, or as many times `default`.
+fn one_each(c: &Call, name: &str, len: usize, default: i64) -> Result<Vec<i64>> {
+    let v = c.ints(name)?.unwrap_or(vec![default; len]);
+    if v.len() == len { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {len} integers, found {v:?}"))) }
+}
+
+/// As [`col2im`], with lengths that only the run knows: every element is added at its place in the padded image.
+fn col2im_open<'g>(c: &Call<'g>, x: V<'g>, image: &[Dim], block: &[Dim]) -> Result<Vec<V<'g>>> {
+    let n = image.len();
+    let (strides, dilations, pads) = (one_each(c, "strides", n, 1)?, one_each(c, "dilations", n, 1)?, one_each(c, "pads", 2 * n, 0)?);
+    let s = x.ty().shape;
+    if s.len() != 3 || block.len() != n || n == 0 || strides.iter().chain(&dilations).any(|v| *v < 1) {
+        return Err(Error::shape(format!("blocks of {n} axes in {}", x.ty())));
+    }
+    let padded: Vec<Dim> = (0..n).map(|i| image[i].clone() + Dim::Const(pads[i].saturating_add(pads[n + i]))).collect();
+    let k = |v: i64| c.b.constant(Tensor::scalar(v));
+    let mut blocks = vec![];
+    let mut place: Option<V<'g>> = None;
+    for i in 0..n {
+        let reach = (block[i].clone() - Dim::Const(1)) * Dim::Const(dilations[i]) + Dim::Const(1);
+        blocks.push((&padded[i] - &reach).floor_div(&Dim::Const(strides[i])) + Dim::Const(1));
+        let at = ramp(c, block[i].clone(), i, 2 * n) * k(dilations[i]) + ramp(c, blocks[i].clone(), n + i, 2 * n) * k(strides[i]);
+        place = Some(place.map_or(at, |p| p * dim(c, &padded[i], DType::I64) + at));
+    }
+    let Some(place) = place else { return Ok(c.poisoned()) };
+    let count = Dim::product(block) * Dim::product(&blocks);
+    let channels = s[1].floor_div(&Dim::product(block));
+    let images = s[0].clone() * channels.clone();
+    let elements = x.reshape(vec![images.clone(), count.clone()]).transpose(&[1, 0]);
+    let zeros = x.scalar_like(0.0).expand(vec![Dim::product(&padded), images]);
+    let sums = c.b.op(ScatterNd { reduction: ScatterKind::Add }, &[zeros, place.reshape(vec![count, Dim::Const(1)]), elements]);
+    let y = sums.transpose(&[1, 0]).reshape([&[s[0].clone(), channels.clone()], &padded[..]].concat());
+    let starts = [0, 0].iter().chain(&pads[..n]).map(|p| Dim::Const(*p)).collect();
+    Ok(vec![y.slice(starts, [&[s[0].clone(), channels], image].concat())])
 }
 
 /// A convolution whose windows read at positions that are shifted one by one.

@@ -1,6 +1,5 @@
 //! Sequences and optionals: their lengths and presence are known while the graph is built, so that what is left of them is tensors.
 
-use super::shape::axes_input;
 use super::{MANY, Row, items};
 use crate::onnx::call::{Call, Item};
 use nnc_ir::ops::index::Gather;
@@ -99,29 +98,31 @@ fn concat<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
 
 fn split<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let (x, axis) = (c.x(0)?, c.axis("axis", 0)?);
-    let length = x.ty().shape[axis].as_const();
-    let length =
-        length.ok_or_else(|| Error::unsupported(format!("the length of axis {axis} of {} must be known when the model is compiled", x.ty())))?;
-    let scalar = c.opt(1).is_some_and(|v| v.ty().rank() == 0);
-    let sizes = match axes_input(c, 1)? {
-        Some(sizes) if !scalar => sizes,
-        given => {
-            let size = given.as_ref().and_then(|s| s.first()).copied().unwrap_or(1);
+    let whole = x.ty().shape[axis].clone();
+    let given = c.opt(1).map(|v| v.ty().rank());
+    let sizes: Vec<Dim> = match given {
+        Some(1) => c.dims_or_read(1, "split")?,
+        _ => {
+            let length = whole.as_const();
+            let length = length
+                .ok_or_else(|| Error::unsupported(format!("the length of axis {axis} of {} must be known when the model is compiled", x.ty())))?;
+            let size = if given.is_some() { c.known_ints(1, "the length of a piece")?.first().copied().unwrap_or(1) } else { 1 };
             if size < 1 || length / size > MAX_PIECES {
                 return Err(Error::input(format!("axis {axis} of length {length} is to be cut into pieces of {size}")));
             }
-            (0..length).step_by(size as usize).map(|at| size.min(length - at)).collect()
+            (0..length).step_by(size as usize).map(|at| Dim::Const(size.min(length - at))).collect()
         }
     };
-    if sizes.iter().any(|s| *s < 0) || sizes.iter().try_fold(0i64, |n, s| n.checked_add(*s)) != Some(length) {
-        return Err(Error::input(format!("axis {axis} of length {length} cannot be cut into {sizes:?}")));
+    let sum = sizes.iter().fold(Dim::Const(0), |n, s| n + s.clone());
+    if sizes.iter().any(|s| s.as_const().is_some_and(|s| s < 0)) || (&sum - &whole).as_const().is_some_and(|d| d != 0) {
+        return Err(Error::input(format!("axis {axis} of length {whole} cannot be cut into {sizes:?}")));
     }
     // The flag counts only where each piece is one element because nothing else is said.
-    let keep = c.flag("keepdims", true)? || c.opt(1).is_some();
-    let mut start = 0;
+    let keep = c.flag("keepdims", true)? || given.is_some();
+    let mut start = Dim::Const(0);
     let mut out = vec![];
     for size in sizes {
-        let piece = x.slice_axis(axis, Dim::Const(start), Dim::Const(size));
+        let piece = x.slice_axis(axis, start.clone(), size.clone());
         let mut shape = piece.ty().shape;
         out.push(if keep {
             piece
@@ -129,7 +130,7 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
             shape.remove(axis);
             piece.reshape(shape)
         });
-        start += size;
+        start = start + size;
     }
     Ok(vec![Item::List(out)])
 }

@@ -1,5 +1,6 @@
 //! Shapes: reading them, and the same elements under others.
 
+use super::axes::{Axes, Named, axes_input};
 use super::{MANY, Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::reduce::ReduceKind;
@@ -17,19 +18,14 @@ pub const ROWS: &[Row] = &[
     op("Shape", 1, (1, 1), shape),
     op("Size", 1, (1, 1), |c| Ok(vec![c.b.op(Dims { values: vec![c.x(0)?.ty().elems()], scalar: true }, &[])])),
     op("SpaceToDepth", 1, (1, 1), space_to_depth),
-    op("Squeeze", 1, (1, 1), |c| squeeze(c, c.ints("axes")?)),
-    op("Squeeze", 13, (1, 2), |c| squeeze(c, axes_input(c, 1)?)),
+    op("Squeeze", 1, (1, 1), |c| squeeze(c, c.ints("axes")?.map(Axes::Known))),
+    op("Squeeze", 13, (1, 2), |c| squeeze(c, axes_input(c, 1, "axes")?)),
     op("Tile", 1, (3, 3), tile_axis),
     op("Tile", 6, (2, 2), tile),
     op("Transpose", 1, (1, 1), transpose),
-    op("Unsqueeze", 1, (1, 1), |c| unsqueeze(c, c.ints("axes")?)),
-    op("Unsqueeze", 13, (2, 2), |c| unsqueeze(c, axes_input(c, 1)?)),
+    op("Unsqueeze", 1, (1, 1), |c| unsqueeze(c, c.ints("axes")?.map(Axes::Known))),
+    op("Unsqueeze", 13, (2, 2), |c| unsqueeze(c, axes_input(c, 1, "axes")?)),
 ];
-
-/// Axes that are an optional input.
-pub fn axes_input(c: &Call, i: usize) -> Result<Option<Vec<i64>>> {
-    c.opt(i).map(|_| c.known_ints(i, "axes")).transpose()
-}
 
 fn concat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if c.opset >= 4 && c.attr("axis").is_none() {
@@ -128,13 +124,20 @@ fn flatten<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     Ok(vec![x.reshape(vec![Dim::product(&shape[..axis]), Dim::product(&shape[axis..])])])
 }
 
-fn squeeze<'g>(c: &Call<'g>, axes: Option<Vec<i64>>) -> Result<Vec<V<'g>>> {
+fn squeeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let ty = x.ty();
     let gone: Vec<usize> = match axes {
-        Some(axes) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
-        None if !ty.is_static() => return Err(Error::unsupported(format!("without axes, which of {} are 1 must be known", ty))),
-        None => (0..ty.rank()).filter(|a| ty.shape[*a].is(1)).collect(),
+        Some(Axes::Known(axes)) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
+        Some(Axes::Open(axes)) => {
+            let left = axes.ty().elems().as_const().ok_or_else(|| c.unknown(1, "the number of axes"))?;
+            let left = usize::try_from(ty.rank() as i64 - left).map_err(|_| Error::shape(format!("{left} axes of {ty}")))?;
+            return Ok(vec![x.reshape(Named::new(c, axes, ty.rank()).without(c, &ty.shape, left)?)]);
+        }
+        None => {
+            other_than_one(c, &ty.shape)?;
+            (0..ty.rank()).filter(|a| ty.shape[*a].is(1)).collect()
+        }
     };
     if let Some(a) = gone.iter().find(|a| ty.shape[**a].as_const().is_some_and(|d| d != 1)) {
         return Err(Error::shape(format!("axis {a} of {ty} is not 1")));
@@ -143,16 +146,37 @@ fn squeeze<'g>(c: &Call<'g>, axes: Option<Vec<i64>>) -> Result<Vec<V<'g>>> {
     Ok(vec![x.reshape(kept.collect())])
 }
 
-fn unsqueeze<'g>(c: &Call<'g>, axes: Option<Vec<i64>>) -> Result<Vec<V<'g>>> {
+/// Without axes those of length 1 go, and the rank follows from that: a length that only the run knows is an error of the run where it
+/// turns out to be 1.
+fn other_than_one<'g>(c: &Call<'g>, shape: &[Dim]) -> Result<()> {
+    let open: Vec<Dim> = shape.iter().filter(|d| d.as_const().is_none() && d.least().is_none_or(|l| l < 2)).cloned().collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let k = |v: i64| c.b.constant(nnc_ir::Tensor::scalar(v));
+    let good = c.b.dims(open).equal(k(1)).select(k(-1), k(0));
+    c.read(good, "lengths other than 1").map(|_| ())
+}
+
+fn unsqueeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let axes = axes.ok_or_else(|| Error::attribute("attribute `axes` is missing"))?;
-    let rank = x.ty().rank() + axes.len();
+    let mut shape = x.ty().shape;
+    let axes = match axes.ok_or_else(|| Error::attribute("attribute `axes` is missing"))? {
+        Axes::Known(axes) => axes,
+        Axes::Open(axes) => {
+            let new = axes.ty().elems().as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= 64);
+            let new = new.ok_or_else(|| c.unknown(1, "the number of axes"))?;
+            let axes = Named::new(c, axes, shape.len() + new);
+            let shape = if shape.is_empty() { vec![Dim::Const(1); new] } else { axes.with_ones(c, &shape)? };
+            return Ok(vec![x.reshape(shape)]);
+        }
+    };
+    let rank = shape.len() + axes.len();
     let mut new = axes.iter().map(|a| normalize_axis(*a, rank)).collect::<Result<Vec<_>>>()?;
     new.sort();
     if new.windows(2).any(|w| w[0] == w[1]) {
         return Err(Error::attribute(format!("axes {axes:?} name one axis twice")));
     }
-    let mut shape = x.ty().shape;
     new.iter().for_each(|a| shape.insert(*a, Dim::Const(1)));
     Ok(vec![x.reshape(shape)])
 }

@@ -1,5 +1,6 @@
 //! Fourier transforms as matrix products, and the windows that go with them.
 
+use super::axes::{Axes, Named, axes_input};
 use super::index::ramp;
 use super::matmul::matmul;
 use super::{Row, op};
@@ -12,11 +13,8 @@ use std::f64::consts::TAU;
 
 pub const ROWS: &[Row] = &[
     op("BlackmanWindow", 17, (1, 1), |c| window(c, &[0.42, -0.5, 0.08])),
-    op("DFT", 17, (1, 2), |c| dft(c, c.int("axis", 1)?)),
-    op("DFT", 20, (1, 3), |c| match c.opt(2) {
-        Some(_) => dft(c, c.known_ints(2, "axis")?.first().copied().unwrap_or(-2)),
-        None => dft(c, -2),
-    }),
+    op("DFT", 17, (1, 2), |c| dft(c, Axes::Known(vec![c.int("axis", 1)?]))),
+    op("DFT", 20, (1, 3), |c| dft(c, axes_input(c, 2, "axis")?.unwrap_or(Axes::Known(vec![-2])))),
     // 25/46 and 21/46, as the specification has them.
     op("HammingWindow", 17, (1, 1), |c| window(c, &[25.0 / 46.0, -21.0 / 46.0])),
     op("HannWindow", 17, (1, 1), |c| window(c, &[0.5, -0.5])),
@@ -65,21 +63,40 @@ fn fitted<'g>(x: V<'g>, n: &Dim) -> V<'g> {
 }
 
 /// The transform of `[.., length, .., 1 or 2]` along `axis`.
-fn dft<'g>(c: &Call<'g>, axis: i64) -> Result<Vec<V<'g>>> {
+fn dft<'g>(c: &Call<'g>, axis: Axes<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let ty = x.ty();
-    let axis = normalize_axis(axis, ty.rank())?;
-    if axis + 1 >= ty.rank() {
-        return Err(Error::attribute(format!("axis {axis} of {ty} holds real and imaginary parts")));
-    }
+    let shape = x.ty().shape;
     let (inverse, onesided) = (c.flag("inverse", false)?, c.flag("onesided", false)?);
-    let have = ty.shape[axis].clone();
-    let n = match c.opt(1) {
-        Some(_) => length(c, 1, "dft_length")?,
-        None if inverse && onesided => (have - Dim::Const(1)) * Dim::Const(2),
-        None => have,
+    let size = |have: &Dim| match c.opt(1) {
+        Some(_) => length(c, 1, "dft_length"),
+        None if inverse && onesided => Ok((have - &Dim::Const(1)) * Dim::Const(2)),
+        None => Ok(have.clone()),
     };
-    Ok(vec![transform(c, x, axis, n, inverse, onesided)?])
+    match axis {
+        Axes::Known(axis) if axis.len() == 1 => {
+            let axis = normalize_axis(axis[0], shape.len())?;
+            if axis + 1 >= shape.len() {
+                return Err(Error::attribute(format!("axis {axis} of {} holds real and imaginary parts", x.ty())));
+            }
+            Ok(vec![transform(c, x, axis, size(&shape[axis])?, inverse, onesided)?])
+        }
+        Axes::Open(axis) if axis.ty().elems().is(1) && shape.len() > 1 => {
+            // The last axis cannot be meant: it comes along as it is.
+            let named = Named::new(c, axis, shape.len());
+            let last = shape.len() - 1;
+            let [before, have, after] = named.around(c, &shape, last)?;
+            let parts = shape[last].clone();
+            let x = x.reshape(vec![before, have.clone(), after.floor_div(&parts), parts]);
+            let y = transform(c, x, 1, size(&have)?, inverse, onesided)?;
+            if y.is_poison() {
+                return Ok(c.poisoned());
+            }
+            let mut out = named.replaced(c, &shape, &y.ty().shape[1])?;
+            out[last] = y.ty().shape[3].clone();
+            Ok(vec![y.reshape(out)])
+        }
+        _ => Err(Error::shape("axis should be one number")),
+    }
 }
 
 /// Computed in f64: sums of many terms cancel, and what should be zero would not be.
@@ -155,36 +172,25 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Triangular filters, evenly spaced in mel, as weights of the bins of a transform.
 fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let number = |i: usize, what: &str| -> Result<f64> {
-        let t = c.fold(c.x(i)?).filter(|t| t.elems() == 1);
-        t.map(|t| t.num(0).as_f64()).ok_or_else(|| c.unknown(i, what))
+    let (bands, size) = (length(c, 0, "num_mel_bins")?, length(c, 1, "dft_length")?);
+    let number = |i: usize| c.x(i).map(|v| v.cast(DType::F64).reshape(vec![]));
+    let (rate, low, high) = (number(2)?, number(3)?, number(4)?);
+    let bins = size.floor_div(&Dim::Const(2)) + Dim::Const(1);
+    let k = |v: f64| c.b.constant(Tensor::scalar(v));
+    let to_mel = |hertz: V<'g>| (k(1.0) + hertz / k(700.0)).log() * k(2595.0 / std::f64::consts::LN_10);
+    let step = (to_mel(high) - to_mel(low)) / scalar(c, &(bands.clone() + Dim::Const(2)), DType::F64);
+    // The bins where a band starts, is highest and ends.
+    let edge = |shift: f64| {
+        let mel = (ramp(c, bands.clone(), 1, 2).cast(DType::F64) + k(shift)) * step + to_mel(low);
+        let hertz = k(700.0) * (k(10.0).pow(mel / k(2595.0)) - k(1.0));
+        let at = (scalar(c, &(size.clone() + Dim::Const(1)), DType::F64) * hertz / rate).floor();
+        at.max(k(0.0)).min(scalar(c, &(bins.clone() - Dim::Const(1)), DType::F64))
     };
-    let (bands, size, rate) = (number(0, "num_mel_bins")?, number(1, "dft_length")?, number(2, "sample_rate")?);
-    let (low, high) = (number(3, "lower_edge_hertz")?, number(4, "upper_edge_hertz")?);
-    if !(1.0..=4096.0).contains(&bands) || !(1.0..=1e6).contains(&size) || rate < 1.0 {
-        return Err(Error::attribute(format!("{bands} bands of a transform of {size} at {rate} Hz")));
-    }
-    let (bands, bins) = (bands as usize, size as usize / 2 + 1);
-    let to_mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();
-    let to_hertz = |mel: f64| 700.0 * (10f64.powf(mel / 2595.0) - 1.0);
-    let step = (to_mel(high) - to_mel(low)) / (bands + 2) as f64;
-    let edge = |i: usize| (((size + 1.0) * to_hertz(to_mel(low) + i as f64 * step)) / rate).floor().clamp(0.0, (bins - 1) as f64) as usize;
-    let mut weights = vec![0f32; bins * bands];
-    for band in 0..bands {
-        let (left, centre, right) = (edge(band), edge(band + 1), edge(band + 2));
-        if left == centre {
-            weights[centre * bands + band] = 1.0;
-        }
-        for bin in left..centre.max(left) {
-            weights[bin * bands + band] = (bin - left) as f32 / (centre - left) as f32;
-        }
-        for bin in centre..right.max(centre) {
-            weights[bin * bands + band] = (right - bin) as f32 / (right - centre) as f32;
-        }
-        if left < centre {
-            weights[centre * bands + band] = 1.0;
-        }
-    }
-    let t = c.b.constant(Tensor::new(&[bins, bands], &weights));
-    Ok(vec![t.cast(c.dtype("output_datatype", Some(DType::F32))?)])
+    let (left, centre, right) = (edge(0.0), edge(1.0), edge(2.0));
+    let bin = ramp(c, bins.clone(), 0, 2).cast(DType::F64);
+    let (rising, falling) = ((bin - left) / (centre - left), (right - bin) / (right - centre));
+    let beside = bin.less(centre).select(rising, falling);
+    let within = bin.greater_equal(left).and(bin.less(right));
+    let weights = bin.equal(centre).select(k(1.0), within.select(beside, k(0.0)));
+    Ok(vec![weights.cast(c.dtype("output_datatype", Some(DType::F32))?)])
 }

@@ -304,7 +304,7 @@ fn max_unpool<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         .map(|i| (d[i].clone() - Dim::Const(1)) * Dim::Const(g.strides[i]) + Dim::Const(g.kernel[i]) - g.lo[i].clone() - g.hi[i].clone())
         .collect();
     let shape = match c.opt(2) {
-        Some(_) => c.known_dims(2, "output_shape")?,
+        Some(_) => c.dims_or_read(2, "output_shape")?,
         None => [&ty.shape[..2], &natural].concat(),
     };
     let natural = [&ty.shape[..2], &natural].concat();

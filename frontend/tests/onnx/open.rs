@@ -1,0 +1,178 @@
+//! Axes and sizes that are the contents of inputs: with values that only the run knows the results are those of known ones, and what
+//! no tensor has is an error of the run.
+
+use crate::model::*;
+use nnc_frontend::onnx::proto::*;
+use nnc_ir::Tensor;
+use nnc_ir::eval::{self, Env};
+
+/// `[2,3,4]`, no two elements alike.
+fn data() -> Tensor {
+    f32s(&[2, 3, 4], &(0..24).map(|i| ((i * 7) % 24) as f32 - 5.5).collect::<Vec<_>>())
+}
+
+struct Case {
+    op: &'static str,
+    opset: i64,
+    attributes: Vec<AttributeProto>,
+    /// The operands after the first, in order: where empty, the operand is left out.
+    given: Vec<Tensor>,
+}
+
+fn case(op: &'static str, opset: i64, attributes: Vec<AttributeProto>, given: &[&[i64]]) -> Case {
+    Case { op, opset, attributes, given: given.iter().map(|v| i64s(v)).collect() }
+}
+
+impl Case {
+    fn of(mut self, i: usize, t: Tensor) -> Case {
+        self.given[i] = t;
+        self
+    }
+
+    /// The model on `x`; the integers are inputs where `open` is set, initializers else.
+    fn model(&self, x: &Tensor, open: bool) -> ModelProto {
+        let names: Vec<String> = self.given.iter().enumerate().map(|(i, t)| if t.elems() == 0 { "_".into() } else { format!("i{i}") }).collect();
+        let text = |t: &Tensor| t.shape().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let mut inputs = vec![value("x", F32, &text(x))];
+        let mut known = vec![];
+        for (n, t) in names.iter().zip(&self.given).filter(|(_, t)| t.elems() > 0) {
+            match open {
+                true => inputs.push(value(n, I64, &text(t))),
+                false => known.push((n.as_str(), t.clone())),
+            }
+        }
+        single(self.opset, node(self.op, &format!("x {}", names.join(" ")), "y", self.attributes.clone()), inputs, &known)
+    }
+
+    fn open(&self, x: &Tensor) -> nnc_ir::Result<Vec<Tensor>> {
+        let m = load(&self.model(x, true)).unwrap_or_else(|e| panic!("{}: {e}", self.op));
+        let feeds: Vec<Tensor> = std::iter::once(x).chain(self.given.iter().filter(|t| t.elems() > 0)).cloned().collect();
+        eval::run(&m.graph, &feeds, &Env::default())
+    }
+
+    fn agrees(&self, x: &Tensor) {
+        let want = run(&self.model(x, false), std::slice::from_ref(x)).remove(0);
+        let got = self.open(x).unwrap_or_else(|e| panic!("{}: {e}", self.op)).remove(0);
+        assert_eq!(got.shape(), want.shape(), "{} {:?}", self.op, self.given);
+        let close = got.to_f64s().iter().zip(want.to_f64s()).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0) || a.is_nan() && b.is_nan());
+        assert!(close, "{} {:?}: {got:?} is not {want:?}", self.op, self.given);
+    }
+}
+
+const REDUCTIONS: [&str; 10] =
+    ["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"];
+
+#[test]
+fn reductions_over_axes_of_the_run() {
+    for op in REDUCTIONS {
+        for axes in [&[0][..], &[-1], &[2, 0], &[0, 1, 2], &[-2]] {
+            for keep in [0, 1] {
+                case(op, 18, vec![int("keepdims", keep)], &[axes]).agrees(&data());
+            }
+        }
+    }
+    case("ReduceSum", 18, vec![], &[&[1, -2]]).agrees(&data());
+}
+
+#[test]
+fn a_number_of_axes_of_the_run() {
+    // No axes at all are all of them, unless that is asked to be none.
+    for (noop, shape) in [(0, [1, 1, 1]), (1, [2, 3, 4])] {
+        let op = node("ReduceSum", "x a", "y", vec![int("noop_with_empty_axes", noop)]);
+        let m = single(18, op, vec![value("x", F32, "2,3,4"), value("a", I64, "n")], &[]);
+        assert_eq!(run(&m, &[data(), i64s(&[])])[0].shape(), shape);
+        assert_eq!(run(&m, &[data(), i64s(&[1, 2])])[0].shape(), [2, 1, 1]);
+    }
+    let m = single(18, node("ReduceSum", "x a", "y", vec![int("keepdims", 0)]), vec![value("x", F32, "2,3,4"), value("a", I64, "n")], &[]);
+    assert!(problems(&m)[0].contains("the number of axes"), "{:?}", problems(&m));
+}
+
+#[test]
+fn running_sums_and_transforms_along_an_axis_of_the_run() {
+    for axis in -3i64..3 {
+        for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+            let attributes = vec![int("exclusive", exclusive), int("reverse", reverse)];
+            case("CumSum", 14, attributes, &[&[0]]).of(0, Tensor::scalar(axis)).agrees(&data());
+        }
+    }
+    let pairs = f32s(&[2, 3, 2, 2], data().to_f64s().iter().map(|v| *v as f32).collect::<Vec<_>>().as_slice());
+    for axis in [0i64, 1, 2, -2, -3] {
+        for inverse in [0, 1] {
+            case("DFT", 20, vec![int("inverse", inverse)], &[&[], &[0]]).of(1, Tensor::scalar(axis)).agrees(&pairs);
+        }
+        case("DFT", 20, vec![int("onesided", 1)], &[&[4], &[0]]).of(0, Tensor::scalar(4i64)).of(1, Tensor::scalar(axis)).agrees(&pairs);
+    }
+}
+
+#[test]
+fn slices_of_the_run() {
+    for (starts, ends, axes, steps) in [
+        (&[1][..], &[3][..], &[2][..], &[1][..]),
+        (&[-1], &[-100], &[1], &[-1]),
+        (&[0, -3], &[i64::MAX, -1], &[-3, 2], &[2, 1]),
+        (&[3, 100], &[i64::MIN, 0], &[2, 0], &[-2, -1]),
+        (&[5], &[7], &[1], &[3]),
+    ] {
+        case("Slice", 13, vec![], &[starts, ends, axes, steps]).agrees(&data());
+        case("Slice", 13, vec![], &[starts, ends, axes]).agrees(&data());
+        case("Slice", 13, vec![], &[starts, ends]).agrees(&data());
+    }
+}
+
+#[test]
+fn padding_of_the_run() {
+    for mode in ["constant", "reflect", "edge", "wrap"] {
+        let attributes = || vec![string("mode", mode)];
+        case("Pad", 19, attributes(), &[&[1, 0, 2, 0, 1, 1]]).agrees(&data());
+        case("Pad", 19, attributes(), &[&[0, -1, 2, 0, 1, -2]]).agrees(&data());
+        case("Pad", 19, attributes(), &[&[1, 2, 1, 0], &[], &[-1, 1]]).agrees(&data());
+    }
+}
+
+#[test]
+fn axes_that_come_and_go() {
+    let x = data().reshaped(vec![2, 1, 12, 1]).expect("24 elements");
+    for axes in [&[1][..], &[-1], &[3, 1]] {
+        case("Squeeze", 13, vec![], &[axes]).agrees(&x);
+    }
+    for axes in [&[0][..], &[-1], &[2, 0], &[5, 0, 3]] {
+        case("Unsqueeze", 13, vec![], &[axes]).agrees(&data());
+    }
+    // Without axes the rank says which lengths are 1; the run refuses one that was not known to be.
+    let m = single(13, node("Squeeze", "x", "y", vec![]), vec![value("x", F32, "n,1,2")], &[]);
+    assert_eq!(run(&m, &[f32s(&[3, 1, 2], &[0.; 6])])[0].shape(), [3, 2]);
+    let m = load(&m).expect("a model");
+    assert!(eval::run(&m.graph, &[f32s(&[1, 1, 2], &[0.; 2])], &Env::default()).is_err());
+}
+
+#[test]
+fn images_and_sizes_of_the_run() {
+    let columns = f32s(&[1, 8, 6], &(0..48).map(|i| i as f32).collect::<Vec<_>>());
+    case("Col2Im", 18, vec![], &[&[3, 4], &[2, 2]]).agrees(&columns);
+    case("Col2Im", 18, vec![ints("strides", &[2, 1]), ints("pads", &[0, 1, 1, 0])], &[&[4, 3], &[2, 2]]).of(0, i64s(&[3, 3])).agrees(&columns);
+    for policy in ["not_larger", "not_smaller", "stretch"] {
+        let x = f32s(&[1, 1, 3, 4], &(0..12).map(|i| i as f32).collect::<Vec<_>>());
+        let attributes = vec![string("keep_aspect_ratio_policy", policy), ints("axes", &[2, 3])];
+        case("Resize", 19, attributes, &[&[], &[], &[7, 6]]).agrees(&x);
+    }
+}
+
+#[test]
+fn what_no_tensor_has_is_an_error_of_the_run() {
+    for wrong in [
+        case("ReduceSum", 18, vec![], &[&[3]]),
+        case("ReduceSum", 18, vec![int("keepdims", 0)], &[&[-4]]),
+        case("ReduceSum", 18, vec![int("keepdims", 0)], &[&[1, 1]]),
+        case("CumSum", 14, vec![], &[&[3]]),
+        case("Slice", 13, vec![], &[&[0], &[1], &[3]]),
+        case("Slice", 13, vec![], &[&[0, 0], &[1, 1], &[1, -2]]),
+        case("Slice", 13, vec![], &[&[0], &[1], &[1], &[0]]),
+        case("Pad", 19, vec![], &[&[1, 1], &[], &[5]]),
+        case("Squeeze", 13, vec![], &[&[0]]),
+        case("Squeeze", 13, vec![], &[&[7]]),
+        case("Unsqueeze", 13, vec![], &[&[1, 1]]),
+        case("Unsqueeze", 13, vec![], &[&[-5]]),
+    ] {
+        assert!(wrong.open(&data()).is_err(), "{} {:?}", wrong.op, wrong.given);
+    }
+}
