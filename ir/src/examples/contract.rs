@@ -95,6 +95,7 @@ fn blocked() -> Vec<Example> {
     vec![
         case("blocked", with(b, &same), &["f32[2,2,5,6,16]", "f32[3,2,3,3,16,16]"]),
         case("blocked.pointwise", with(b, &conv()), &["f32[1,2,7,7,16]", "f32[2,2,1,1,16,16]"]),
+        case("blocked.narrow", with(b, &fused), &["f32[1,2,5,6,16]", "bf16[1,2,3,3,16,16]", "f32[16]", "f32[16]", "f32[1,1,5,6,16]"]),
         case("blocked.strided", with(b, &strided), &["f32[1,1,9,7,16]", "f32[2,1,3,3,16,16]"]),
         case("blocked.dilated", Conv { dilations: vec![2, 2], pads: vec![2; 4], ..with(b, &conv()) }, &["f32[1,1,6,7,16]", "f32[1,1,3,3,16,16]"]),
         case("blocked.grouped", Conv { group: 2, ..with(b, &same) }, &["f32[1,2,5,5,16]", "f32[4,1,3,3,16,16]"]),
