@@ -113,6 +113,7 @@ impl Bench {
         input.origin = Size::Const(0);
         let desc = Conv {
             name: "k".into(),
+            narrow: false,
             batch: Size::Const(1),
             groups: 1,
             in_channels: ic,
@@ -247,6 +248,7 @@ impl Bench {
         let matrix = |word, pitch| Matrix { word, pitch: Size::Const(pitch), batch: vec![] };
         let desc = Gemm {
             name: "k".into(),
+            narrow: false,
             batch: vec![],
             m: Size::Const(m),
             n: Size::Const(n),

@@ -26,6 +26,8 @@ struct Case {
     dilation: Vec<i64>,
     pad: Vec<i64>,
     plain: bool,
+    /// Weights in bf16; the values of both sides are such that nothing is rounded.
+    narrow: bool,
     /// Output sizes and input pitches as run-time words.
     dynamic: bool,
     out_halo: i64,
@@ -47,6 +49,7 @@ fn case(ic: i64, oc: i64, size: i64, kernel: i64, stride: i64) -> Case {
         dilation: vec![1; 2],
         pad: vec![kernel / 2; 2],
         plain: false,
+        narrow: false,
         dynamic: false,
         out_halo: 0,
         residual: false,
@@ -107,6 +110,7 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     }
     let desc = Conv {
         name: "conv".into(),
+        narrow: c.narrow,
         batch,
         groups: c.groups,
         in_channels: c.ic,
@@ -126,7 +130,8 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     let machine = Machine { l1_bytes: 4096, l2_bytes: 16 << 10, threads: 2 };
     let kernel = conv(&desc, isa, &machine).unwrap_or_else(|e| panic!("{e}"));
 
-    let weights = noise((oc * c.ic * c.kernel.iter().product::<i64>()) as usize, 2);
+    let exact = |v: Vec<f32>| if c.narrow { v.iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect() } else { v };
+    let weights = exact(noise((oc * c.ic * c.kernel.iter().product::<i64>()) as usize, 2));
     let bias_len = blocks * BLOCK * c.groups;
     let mut bias = noise(bias_len as usize, 3);
     if c.groups == 1 {
@@ -134,7 +139,7 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     }
     let scale = noise(bias_len as usize, 6);
     let mut x = vec![0f32; (in_image * c.n) as usize];
-    let values = noise((c.n * ic * c.size.iter().product::<i64>()) as usize, 1);
+    let values = exact(noise((c.n * ic * c.size.iter().product::<i64>()) as usize, 1));
     let in_at = |n: i64, ch: i64, pos: &[i64]| {
         let unit = if c.plain { 1 } else { BLOCK };
         let mut at = n * in_image + as_const(origin) + pos[d - 1] * unit;
@@ -156,7 +161,8 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
         y = residual.clone();
         words[4] = Word::Buf(3);
     }
-    let mut bufs = [x, desc.pack(&weights), bias.clone(), y, residual.clone(), scale.clone()];
+    let packed = if c.narrow { in_pairs(&desc.pack(&weights)) } else { desc.pack(&weights) };
+    let mut bufs = [x, packed, bias.clone(), y, residual.clone(), scale.clone()];
     let what = format!("{isa:?} {engine:?} {ic}->{oc} {:?} k{:?} s{:?}", c.size, c.kernel, c.stride);
     run(&kernel, isa, engine, &mut bufs, &words).unwrap_or_else(|e| panic!("{what}: {e}\n{}", kernel.func));
 
@@ -195,6 +201,31 @@ fn check(c: &Case, isa: Isa, engine: Engine) {
     let left = bufs[3].iter().enumerate().filter(|(at, v)| **v == before(*at)).count() as i64;
     assert!(touched <= padded);
     assert_eq!(left, bufs[3].len() as i64 - padded, "{what}: values outside the window");
+}
+
+/// Rows of 16 values as bf16, each two interleaved; two values a word.
+fn in_pairs(rows: &[f32]) -> Vec<f32> {
+    let word = |low: f32, high: f32| f32::from_bits(low.to_bits() >> 16 | high.to_bits() & 0xffff_0000);
+    rows.chunks(2 * BLOCK as usize).flat_map(|p| (0..BLOCK as usize).map(move |o| word(p[o], p[BLOCK as usize + o]))).collect()
+}
+
+#[test]
+fn narrow_weights() {
+    let cases = [
+        case(16, 32, 7, 3, 2),
+        case(48, 16, 5, 1, 1),
+        Case { n: 2, groups: 2, dilation: vec![2, 1], pad: vec![2, 1], ..case(16, 32, 6, 3, 1) },
+        Case { dynamic: true, n: 2, ..case(32, 16, 5, 3, 1) },
+        Case { residual: true, post: vec![Post::Act(Act::Relu)], out_halo: 1, ..case(16, 32, 5, 3, 1) },
+        // Deep enough for slices.
+        Case { residual: true, ..case(1024, 32, 8, 1, 1) },
+    ];
+    for c in cases.map(|c| Case { narrow: true, ..c }) {
+        check(&c, Isa::Avx512, Engine::Interpreter);
+        if nnc_backends::cpu::has_bf16() {
+            check(&c, Isa::Avx512, Engine::Native);
+        }
+    }
 }
 
 fn reference(a: Act, x: f64) -> f64 {
@@ -341,6 +372,7 @@ fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: 
     let place = Matrix { word: 4, ..c.clone() }.place();
     let desc = Gemm {
         name: "gemm".into(),
+        narrow: false,
         batch: vec![Size::Const(batch)],
         m: size(m, dynamic[0]),
         n: size(n, dynamic[1]),
@@ -413,6 +445,7 @@ fn hot_loops_do_not_spill() {
             let out = (c.size[0] + 2 * c.pad[0] - c.kernel[0]) / c.stride[0] + 1;
             let desc = Conv {
                 name: "conv".into(),
+                narrow: false,
                 batch: Size::Const(1),
                 groups: 1,
                 in_channels: c.ic,

@@ -19,6 +19,10 @@ pub struct Target {
     /// What `--target` calls it.
     pub name: String,
     pub isa: Isa,
+    /// A lesser instruction set that files hold code for as well: they choose when they are loaded.
+    pub also: Option<Isa>,
+    /// Whether there are sums of products of bf16 pairs (AVX512_BF16).
+    pub bf16: bool,
     /// Channels in a block of the blocked layout.
     pub block: usize,
     /// f32 elements in a vector register.
@@ -36,7 +40,13 @@ pub struct Target {
 
 impl Target {
     /// Names that [`Target::from_name`] takes, beside `native`.
-    pub const NAMES: &'static [&'static str] = &["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"];
+    pub const NAMES: &'static [&'static str] = &["x86-64", "x86-64-v3", "x86-64-v4", Target::BOTH, "aarch64"];
+
+    /// AVX-512 where the machine has it, else AVX2: one program and one set of weights, planned for AVX-512, with the code of both.
+    pub const BOTH: &'static str = "x86-64-v3+v4";
+
+    /// The feature of [`Target::bf16`], as names have it.
+    pub const BF16: &'static str = "+avx512_bf16";
 
     /// Built-in figures of a typical machine with this instruction set.
     pub fn new(isa: Isa) -> Target {
@@ -49,6 +59,8 @@ impl Target {
         Target {
             name: name.into(),
             isa,
+            also: None,
+            bf16: false,
             block: 16,
             lanes,
             registers,
@@ -61,6 +73,22 @@ impl Target {
     }
 
     pub fn from_name(name: &str) -> Option<Target> {
-        [Isa::X86_64, Isa::Avx2, Isa::Avx512, Isa::Aarch64].into_iter().map(Target::new).find(|t| t.name == name)
+        match name.split_once(',') {
+            Some((base, Target::BF16)) => Target::from_name(base)?.with_bf16(),
+            Some(_) => None,
+            None if name == Target::BOTH => Some(Target { name: name.into(), also: Some(Isa::Avx2), ..Target::new(Isa::Avx512) }),
+            None => [Isa::X86_64, Isa::Avx2, Isa::Avx512, Isa::Aarch64].into_iter().map(Target::new).find(|t| t.name == name),
+        }
+    }
+
+    /// The target with products of bf16, where its instruction set may have them.
+    pub fn with_bf16(self) -> Option<Target> {
+        let may = self.isa == Isa::Avx512 && self.also.is_none();
+        may.then(|| Target { name: format!("{},{}", self.name, Target::BF16), bf16: true, ..self })
+    }
+
+    /// The least instruction set that a machine must have.
+    pub fn least(&self) -> Isa {
+        self.also.unwrap_or(self.isa)
     }
 }

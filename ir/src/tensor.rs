@@ -1,4 +1,4 @@
-//! Constant tensor data: owned bytes, a window into a memory map, or one element repeated.
+//! Constant tensor data: owned bytes, a window into a memory map, one element repeated, or a recipe.
 
 use crate::dim::Dim;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::types::{DType, Type};
 use bytes::Bytes;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A constant: little-endian elements in row-major order. Cloning shares the data.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,7 +24,28 @@ enum Data {
     Splat(Bytes),
     /// Strings, as many as the shape says.
     Text(Arc<[Arc<str>]>),
+    /// Computed whenever the bytes are asked for, and not kept: packed weights are as large as the model once more.
+    Made(Arc<Made>),
 }
+
+/// How a constant is computed: the same each time, of the type that the tensor says.
+pub trait Make: Send + Sync {
+    fn make(&self) -> Result<Tensor>;
+}
+
+/// A recipe, and its result where single elements were asked for. Two are equal only if they are the same.
+struct Made {
+    recipe: Box<dyn Make>,
+    kept: OnceLock<Bytes>,
+}
+
+impl PartialEq for Made {
+    fn eq(&self, other: &Made) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Made {}
 
 /// The largest constant that is written out in full (bytes); files that ask for more are refused, not obeyed.
 pub const MAX_BYTES: usize = 1 << 40;
@@ -78,6 +99,20 @@ impl Tensor {
         Ok(Tensor { dtype, shape, data: Data::Splat(element) })
     }
 
+    /// A constant that is computed when it is read.
+    pub fn made(dtype: DType, shape: Vec<usize>, recipe: Box<dyn Make>) -> Result<Tensor> {
+        checked_elems(dtype, &shape)?;
+        if dtype == DType::Str {
+            return Err(Error::internal("strings are no bytes"));
+        }
+        Ok(Tensor { dtype, shape, data: Data::Made(Arc::new(Made { recipe, kept: OnceLock::new() })) })
+    }
+
+    /// Whether it is computed when it is read: such a constant is equal only to its copies.
+    pub fn is_made(&self) -> bool {
+        matches!(self.data, Data::Made(_))
+    }
+
     /// Elements given as `T`. Panics where their number does not fit the shape: for constants that the compiler makes itself.
     pub fn new<T: Element>(shape: &[usize], values: &[T]) -> Tensor {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?}");
@@ -121,7 +156,7 @@ impl Tensor {
     pub fn splat_element(&self) -> Option<&Bytes> {
         match &self.data {
             Data::Splat(e) => Some(e),
-            Data::Dense(_) | Data::Text(_) => None,
+            Data::Dense(_) | Data::Text(_) | Data::Made(_) => None,
         }
     }
 
@@ -133,13 +168,28 @@ impl Tensor {
         }
     }
 
-    /// All elements' bytes; a splat is written out. Strings have none.
+    /// All elements' bytes; a splat is written out. Strings have none. What is computed must be computable: see [`Tensor::try_bytes`].
     pub fn bytes(&self) -> Bytes {
-        match &self.data {
+        self.try_bytes().expect("recipes are made of operations whose types were inferred")
+    }
+
+    /// As [`Tensor::bytes`], with the error of a recipe that fails.
+    pub fn try_bytes(&self) -> Result<Bytes> {
+        Ok(match &self.data {
             Data::Dense(b) => b.clone(),
             Data::Splat(e) => e.repeat(self.elems()).into(),
             Data::Text(_) => Bytes::new(),
-        }
+            Data::Made(m) => match m.kept.get() {
+                Some(b) => b.clone(),
+                None => {
+                    let t = m.recipe.make()?;
+                    if t.dtype != self.dtype || t.byte_len() != self.byte_len() {
+                        return Err(Error::internal(format!("a recipe for {} gave {}", self.ty(), t.ty())));
+                    }
+                    t.try_bytes()?
+                }
+            },
+        })
     }
 
     /// Bytes of element `i`.
@@ -149,6 +199,7 @@ impl Tensor {
             Data::Dense(b) => &b[i * n..(i + 1) * n],
             Data::Splat(e) => e,
             Data::Text(t) => t[i].as_bytes(),
+            Data::Made(m) => &m.kept.get_or_init(|| self.bytes())[i * n..(i + 1) * n],
         }
     }
 
@@ -200,6 +251,8 @@ impl Hash for Tensor {
         match &self.data {
             Data::Splat(e) => e.hash(h),
             Data::Text(t) => t.hash(h),
+            // Type and shape say enough.
+            Data::Made(_) => {}
             Data::Dense(b) if b.len() <= CHUNK * CHUNKS => b.hash(h),
             Data::Dense(b) => (0..CHUNKS).map(|i| (b.len() - CHUNK) / (CHUNKS - 1) * i).for_each(|at| b[at..at + CHUNK].hash(h)),
         }

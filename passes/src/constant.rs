@@ -16,6 +16,7 @@ pub fn apply(op: &Op, x: &[Tensor]) -> Option<Result<Tensor>> {
             let hi: Option<Vec<usize>> = p.hi.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect();
             Some(pad(&x[0], &lo?, &hi?))
         }
+        Op::Cast(c) if c.to == DType::BF16 && x[0].dtype() == DType::F32 && x[0].splat_element().is_none() => Some(to_bf16(&x[0])),
         // In f64 and rounded once is what one operation in f32 gives.
         Op::Map(ScalarFn::Add) => binary(|a, b| a + b, x),
         Op::Map(ScalarFn::Sub) => binary(|a, b| a - b, x),
@@ -137,6 +138,13 @@ fn pad(x: &Tensor, lo: &[usize], hi: &[usize]) -> Result<Tensor> {
     Tensor::from_bytes(x.dtype(), shape, bytes.into())
 }
 
+/// To the nearest bf16, ties to even.
+fn to_bf16(x: &Tensor) -> Result<Tensor> {
+    let nearest = |v: f32| half::bf16::from_f32(v).to_le_bytes();
+    let bytes: Vec<u8> = x.try_bytes()?.chunks_exact(4).flat_map(|v| nearest(f32_at(v))).collect();
+    Tensor::from_bytes(DType::BF16, x.shape().to_vec(), bytes.into())
+}
+
 /// Four bytes as a number.
 fn f32_at(bytes: &[u8]) -> f32 {
     let mut word = [0; 4];
@@ -215,6 +223,7 @@ mod tests {
             (map(ScalarFn::Sub), vec![ramp(&[3, 1]), ramp(&[2, 1, 5])]),
             (map(ScalarFn::Div), vec![ramp(&[]), ramp(&[7])]),
             (map(ScalarFn::Add), vec![ramp(&[2, 5]), ramp(&[2, 5])]),
+            (nnc_ir::ops::map::Cast { to: DType::BF16 }.into(), vec![ramp(&[7, 11])]),
         ];
         for (op, x) in cases {
             let want = op.as_primitive().unwrap().eval(&x, &Env::default()).unwrap().remove(0);

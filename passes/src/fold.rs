@@ -1,12 +1,12 @@
 //! Constant folding by the reference interpreter, and the removal of operations that do nothing.
 //!
 //! Folding runs twice. Early ([`run`]) it computes what is small: shape arithmetic, the vectors of a batch normalisation. What is
-//! large waits as an expression until layouts are chosen; then [`weights`] computes each weight once, in its final form, and drops
-//! what came between, so that no more than one large intermediate is alive. Nothing is folded that would inflate the model.
+//! large waits as an expression until layouts are chosen; then [`weights`] makes each weight a constant in its final form, most of them
+//! as a [`recipe`] that the backend follows when it writes the weight. Nothing is folded that would inflate the model.
 
 use crate::pass::Context;
 use crate::rebuild::Rebuild;
-use crate::{constant, cost};
+use crate::{constant, cost, recipe};
 use nnc_ir::eval::Env;
 use nnc_ir::known;
 use nnc_ir::ops::Class;
@@ -27,13 +27,13 @@ const MAX_WORK: f64 = 1e7;
 
 /// Folds small constants and removes operations that do nothing.
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    Ok(simplify(&fold(&graph, |_, _, out| out <= SMALL_BYTES)))
+    Ok(simplify(&fold(&graph, |_, _, out| out <= SMALL_BYTES, false)))
 }
 
 /// Computes every constant expression that does not inflate the model.
 pub fn weights(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
     // The layout pass has weighed what filters gain by growing.
-    Ok(fold(&graph, |op, inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2)) || matches!(op, Op::WinogradFilter(_))))
+    Ok(fold(&graph, |op, inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2)) || matches!(op, Op::WinogradFilter(_)), true))
 }
 
 /// Whether each node's results follow from constants alone, whatever their size.
@@ -94,38 +94,42 @@ fn keeps_splat(op: &Op) -> bool {
 }
 
 /// Whether each operand repeats one element.
-fn one_element(x: &[&Tensor]) -> bool {
+pub(crate) fn one_element(x: &[&Tensor]) -> bool {
     !x.is_empty() && x.iter().all(|t| t.splat_element().is_some() || t.elems() == 1)
 }
 
-/// Replaces the constant values that others read by constants.
-fn fold(graph: &Graph, fits: Fits) -> Graph {
+/// Replaces the constant values that others read by constants, `later` by recipes where those will do.
+fn fold(graph: &Graph, fits: Fits, later: bool) -> Graph {
     let constant = stored(graph, fits);
     let mut r = Rebuild::new(graph);
     let order = r.order();
     let mut cones = Cones::new(graph, &order);
+    let readers = later.then(|| cones.readers.clone());
     let is_constant = |id: NodeId| constant[id.0 as usize].is_some() && !matches!(graph.node(id).op, Op::Const(_));
     for id in &order {
         if is_constant(*id) {
             continue;
         }
         for v in &graph.node(*id).operands {
-            materialise(&mut r, &mut cones, *v, &is_constant);
+            materialise(&mut r, &mut cones, *v, &is_constant, readers.as_deref());
         }
         r.keep(*id);
     }
     for o in &graph.outputs {
-        materialise(&mut r, &mut cones, o.value, &is_constant);
+        materialise(&mut r, &mut cones, o.value, &is_constant, readers.as_deref());
     }
     r.finish()
 }
 
-/// Makes a constant value exist in the new graph: as a constant, or, where the reference cannot compute it, as the operation.
-fn materialise(r: &mut Rebuild, cones: &mut Cones, v: Value, is_constant: &dyn Fn(NodeId) -> bool) {
+/// Makes a constant value exist in the new graph: as a constant, or, where the reference cannot compute it, as the operation. With
+/// numbers of `readers` it may be a recipe.
+fn materialise(r: &mut Rebuild, cones: &mut Cones, v: Value, is_constant: &dyn Fn(NodeId) -> bool, readers: Option<&[u32]>) {
     if r.is_set(v.node) || !is_constant(v.node) {
         return;
     }
-    match cones.eval(v.node) {
+    let now = |cones: &mut Cones, v: Value| cones.eval(v.node).ok().map(|mut t| t.swap_remove(v.port as usize));
+    let deferred = readers.and_then(|readers| recipe::defer(r.old, v.node, readers, |v| now(cones, v)));
+    match deferred.map_or_else(|| cones.eval(v.node), |t| Ok(vec![t])) {
         Ok(tensors) => {
             let old = r.old.node(v.node);
             let mut values = vec![];
@@ -223,7 +227,7 @@ impl<'a> Cones<'a> {
 }
 
 /// The results of an operation on constants. Composites are expanded.
-fn apply(op: &Op, x: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>> {
+pub(crate) fn apply(op: &Op, x: &[Tensor], types: &[Type]) -> Result<Vec<Tensor>> {
     if keeps_splat(op) && one_element(&x.iter().collect::<Vec<_>>()) {
         return splat(op, x, &types[0]).map(|t| vec![t]);
     }

@@ -22,6 +22,7 @@ pub mod pass;
 pub mod phases;
 pub mod pipeline;
 pub mod rebuild;
+mod recipe;
 
 pub use autodiff::differentiate;
 pub use lower::lower;

@@ -16,18 +16,40 @@ use std::sync::Arc;
 /// The machine that `--target` names. `native` becomes the named instruction set that this machine has, so that its code is the same
 /// on every machine of that name.
 pub fn target(name: &str) -> Result<Target> {
-    let mut parts = name.split(',');
-    let base = parts.next().unwrap_or_default();
+    let (base, features) = name.split_once(',').unwrap_or((name, ""));
     let known = || format!("targets are native, {}", Target::NAMES.join(", "));
     if base.starts_with("nvptx") || base.starts_with("spirv") {
         return Err(Error::unsupported(format!("the target {base} is not in this version")).note(known()));
     }
-    if let Some(feature) = parts.next() {
-        return Err(Error::unsupported(format!("the feature `{feature}` is not in this version: a target's name is its feature set")).note(known()));
+    let target = match base {
+        "native" => cpu::native_target(),
+        _ => Target::from_name(base).ok_or_else(|| Error::input(format!("no target is called `{base}`")).note(known()))?,
+    };
+    match features {
+        "" => Ok(target),
+        Target::BF16 => {
+            let why = format!("{} has no {}: x86-64-v4 has", target.name, Target::BF16);
+            target.with_bf16().ok_or_else(|| Error::unsupported(why))
+        }
+        other => Err(Error::input(format!("no feature is called `{other}`")).note(format!("the one there is: {}", Target::BF16))),
     }
-    match base {
-        "native" => Ok(cpu::native_target()),
-        _ => Target::from_name(base).ok_or_else(|| Error::input(format!("no target is called `{base}`")).note(known())),
+}
+
+/// The target of a compilation: `native` has what the precision asks for, if the machine has it.
+pub fn target_of(options: &Options) -> Result<Target> {
+    let target = target(&options.target)?;
+    match options.precision {
+        Precision::Bf16 if options.target == "native" && cpu::has_bf16() => Ok(target.clone().with_bf16().unwrap_or(target)),
+        _ => Ok(target),
+    }
+}
+
+/// The target of files where none is named: every x86-64 that kernels are emitted for, or what this machine is.
+pub fn file_target(precision: Precision) -> String {
+    match precision {
+        _ if !cfg!(target_arch = "x86_64") => "native".into(),
+        Precision::Bf16 => format!("x86-64-v4,{}", Target::BF16),
+        Precision::Fast | Precision::Exact => Target::BOTH.into(),
     }
 }
 
@@ -45,24 +67,26 @@ pub fn backend_options(options: &Options) -> cpu::Options {
     cpu::Options { prefix: options.prefix.clone(), weights }
 }
 
-/// An error where the options ask for what is not there yet.
+/// An error where the options ask for what the target has not.
 fn supported(options: &Options) -> Result<()> {
-    match options.precision {
-        Precision::Bf16 => Err(Error::unsupported("the precision bf16 is not in this version; there are fast and exact")),
-        Precision::Fast | Precision::Exact => Ok(()),
+    let target = target_of(options)?;
+    if options.precision == Precision::Bf16 && !target.bf16 {
+        let error = Error::unsupported(format!("the precision bf16 takes a machine with avx512_bf16, and {} says nothing of it", target.name));
+        return Err(error.note(format!("--target x86-64-v4,{} does", Target::BF16)));
     }
+    Ok(())
 }
 
 /// Optimises a graph.
 pub fn optimized(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
     supported(options)?;
-    nnc_passes::optimize(graph, &target(&options.target)?, &pass_options(options), observer)
+    nnc_passes::optimize(graph, &target_of(options)?, &pass_options(options), observer)
 }
 
 /// Optimises and lowers a graph.
 pub fn program(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
     supported(options)?;
-    nnc_passes::compile(graph, &target(&options.target)?, &pass_options(options), observer)
+    nnc_passes::compile(graph, &target_of(options)?, &pass_options(options), observer)
 }
 
 /// Makes a graph ready to run on the engine of the options.
@@ -72,7 +96,7 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     }
     let pool = Arc::new(Pool::new(options.threads));
     if options.engine == Engine::SharedLibrary {
-        let target = target(&options.target)?;
+        let target = target_of(options)?;
         return Ok(shared_library(&program(graph, options, observer)?, &target, options, pool)?);
     }
     if host::refuse(&graph).is_err() {
@@ -83,7 +107,7 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
 
 /// Compiles into memory.
 pub(crate) fn jit(graph: Graph, options: &Options, observer: &mut dyn Observer, pool: Arc<Pool>) -> Result<Session, Report> {
-    let target = target(&options.target)?;
+    let target = target_of(options)?;
     let program = program(graph, options, observer)?;
     // In memory there is nobody to map a weights file.
     let backend = cpu::Options { weights: cpu::Weights::Embed, ..backend_options(options) };

@@ -8,21 +8,28 @@ use super::driver::sizes::Span;
 use super::{Options, Weights};
 use crate::abi;
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value};
+use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Type, Value};
 use cranelift_module::{FuncId, Linkage, Module};
-use nnc_ir::target::Isa;
-use nnc_ir::{Error, Result};
+use nnc_ir::{Error, Result, Target};
 
 /// What the exported functions need beside the machine.
 pub struct Exports<'a> {
     pub options: &'a Options,
-    pub isa: Isa,
-    pub tables: &'a Tables,
-    pub machine: &'a Machine,
+    /// Best first: the first that the processor has is run.
+    pub variants: &'a [Variant],
     /// JSON for `describe`.
     pub description: &'a str,
     /// JSON for `launches`.
     pub launches: &'a str,
+}
+
+/// The model's code for one instruction set.
+pub struct Variant {
+    pub target: Target,
+    /// What the names of its functions end in.
+    pub name: &'static str,
+    pub tables: Tables,
+    pub machine: Machine,
 }
 
 /// Defines the six functions of the C ABI; their ids are in the order of [`abi::NAMES`].
@@ -37,16 +44,71 @@ pub fn define<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>) -> Result<[Fun
     let describe = define_text(e, &name(1), "nnc.description", x.description)?;
     let launches = define_text(e, &name(5), "nnc.launches", x.launches)?;
 
-    let plan = e.declare(&name(2), Linkage::Export, &[I64, I64, I64], &[I32])?;
-    e.define(plan, |m, c, p| define_plan(m, c, x, p))?;
-
-    let cpu = cpuid::define(e, x.isa)?;
-    let run = e.declare(&name(3), Linkage::Export, &[I64, I64, I64, I64], &[I32])?;
-    e.define(run, |m, c, p| define_run(m, c, x, cpu, p))?;
+    let (plan, run) = (name(2), name(3));
+    let (plan_words, run_words): (&[Type], &[Type]) = (&[I64; 3], &[I64; 4]);
+    let (plan, run) = match x.variants {
+        [one] => {
+            let cpu = cpuid::define(e, &one.target)?;
+            let plan = e.declare(&plan, Linkage::Export, plan_words, &[I32])?;
+            e.define(plan, |m, c, p| define_plan(m, c, one, p))?;
+            let run = e.declare(&run, Linkage::Export, run_words, &[I32])?;
+            e.define(run, |m, c, p| {
+                fail_without(m, c, cpu);
+                define_run(m, c, x.options, one, p)
+            })?;
+            (plan, run)
+        }
+        several => {
+            let (mut plans, mut runs) = (vec![], vec![]);
+            for v in several {
+                e.variant = v.name;
+                let cpu = cpuid::define(e, &v.target)?;
+                let plan = e.declare("nnc.plan", Linkage::Local, plan_words, &[I32])?;
+                e.define(plan, |m, c, p| define_plan(m, c, v, p))?;
+                plans.push((cpu, plan));
+                let run = e.declare("nnc.run", Linkage::Local, run_words, &[I32])?;
+                e.define(run, |m, c, p| define_run(m, c, x.options, v, p))?;
+                runs.push((cpu, run));
+            }
+            e.variant = "";
+            (define_choice(e, &plan, plan_words, &plans)?, define_choice(e, &run, run_words, &runs)?)
+        }
+    };
 
     let error = e.declare(&name(4), Linkage::Export, &[I32], &[I64])?;
     define_error(e, x, error)?;
     Ok([version, describe, plan, run, error, launches])
+}
+
+/// Fails where the processor lacks what the check asks for.
+fn fail_without<M: Module>(m: &mut M, c: &mut Code<'_>, cpu: Option<FuncId>) {
+    if let Some(cpu) = cpu {
+        let missing = call(m, c, cpu, &[]).expect("returns a flag");
+        c.fail_if(missing, abi::ERROR_CPU);
+    }
+}
+
+/// An exported function that goes on to the first of its forms that the processor has the instructions for.
+fn define_choice<M: Module>(e: &mut Emitter<'_, M>, name: &str, params: &[Type], forms: &[(Option<FuncId>, FuncId)]) -> Result<FuncId> {
+    let id = e.declare(name, Linkage::Export, params, &[I32])?;
+    e.define(id, |m, c, p| {
+        for (cpu, function) in forms {
+            let Some(cpu) = cpu else {
+                let code = call(m, c, *function, p).expect("returns a code");
+                c.ret(&[code]);
+                return Ok(());
+            };
+            let missing = call(m, c, *cpu, &[]).expect("returns a flag");
+            let there = c.cmp_c(IntCC::Equal, missing, 0);
+            c.if_(there, |c| {
+                let code = call(m, c, *function, p).expect("returns a code");
+                c.ret(&[code]);
+            });
+        }
+        c.ret_code(abi::ERROR_CPU);
+        Ok(())
+    })?;
+    Ok(id)
 }
 
 /// A function that returns a text.
@@ -72,9 +134,9 @@ fn require(c: &mut Code<'_>, array: Value, count: usize) {
     }
 }
 
-fn define_plan<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, p: &[Value]) -> Result<()> {
+fn define_plan<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Variant, p: &[Value]) -> Result<()> {
     let (inputs, outputs, workspace_bytes) = (p[0], p[1], p[2]);
-    let t = x.tables;
+    let t = &x.tables;
     require(c, inputs, t.inputs);
     require(c, outputs, t.outputs);
     c.fail_unless(workspace_bytes, abi::ERROR_NULL);
@@ -94,13 +156,9 @@ fn define_plan<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, p: &[Val
     Ok(())
 }
 
-fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, cpu: Option<FuncId>, p: &[Value]) -> Result<()> {
+fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, options: &Options, x: &Variant, p: &[Value]) -> Result<()> {
     let (inputs, outputs, workspace, host) = (p[0], p[1], p[2], p[3]);
-    let t = x.tables;
-    if let Some(cpu) = cpu {
-        let missing = call(m, c, cpu, &[]).expect("returns a flag");
-        c.fail_if(missing, abi::ERROR_CPU);
-    }
+    let t = &x.tables;
     require(c, inputs, t.inputs);
     require(c, outputs, t.outputs);
     c.fail_unless(workspace, abi::ERROR_WORKSPACE);
@@ -117,11 +175,11 @@ fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, cpu: Opti
         c.set(given, w);
         c.set(given_bytes, n);
     });
-    let weights = match x.options.weights {
+    let weights = match options.weights {
         _ if t.weight_bytes == 0 => zero,
         Weights::Embed => {
             let id = m
-                .declare_data(&x.options.weights_symbol(), Linkage::Import, false, false)
+                .declare_data(&options.weights_symbol(), Linkage::Import, false, false)
                 .map_err(|e| super::clif::module_error("the weights' symbol", &e))?;
             data_addr(m, c, id)
         }
@@ -149,7 +207,12 @@ fn define_run<M: Module>(m: &mut M, c: &mut Code<'_>, x: &Exports<'_>, cpu: Opti
 /// Texts one after the other, and where each starts.
 fn define_error<M: Module>(e: &mut Emitter<'_, M>, x: &Exports<'_>, id: FuncId) -> Result<()> {
     let (mut starts, mut texts) = (vec![], vec![]);
-    for text in abi::ERROR_TEXTS.iter().copied().chain(x.tables.texts.iter().map(String::as_str)).chain(["an unknown error code"]) {
+    // Sizes are checked the same way whatever the instruction set.
+    let own = &x.variants[0].tables.texts;
+    if x.variants.iter().any(|v| v.tables.texts != *own) {
+        return Err(Error::internal("errors depend on the instruction set"));
+    }
+    for text in abi::ERROR_TEXTS.iter().copied().chain(own.iter().map(String::as_str)).chain(["an unknown error code"]) {
         starts.push(u32::try_from(texts.len()).map_err(|_| Error::limit("the texts of errors take more than 4 GiB"))?);
         texts.extend(c_string(text));
     }

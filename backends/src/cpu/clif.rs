@@ -192,6 +192,8 @@ impl Code<'_> {
 /// Compiles functions and data into a module.
 pub struct Emitter<'m, M: Module> {
     pub m: &'m mut M,
+    /// What local names end in: where a module has the same functions for several instruction sets, which of them this is.
+    pub variant: &'static str,
     /// The module's instruction set with optimisation off: for huge functions.
     plain: OwnedTargetIsa,
     ctx: Context,
@@ -205,7 +207,7 @@ pub struct Emitter<'m, M: Module> {
 impl<'m, M: Module> Emitter<'m, M> {
     pub fn new(m: &'m mut M, plain: OwnedTargetIsa) -> Self {
         let ctx = m.make_context();
-        Emitter { m, plain, ctx, fctx: FunctionBuilderContext::new(), text: None, frames: None }
+        Emitter { m, variant: "", plain, ctx, fctx: FunctionBuilderContext::new(), text: None, frames: None }
     }
 
     pub fn signature(&self, params: &[Type], returns: &[Type]) -> Signature {
@@ -217,7 +219,13 @@ impl<'m, M: Module> Emitter<'m, M> {
 
     pub fn declare(&mut self, name: &str, linkage: Linkage, params: &[Type], returns: &[Type]) -> Result<FuncId> {
         let sig = self.signature(params, returns);
+        let name = &if linkage == Linkage::Local { self.local(name) } else { name.into() };
         self.m.declare_function(name, linkage, &sig).map_err(|e| module_error(name, &e))
+    }
+
+    /// A local name, with the variant.
+    pub fn local(&self, name: &str) -> String {
+        format!("{name}{}", self.variant)
     }
 
     /// Defines a declared function. `body` gets the module for what it refers to, and the parameters; it must return at its end.
@@ -271,6 +279,7 @@ impl<'m, M: Module> Emitter<'m, M> {
 
     /// Constant data, or zeroed writable data where `bytes` is the number of them.
     pub fn data(&mut self, name: &str, bytes: Vec<u8>) -> Result<DataId> {
+        let name = &self.local(name);
         let id = self.m.declare_data(name, Linkage::Local, false, false).map_err(|e| module_error(name, &e))?;
         let mut d = DataDescription::new();
         // Every table has an address, also the empty one.
@@ -282,6 +291,7 @@ impl<'m, M: Module> Emitter<'m, M> {
 
     /// Writable memory, zero at load.
     pub fn zeros(&mut self, name: &str, bytes: usize) -> Result<DataId> {
+        let name = &self.local(name);
         let id = self.m.declare_data(name, Linkage::Local, true, false).map_err(|e| module_error(name, &e))?;
         let mut d = DataDescription::new();
         d.define_zeroinit(bytes);

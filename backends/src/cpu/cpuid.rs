@@ -5,14 +5,15 @@ use cranelift_codegen::ir::InstBuilder;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_module::{FuncId, Linkage, Module};
 use iced_x86::code_asm::{CodeAssembler, eax, ebx, ecx, edx, esi, r8d, rbx};
-use nnc_ir::target::Isa;
+use nnc_ir::target::{Isa, Target};
 use nnc_ir::{Error, Result};
 
-/// CPUID bits that an instruction set needs: leaf 1 ecx, leaf 7 ebx, leaf 0x80000001 ecx, and the register state that the system
-/// must save (XCR0).
+/// CPUID bits that an instruction set needs: leaf 1 ecx, leaf 7 ebx, leaf 7.1 eax, leaf 0x80000001 ecx, and the register state that
+/// the system must save (XCR0).
 struct Needs {
     leaf1_ecx: u32,
     leaf7_ebx: u32,
+    leaf7_1_eax: u32,
     extended_ecx: u32,
     xcr0: u32,
 }
@@ -27,16 +28,21 @@ const fn bits(list: &[u32]) -> u32 {
 }
 
 /// SSE3, SSSE3, FMA, SSE4.1, SSE4.2, POPCNT, OSXSAVE, AVX, F16C; BMI1, AVX2, BMI2; LZCNT: x86-64-v3 as far as nnc emits it.
-const AVX2: Needs = Needs { leaf1_ecx: bits(&[0, 9, 12, 19, 20, 23, 27, 28, 29]), leaf7_ebx: bits(&[3, 5, 8]), extended_ecx: bits(&[5]), xcr0: 0x06 };
+const AVX2: Needs =
+    Needs { leaf1_ecx: bits(&[0, 9, 12, 19, 20, 23, 27, 28, 29]), leaf7_ebx: bits(&[3, 5, 8]), leaf7_1_eax: 0, extended_ecx: bits(&[5]), xcr0: 0x06 };
 
 /// And AVX-512 F, DQ, CD, BW, VL.
 const AVX512: Needs = Needs { leaf7_ebx: AVX2.leaf7_ebx | bits(&[16, 17, 28, 30, 31]), xcr0: 0xe6, ..AVX2 };
 
+/// And AVX512_BF16.
+const BF16: Needs = Needs { leaf7_1_eax: bits(&[5]), ..AVX512 };
+
 /// Declares and defines `fn() -> 0 | 1`, 1 meaning that something is missing. None where every processor of the architecture will do.
-pub fn define<M: Module>(e: &mut Emitter<'_, M>, isa: Isa) -> Result<Option<FuncId>> {
-    let needs = match isa {
+pub fn define<M: Module>(e: &mut Emitter<'_, M>, t: &Target) -> Result<Option<FuncId>> {
+    let needs = match t.isa {
         Isa::X86_64 | Isa::Aarch64 => return Ok(None),
         Isa::Avx2 => AVX2,
+        Isa::Avx512 if t.bf16 => BF16,
         Isa::Avx512 => AVX512,
     };
     let ask = e.declare("nnc.ask_cpu", Linkage::Local, &[], &[I64])?;
@@ -94,6 +100,15 @@ fn assemble(n: &Needs) -> std::result::Result<Vec<u8>, iced_x86::IcedError> {
     a.not(ebx)?;
     a.test(ebx, n.leaf7_ebx)?;
     a.jne(no)?;
+    if n.leaf7_1_eax != 0 {
+        // eax of leaf 7 is the number of its last part; where there is none, part 1 reads as zeros.
+        a.mov(eax, 7)?;
+        a.mov(ecx, 1)?;
+        a.cpuid()?;
+        a.not(eax)?;
+        a.test(eax, n.leaf7_1_eax)?;
+        a.jne(no)?;
+    }
     a.mov(eax, 0x8000_0001u32)?;
     a.cpuid()?;
     a.not(ecx)?;

@@ -2,14 +2,16 @@
 
 use super::clif::{Emitter, I64};
 use super::declare::declare_kernel;
-use super::driver::commands::{Form, Tables, encode, in_program, launches};
+use super::driver::commands::{Form, encode, in_program, launches};
 use super::driver::interp::Machine;
 use super::target::{Use, cranelift_isa};
 use super::unwind::Frames;
+use super::weights::weight_bytes;
 use super::{Options, Weights, abi, isa, loops, select, x86};
 use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
 use nnc_ir::ops::Op;
+use nnc_ir::target::Isa;
 use nnc_ir::{Dim, Result, Target};
 use serde_json::{Value, json};
 
@@ -35,25 +37,69 @@ pub struct Selection {
 }
 
 /// Compiles `p` into `m`: into memory, or into an object, and then with unwind tables. `text` asks for Cranelift's text.
+///
+/// A target of two instruction sets gets the kernels and the tables of both, which share the weights; what Cranelift compiles is made
+/// for the lesser one.
 pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usage: Use, text: bool) -> Result<Generated> {
     let mut e = Emitter::new(m, cranelift_isa(t, usage, false)?);
     e.text = text.then(String::new);
     e.frames = (usage == Use::Object).then(Frames::default);
-    let (mut functions, mut forms, mut selections) = (vec![], vec![], vec![]);
     let padded = padded_operands(p);
+    let (mut shared, mut selections, mut variants) = (vec![None; p.kernels.len()], vec![], vec![]);
+    for (name, target) in targets(t) {
+        e.variant = name;
+        let (functions, forms, chosen) = kernels(&mut e, p, &target, &padded, &mut shared)?;
+        let tables = encode(p, &forms)?;
+        let machine = Machine::define(&mut e, &tables, &functions)?;
+        variants.push(abi::Variant { target, name, tables, machine });
+        if selections.is_empty() {
+            selections = chosen;
+        }
+    }
+    e.variant = "";
+    let description = describe(p, t, o, &variants);
+    let launches = launch_list(p, &selections);
+    let exports = abi::Exports { options: o, variants: &variants, description: &description, launches: &launches };
+    let functions = abi::define(&mut e, &exports)?;
+    Ok(Generated { functions, description, selections, text: e.text, frames: e.frames })
+}
+
+/// The instruction sets that code is made for, best first, and what their names end in.
+fn targets(t: &Target) -> Vec<(&'static str, Target)> {
+    let Some(also) = t.also else { return vec![("", t.clone())] };
+    let ending = |isa: Isa| match isa {
+        Isa::Avx512 => ".v4",
+        Isa::Avx2 => ".v3",
+        Isa::X86_64 | Isa::Aarch64 => "",
+    };
+    vec![(ending(t.isa), Target { also: None, ..t.clone() }), (ending(also), Target::new(also))]
+}
+
+/// The functions of all kernels. Those that do not depend on the instruction set are put into `shared`, and taken from there.
+fn kernels<M: Module>(
+    e: &mut Emitter<'_, M>,
+    p: &Program,
+    t: &Target,
+    padded: &[bool],
+    shared: &mut [Option<FuncId>],
+) -> Result<(Vec<FuncId>, Vec<Form>, Vec<Selection>)> {
+    let (mut functions, mut forms, mut selections) = (vec![], vec![], vec![]);
+    let names = symbols(p);
     for (i, k) in p.kernels.iter().enumerate() {
         let choice = select::choose(k, t, padded[i]);
-        let name = symbol(i, k);
-        let id = match &choice.vector {
-            Some((func, isa::Isa::Portable)) => declare_kernel(e.m, &name, func, isa::Isa::Portable)?,
-            Some((func, _)) => {
-                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
+        let name = &names[i];
+        let id = match (&choice.vector, shared[i]) {
+            (Some((func, isa::Isa::Portable)), _) => declare_kernel(e.m, &e.local(name), func, isa::Isa::Portable)?,
+            (Some((func, _)), _) => {
+                let id = e.declare(name, Linkage::Local, &[I64, I64], &[])?;
                 e.define_bytes(id, &x86::assemble(func)?.bytes)?;
                 id
             }
-            None => {
-                let id = e.declare(&name, Linkage::Local, &[I64, I64], &[])?;
-                loops::define(&mut e, id, k)?;
+            (None, Some(id)) => id,
+            (None, None) => {
+                let id = e.declare(name, Linkage::Local, &[I64, I64], &[])?;
+                loops::define(e, id, k)?;
+                shared[i] = Some(id);
                 id
             }
         };
@@ -61,13 +107,7 @@ pub fn generate<M: Module>(m: &mut M, p: &Program, t: &Target, o: &Options, usag
         selections.push(Selection { kernel: k.name.to_string(), implementation: choice.implementation, refused: choice.refused });
         functions.push(id);
     }
-    let tables = encode(p, &forms)?;
-    let description = describe(p, t, o, &tables);
-    let launches = launch_list(p, &selections);
-    let machine = Machine::define(&mut e, &tables, &functions)?;
-    let exports = abi::Exports { options: o, isa: t.isa, tables: &tables, machine: &machine, description: &description, launches: &launches };
-    let functions = abi::define(&mut e, &exports)?;
-    Ok(Generated { functions, description, selections, text: e.text, frames: e.frames })
+    Ok((functions, forms, selections))
 }
 
 /// For each kernel, whether all its launches read memory that is nnc's own, which ends on a 64-byte boundary.
@@ -81,10 +121,22 @@ fn padded_operands(p: &Program) -> Vec<bool> {
     padded
 }
 
-/// A symbol for profilers and debuggers: the kernel's name where it is one that assemblers take.
-fn symbol(i: usize, k: &Kernel) -> String {
-    let name: String = k.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).take(80).collect();
-    format!("k{i}.{name}")
+/// A symbol a kernel for profilers and debuggers: its number, the node that it is launched for first, as far as assemblers take that
+/// name, and how many others it serves.
+fn symbols(p: &Program) -> Vec<String> {
+    let mut served: Vec<Vec<&str>> = vec![vec![]; p.kernels.len()];
+    for l in launches(&p.steps) {
+        let names = &mut served[l.kernel as usize];
+        if names.last() != Some(&&*l.name) {
+            names.push(&l.name);
+        }
+    }
+    let symbol = |(i, names): (usize, Vec<&str>)| {
+        let own = names.first().copied().unwrap_or(&p.kernels[i].name);
+        let name: String = own.chars().map(|c| if c.is_ascii_alphanumeric() || "._/".contains(c) { c } else { '_' }).take(80).collect();
+        if names.len() > 1 { format!("k{i}.{name}.and_{}", names.len() - 1) } else { format!("k{i}.{name}") }
+    };
+    served.into_iter().enumerate().map(symbol).collect()
 }
 
 /// Rough number of scalar operations in a launch.
@@ -117,7 +169,8 @@ fn launch_list(p: &Program, selections: &[Selection]) -> String {
     Value::Array(list.collect()).to_string()
 }
 
-fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
+fn describe(p: &Program, t: &Target, o: &Options, variants: &[abi::Variant]) -> String {
+    let head = variants.iter().map(|v| v.tables.head().bytes).max().unwrap_or(0);
     let ports = |ports: &[nnc_ir::kernel::Port]| -> Vec<Value> {
         let shape = |t: &nnc_ir::Type| t.shape.iter().map(number).collect::<Vec<_>>();
         ports.iter().map(|p| json!({"name": &*p.name, "dtype": p.ty.dtype.name(), "shape": shape(&p.ty)})).collect()
@@ -128,8 +181,8 @@ fn describe(p: &Program, t: &Target, o: &Options, tables: &Tables) -> String {
         "outputs": ports(&p.outputs),
         "target": t.name,
         "compiler": concat!("nnc ", env!("CARGO_PKG_VERSION")),
-        "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(tables.head().bytes))),
-        "weight_bytes": tables.weight_bytes,
+        "workspace_bytes": number(&(p.workspace.clone() + Dim::Const(head))),
+        "weight_bytes": weight_bytes(&p.weights),
         "weights": if o.weights == Weights::External { "external" } else { "embedded" },
         "flops": number(&p.flops),
     })

@@ -120,7 +120,7 @@ impl Aligned {
         let bytes = weight_bytes(&p.weights);
         let a = Aligned::zeroed(usize::try_from(bytes).map_err(|_| Error::limit(format!("{bytes} bytes of weights")))?)?;
         for (at, t) in &p.weights {
-            let data = t.bytes();
+            let data = t.try_bytes()?;
             let at = usize::try_from(*at).ok().filter(|at| at + data.len() <= a.layout.size());
             let at = at.ok_or_else(|| Error::internal("weights are not in the order of their offsets"))?;
             // SAFETY: the range lies within the allocation, as just checked, and nothing else points there.

@@ -33,7 +33,7 @@ pub mod x86;
 pub use aot::{Compiled, compile};
 pub use generate::Selection;
 pub use jit::{Jit, compile_jit};
-pub use target::{is_native, native_target};
+pub use target::{has_bf16, is_native, native_target};
 
 /// Where the constants of a model are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -344,6 +344,7 @@ impl Lower<'_> {
                 };
                 self.def_v(d, x);
             }
+            Inst::Dot { .. } | Inst::StoreBf16 { .. } => unreachable!("verified: only vectors of 16 lanes have pairs"),
             Inst::Cmp { c, d, a, b } => {
                 let (a, b) = (self.v(a), self.src(b));
                 let x = self.b.ins().fcmp(float_cc(c), a, b);

@@ -17,10 +17,11 @@ use super::kernels::{self, BLOCK, Factor, Size, Tasks};
 use super::vectorize::vectorize;
 use super::vir::Func;
 use super::vir::verify::verify;
+use nnc_ir::attrs::AttrValue;
 use nnc_ir::kernel::{Kernel, Origin, size_symbol};
 use nnc_ir::ops::Op;
 use nnc_ir::ops::composite::activation::Act;
-use nnc_ir::ops::contract::{Conv, Layout, MatMul, Post, Window};
+use nnc_ir::ops::contract::{Conv, Layout, MatMul, Post, Window, takes_narrow};
 use nnc_ir::ops::window::{Pool, PoolKind};
 use nnc_ir::scalar::ScalarFn;
 use nnc_ir::target::{self, Target};
@@ -46,6 +47,8 @@ struct Site<'k> {
     origin: &'k Origin,
     isa: Isa,
     machine: Machine,
+    /// Whether the machine multiplies pairs of bf16.
+    bf16: bool,
     /// Whether operands may be read up to the next 64-byte boundary.
     padded: bool,
     extra: Vec<Extra>,
@@ -53,8 +56,9 @@ struct Site<'k> {
 
 type Accept = fn(&mut Site) -> Result<kernels::Kernel>;
 
-/// An implementation: its name, what it makes, and whether it writes results that are windows of larger tensors.
-struct Implementation(&'static str, Accept, Windows);
+/// An implementation: its name, the operations that it is for, what it makes, and whether it writes results that are windows of larger
+/// tensors.
+struct Implementation(&'static str, fn(&Op) -> bool, Accept, Windows);
 
 #[derive(PartialEq)]
 enum Windows {
@@ -64,14 +68,19 @@ enum Windows {
 
 /// In order of preference.
 const IMPLEMENTATIONS: &[Implementation] = &[
-    Implementation("winograd", minimal_filtering, Windows::No),
-    Implementation("convolution", convolution, Windows::Yes),
-    Implementation("depthwise", channelwise, Windows::Yes),
-    Implementation("gemm", product, Windows::No),
-    Implementation("pool", pooling, Windows::No),
-    Implementation("reorder", reorder, Windows::No),
-    Implementation("rows", row_function, Windows::No),
+    Implementation("winograd", |op| matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Winograd { .. })), minimal_filtering, Windows::No),
+    Implementation("convolution", is_convolution, convolution, Windows::Yes),
+    Implementation("depthwise", |op| matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Depthwise(_))), channelwise, Windows::Yes),
+    Implementation("gemm", |op| matches!(op, Op::MatMul(_)), product, Windows::No),
+    Implementation("pool", |op| matches!(op, Op::Pool(_)), pooling, Windows::No),
+    Implementation("reorder", |op| matches!(op, Op::Pack(_) | Op::Unpack(_)), reorder, Windows::No),
+    Implementation("rows", |op| matches!(op, Op::Softmax(_) | Op::LogSoftmax(_) | Op::LayerNorm(_)), row_function, Windows::No),
 ];
+
+/// A convolution that sums what it is given: neither one filter a channel nor minimal filtering.
+fn is_convolution(op: &Op) -> bool {
+    matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Plain | Layout::Blocked(_) | Layout::Enter(_)))
+}
 
 /// The instruction set of vector kernels for a target.
 pub fn vector_isa(t: &Target) -> Isa {
@@ -88,12 +97,13 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
     let machine = Machine { l1_bytes: target.l1_bytes as i64, l2_bytes: target.l2_bytes as i64, ..Machine::default() };
     let mut refused = vec![];
     if let Some(origin) = &kernel.origin {
-        for Implementation(name, accept, windows) in IMPLEMENTATIONS {
+        // What is for other operations is not worth a word in reports.
+        for Implementation(name, _, accept, windows) in IMPLEMENTATIONS.iter().filter(|i| i.1(&origin.op)) {
             if origin.within.is_some() && *windows == Windows::No {
                 refused.push((*name, "the result is a window of a larger tensor".into()));
                 continue;
             }
-            let mut site = Site { kernel, origin, isa, machine, padded, extra: vec![] };
+            let mut site = Site { kernel, origin, isa, machine, bf16: target.bf16, padded, extra: vec![] };
             match accept(&mut site) {
                 // A stride or a size that no instruction takes as a constant: the loops hold such numbers in registers.
                 Ok(made) if verify(&made.func).is_err() => refused.push((*name, "a constant beyond 32 bits".into())),
@@ -188,6 +198,18 @@ impl Site<'_> {
         }
     }
 
+    /// That all operands are f32 but, where the machine multiplies such, the weights: whether those are bf16.
+    fn narrow_weights(&self) -> Result<bool> {
+        if !takes_narrow(self.x(0), self.x(1)) {
+            return self.all_f32().map(|()| false);
+        }
+        match self.origin.x[2..].iter().chain(&self.origin.y).find(|t| t.dtype != DType::F32) {
+            Some(t) => no(format!("an operand is {}", t.dtype)),
+            None if self.bf16 => Ok(true),
+            None => no("the target has no products of bf16"),
+        }
+    }
+
     /// Dense images `[N, planes, spatial..]`, with blocks of channels innermost where `blocked`.
     fn image(&mut self, word: u32, shape: &[Dim], blocked: bool) -> Image {
         let unit = Dim::Const(if blocked { BLOCK } else { 1 });
@@ -278,11 +300,12 @@ fn no_padding(w: &Window) -> Result<()> {
 fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
     let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
     let op: Conv = op.clone();
-    s.all_f32()?;
+    let narrow = s.narrow_weights()?;
     let plain = match op.layout {
         Layout::Blocked(b) if b as i64 == BLOCK => false,
         Layout::Enter(b) if b as i64 == BLOCK => true,
-        l => return no(format!("the layout {l:?}")),
+        Layout::Plain => return no("the model's layout: only blocks of channels have a kernel"),
+        l => return no(format!("the layout {}", l.to_attr())),
     };
     let window = op.window(s.x(1))?;
     no_padding(&window)?;
@@ -309,6 +332,7 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
         dilation: window.dilations,
         input,
         plain,
+        narrow,
         output,
         weights: 1,
         bias,
@@ -396,7 +420,7 @@ fn channelwise(s: &mut Site) -> Result<kernels::Kernel> {
 fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let Op::MatMul(op) = &s.origin.op else { return no("not a matrix product") };
     let op: MatMul = op.clone();
-    s.all_f32()?;
+    let narrow = s.narrow_weights()?;
     let (xs, ws, ys) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.y().shape.clone());
     let packed = op.is_packed();
     let (Some(batch_w), Some(columns)) = (ws.len().checked_sub(if packed { 3 } else { 2 }), ys.last()) else { return no("vectors") };
@@ -438,7 +462,7 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let output = s.output();
     let (bias, post) = s.epilogue(&op.post, |_, word| c(word).place())?;
     let a = Matrix { word: 0, pitch: k, batch: a_batch };
-    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, b_batch, c: c(output), bias, post };
+    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, narrow, b_batch, c: c(output), bias, post };
     gemm(&g, s.isa, &s.machine)
 }
 

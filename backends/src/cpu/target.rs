@@ -31,7 +31,16 @@ fn native_isa() -> Isa {
 /// Whether code for `t` runs on this machine.
 pub fn is_native(t: &Target) -> bool {
     let host = native_isa();
-    t.isa == host || (host != Isa::Aarch64 && t.isa != Isa::Aarch64 && t.isa < host)
+    let least = t.least();
+    (least == host || (host != Isa::Aarch64 && least != Isa::Aarch64 && least < host)) && (!t.bf16 || has_bf16())
+}
+
+/// Whether this machine sums products of bf16 pairs.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// How code will be used.
@@ -41,10 +50,10 @@ pub enum Use {
     Object,
 }
 
-/// Cranelift's view of a target, optimising or not.
+/// Cranelift's view of a target, optimising or not: of the least machine that it is for.
 pub fn cranelift_isa(t: &Target, usage: Use, optimise: bool) -> Result<OwnedTargetIsa> {
     let fail = |what: &str| Error::internal(format!("Cranelift for {}: {what}", t.name));
-    let (triple, features): (&str, &[&str]) = match t.isa {
+    let (triple, features): (&str, &[&str]) = match t.least() {
         Isa::X86_64 => ("x86_64-unknown-linux-gnu", &[]),
         Isa::Avx2 => ("x86_64-unknown-linux-gnu", V3),
         Isa::Avx512 => ("x86_64-unknown-linux-gnu", V4),

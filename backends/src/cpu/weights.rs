@@ -8,7 +8,7 @@ pub fn weight_bytes(weights: &[(u64, Tensor)]) -> u64 {
     weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64)
 }
 
-/// Writes all weights, one by one, zeros between them.
+/// Writes all weights, one by one, zeros between them. What is computed is computed here, and dropped when it is written.
 pub fn write_weights(weights: &[(u64, Tensor)], out: &mut dyn Write) -> Result<()> {
     let mut at = 0;
     for (offset, t) in weights {
@@ -16,7 +16,7 @@ pub fn write_weights(weights: &[(u64, Tensor)], out: &mut dyn Write) -> Result<(
         repeat(&[0], gap, out)?;
         match t.splat_element() {
             Some(e) => repeat(e, t.elems() as u64, out)?,
-            None => put(&t.bytes(), out)?,
+            None => put(&t.try_bytes()?, out)?,
         }
         at = offset + t.byte_len() as u64;
     }

@@ -6,7 +6,7 @@ use super::window::{length, taps, tiles};
 use crate::dim::Dim;
 use crate::error::{Error, Result};
 use crate::ops::composite::activation::Act;
-use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, PANEL, Post};
+use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, PANEL, Post, takes_narrow};
 use crate::scalar::Num;
 use crate::tensor::{Tensor, checked_elems};
 use crate::types::DType;
@@ -69,7 +69,25 @@ fn act(a: Act, dtype: DType, x: Num) -> Num {
     }
 }
 
+/// The operands of a contraction, where the weights are bf16 beside f32: x rounded, and the weights in f32 with their rows in order.
+fn narrow(x: &[Tensor]) -> Result<Option<Vec<Tensor>>> {
+    let columns = *x[1].shape().last().unwrap_or(&1);
+    if !takes_narrow(&x[0].ty(), &x[1].ty()) {
+        return Ok(None);
+    }
+    let floats = |shape: &[usize], values: Vec<f64>| encode(DType::F32, shape, values.into_iter().map(Num::F));
+    let rounded = encode(DType::BF16, x[0].shape(), x[0].to_f64s().into_iter().map(Num::F))?;
+    let w = x[1].to_f64s();
+    let pair = |p: &[f64]| (0..2).flat_map(|r| (0..p.len() / 2).map(move |c| (r, c))).map(|(r, c)| p[2 * c + r]).collect::<Vec<_>>();
+    let rows = w.chunks((2 * columns).max(1)).flat_map(pair).collect();
+    let first = [floats(x[0].shape(), rounded.to_f64s())?, floats(x[1].shape(), rows)?];
+    Ok(Some(first.into_iter().chain(x[2..].iter().cloned()).collect()))
+}
+
 pub fn matmul(op: &MatMul, x: &[Tensor], env: &Env) -> Result<Tensor> {
+    if let Some(x) = narrow(x)? {
+        return matmul(op, &x, env);
+    }
     let packed = if op.is_packed() { Some(env.shape(std::slice::from_ref(&op.packed))?[0]) } else { None };
     if x[0].dtype().is_float() { matmul_in::<f64>(op, packed, x) } else { matmul_in::<i64>(op, packed, x) }
 }
@@ -117,6 +135,9 @@ fn matmul_in<T: Acc>(op: &MatMul, packed: Option<usize>, x: &[Tensor]) -> Result
 }
 
 pub fn conv(op: &Conv, x: &[Tensor]) -> Result<Tensor> {
+    if let Some(x) = narrow(x)? {
+        return conv(op, &x);
+    }
     if x[0].dtype().is_float() { conv_in::<f64>(op, x) } else { conv_in::<i64>(op, x) }
 }
 

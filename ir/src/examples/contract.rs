@@ -41,6 +41,7 @@ fn products() -> Vec<Example> {
     add("transposed.batch", turned, &["f32[2,3,7]", "f32[2,5,7]"]);
     let packed = MatMul { packed: Dim::Const(35), ..op.clone() };
     add("packed", packed.clone(), &["f32[7,10]", "f32[3,10,16]"]);
+    add("packed.narrow", packed.clone(), &["f32[7,10]", "bf16[3,10,16]"]);
     add("packed.symbolic", packed.clone(), &["f32[N,10]", "f32[3,10,16]"]);
     add("packed.batch", packed.clone(), &["f32[2,1,7,10]", "f32[4,3,10,16]"]);
     let open = Dim::sym("N") * Dim::Const(16) - Dim::Const(3);
@@ -94,6 +95,7 @@ fn blocked() -> Vec<Example> {
     vec![
         case("blocked", with(b, &same), &["f32[2,2,5,6,16]", "f32[3,2,3,3,16,16]"]),
         case("blocked.pointwise", with(b, &conv()), &["f32[1,2,7,7,16]", "f32[2,2,1,1,16,16]"]),
+        case("blocked.narrow", with(b, &fused), &["f32[1,2,5,6,16]", "bf16[1,2,3,3,16,16]", "f32[16]", "f32[16]", "f32[1,1,5,6,16]"]),
         case("blocked.strided", with(b, &strided), &["f32[1,1,9,7,16]", "f32[2,1,3,3,16,16]"]),
         case("blocked.dilated", Conv { dilations: vec![2, 2], pads: vec![2; 4], ..with(b, &conv()) }, &["f32[1,1,6,7,16]", "f32[1,1,3,3,16,16]"]),
         case("blocked.grouped", Conv { group: 2, ..with(b, &same) }, &["f32[1,2,5,5,16]", "f32[4,1,3,3,16,16]"]),

@@ -70,7 +70,7 @@ fn weights(program: &Program, offset: u64) -> Result<Bytes> {
     let found = next.checked_sub(1).map(|i| &program.weights[i]);
     let skip = found.map(|(o, _)| (offset - o) as usize);
     match (found, skip) {
-        (Some((_, t)), Some(skip)) if skip < t.byte_len().max(1) => Ok(t.bytes().slice(skip..)),
+        (Some((_, t)), Some(skip)) if skip < t.byte_len().max(1) => Ok(t.try_bytes()?.slice(skip..)),
         _ => Err(Error::internal(format!("there are no weights at {offset}"))),
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::{self, Env};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
-use crate::types::{Type, broadcast};
+use crate::types::{DType, Type, broadcast};
 
 /// One step on a contraction's result before it is stored. Steps that read a tensor take the next extra operand.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -55,7 +55,7 @@ pub enum Layout {
     #[default]
     Plain,
     /// x `[N,C/b,spatial..,b]`, w `[O/b,C/group/b,kernel..,b(in),b(out)]`, y `[N,O/b,spatial..,b]`; channels are padded with zeros to
-    /// whole blocks (a group's channels are whole blocks).
+    /// whole blocks (a group's channels are whole blocks). w may be bf16 beside f32: see [`takes_narrow`].
     Blocked(usize),
     /// x `[N,C,spatial..]`, w `[O/b,C,kernel..,b(out)]`, y `[N,O/b,spatial..,b]`: the first layer.
     Enter(usize),
@@ -133,9 +133,28 @@ fn check_post(op: &str, post: &[Post], extra: &[Type], y: &Type, channels: &Dim)
     Ok(())
 }
 
+/// Whether weights are bf16 beside an f32 operand. Then x is rounded to bf16 before it is multiplied, while sums, epilogue and result
+/// are f32; and of the weights' rows (the last axis but one, input channels) each two lie interleaved: `[..,rows/2,columns,2]` in memory,
+/// under the type `[..,rows,columns]`. Only blocked convolutions and packed products take such weights.
+pub fn takes_narrow(x: &Type, w: &Type) -> bool {
+    x.dtype == DType::F32 && w.dtype == DType::BF16
+}
+
+/// The element type of a contraction, whose weights may be narrow if `packed`.
+fn contracted(op: &str, x: &[Type], packed: bool) -> Result<DType> {
+    if !packed || !takes_narrow(&x[0], &x[1]) {
+        return same_dtype(op, &[&x[0], &x[1]]);
+    }
+    let even = |d: &Dim| d.as_const().is_some_and(|n| n % 2 == 0);
+    match x[1].shape.iter().rev().nth(1) {
+        Some(rows) if even(rows) => Ok(DType::F32),
+        _ => Err(Error::shape(format!("{op}: bf16 weights take an even number of rows, found {}", x[1]))),
+    }
+}
+
 op_struct! {
     /// Matrix product as numpy's matmul: x `[..,M,K]`, w `[..,K,N]`, leading axes broadcast, vectors are promoted. With `transposed`
-    /// w is `[..,N,K]`; with `packed` = N it is `[..,N/16 rounded up,K,16]` (column panels, zero padding).
+    /// w is `[..,N,K]`; with `packed` = N it is `[..,N/16 rounded up,K,16]` (column panels, zero padding), and may be bf16 beside f32.
     /// The result is followed by `post`.
     MatMul { transposed: bool = false, packed: Dim = Dim::Const(0), post: Vec<Post> = vec![] }
 }
@@ -156,7 +175,7 @@ impl Primitive for MatMul {
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         arity("matmul", x, 2, usize::MAX)?;
-        let dtype = same_dtype("matmul", &[&x[0], &x[1]])?;
+        let dtype = contracted("matmul", x, self.is_packed())?;
         let clash = |k: &Dim, l: &Dim| Error::shape(format!("matmul: contracted dims differ: {k} and {l} (x: {}, w: {})", x[0], x[1]));
         let (a, b) = (&x[0].shape, &x[1].shape);
         if a.is_empty() || b.is_empty() {
@@ -264,7 +283,7 @@ impl Primitive for Conv {
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         arity("conv", x, 2, usize::MAX)?;
-        let dtype = same_dtype("conv", &[&x[0], &x[1]])?;
+        let dtype = contracted("conv", x, matches!(self.layout, Layout::Blocked(_)))?;
         let window = self.window(&x[1])?;
         let n = window.kernel.len();
         let (xs, ws) = (&x[0].shape, &x[1].shape);

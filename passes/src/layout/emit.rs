@@ -5,13 +5,17 @@ use super::flexible::Role;
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
+use nnc_ir::ops::map::Cast;
 use nnc_ir::ops::movement::{Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
 use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
 
 /// The graph with `blocked` of the plan's candidates in blocks, and the weights of matmuls in panels.
-pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: bool) -> Result<Graph, Report> {
-    let mut e = Emit { r: Rebuild::new(graph), in_blocks: vec![None; graph.id_bound()], block: plan.block, halo, loc: Loc::Unknown };
+///
+/// With `narrow`, weights that are `fixed` and that kernels take in bf16 become such.
+pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: bool, narrow: bool) -> Result<Graph, Report> {
+    let (r, in_blocks) = (Rebuild::new(graph), vec![None; graph.id_bound()]);
+    let mut e = Emit { r, in_blocks, block: plan.block, fixed, halo, narrow, loc: Loc::Unknown };
     for id in e.r.order() {
         e.loc = graph.node(id).loc.clone();
         let candidate = plan.index[id.0 as usize].filter(|i| blocked[*i]);
@@ -29,7 +33,7 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: 
                 for v in &graph.node(id).operands {
                     e.plain(*v).map_err(place)?;
                 }
-                if !e.matmul(id, fixed).map_err(place)? {
+                if !e.matmul(id).map_err(place)? {
                     e.r.keep(id);
                 }
             }
@@ -51,7 +55,9 @@ struct Emit<'a> {
     /// Each old node's value in blocks, where it exists.
     in_blocks: Vec<Option<Value>>,
     block: usize,
+    fixed: &'a [bool],
     halo: bool,
+    narrow: bool,
     loc: Loc,
 }
 
@@ -165,6 +171,17 @@ impl Emit<'_> {
         }
     }
 
+    /// Weights in bf16, each two of their rows interleaved ([`takes_narrow`](nnc_ir::ops::contract::takes_narrow)).
+    fn narrowed(&mut self, w: Value) -> Result<Value> {
+        let shape = self.ty(w).shape.clone();
+        let rows = shape.len() - 2;
+        let w = self.split(w, rows, 2)?;
+        let perm = (0..=rows).chain([rows + 2, rows + 1]).collect();
+        let w = self.transposed(w, perm)?;
+        let w = self.reshaped(w, shape)?;
+        self.op(Cast { to: DType::BF16 }, &[w])
+    }
+
     fn conv(&mut self, id: NodeId, layout: Layout) -> Result<Value> {
         let old = self.r.old.node(id);
         let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
@@ -181,7 +198,11 @@ impl Emit<'_> {
             pads = vec![];
         }
         let w = self.plain(operands[1])?;
-        let mut args = vec![x, self.weights(w, layout)?];
+        let mut w = self.weights(w, layout)?;
+        if self.narrow && self.fixed[operands[1].node.0 as usize] && matches!(layout, Layout::Blocked(_)) {
+            w = self.narrowed(w)?;
+        }
+        let mut args = vec![x, w];
         for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
             args.push(match post {
                 Post::Add => self.blocks(*v)?,
@@ -245,11 +266,12 @@ impl Emit<'_> {
     }
 
     /// Puts the right side of a matmul into panels. Says whether it did.
-    fn matmul(&mut self, id: NodeId, fixed: &[bool]) -> Result<bool> {
-        let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, fixed), &self.r.old.node(id).op) else { return Ok(false) };
+    fn matmul(&mut self, id: NodeId) -> Result<bool> {
+        let (Ok(packed), Op::MatMul(mm)) = (panels(self.r.old, id, self.fixed), &self.r.old.node(id).op) else { return Ok(false) };
         let mut args: Vec<Value> = self.r.old.node(id).operands.iter().map(|v| self.r.get(*v)).collect();
         let first = self.ty(args[1]).rank() - 2;
-        args[1] = if mm.transposed && !fixed[self.r.old.node(id).operands[1].node.0 as usize] {
+        let fixed = self.fixed[self.r.old.node(id).operands[1].node.0 as usize];
+        args[1] = if mm.transposed && !fixed {
             // Columns are channels, the depth is pixels: there is a kernel for that.
             let ty = self.ty(args[1]).clone();
             let (batch, matrix) = ty.shape.split_at(first);
@@ -265,6 +287,9 @@ impl Emit<'_> {
             let swapped = if mm.transposed { [0, 2, 1] } else { [1, 0, 2] };
             self.transposed(w, (0..first).chain(swapped.map(|i| first + i)).collect())?
         };
+        if self.narrow && fixed && narrow_product(self.ty(args[1])) {
+            args[1] = self.narrowed(args[1])?;
+        }
         let y = self.named(id, MatMul { transposed: false, packed, ..mm.clone() }, args)?;
         self.r.set(id, vec![y]);
         Ok(true)
@@ -273,6 +298,11 @@ impl Emit<'_> {
     fn reshaped(&mut self, x: Value, shape: Vec<Dim>) -> Result<Value> {
         if self.ty(x).shape == shape { Ok(x) } else { self.op(Reshape { shape }, &[x]) }
     }
+}
+
+/// Whether products by these panels are taken with narrow weights: one matrix, whose depth is whole runs of the kernel.
+pub fn narrow_product(panels: &Type) -> bool {
+    panels.rank() == 3 && panels.shape[1].as_const().is_some_and(|k| k % PANEL as i64 == 0)
 }
 
 /// Fewer rows than this are not worth packing the other side for.

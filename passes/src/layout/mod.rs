@@ -23,12 +23,13 @@ const SWEEPS: usize = 8;
 /// Chooses layouts and packs the constant weights of convolutions and matmuls.
 pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let constant = fold::constants(&graph);
+    let narrow = cx.options.precision == Precision::Bf16 && cx.target.bf16;
     let plan = Plan::new(&graph, &constant, cx.target, cx.options.precision);
     let blocked = plan.choose();
     // What stays the same in a loop is put into panels once, before it.
     let fixed = hoist::invariants(&graph, cx.captures, &constant);
     report(&graph, &plan, &blocked, &fixed, cx);
-    emit::emit(&graph, &plan, &blocked, &fixed, cx.options.halo)
+    emit::emit(&graph, &plan, &blocked, &fixed, cx.options.halo, narrow)
 }
 
 /// Tells of each convolution and matmul what was chosen, and why not something else.
@@ -121,7 +122,8 @@ impl<'a> Plan<'a> {
             }
             if let Some((mut role, follows)) = role(graph, id, &plan.index, target.block) {
                 plan.index[id.0 as usize] = Some(plan.nodes.len());
-                let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target), vec![]);
+                let narrow = precision == Precision::Bf16 && target.bf16;
+                let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target, narrow), vec![]);
                 // Filters are transformed when the model is compiled.
                 let fixed = node.operands.get(1).is_some_and(|w| constant[w.node.0 as usize]);
                 if let (true, Role::Conv(Ok(layout @ Layout::Blocked(_))), Op::Conv(conv)) = (fixed, &mut role, &node.op) {
@@ -134,7 +136,8 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    fn cycles(&self, id: NodeId, role: &Role, constant: &[bool], target: &Target) -> [f64; 2] {
+    /// Cycles in the model's layout and in blocks; `narrow` weights are multiplied twice as fast.
+    fn cycles(&self, id: NodeId, role: &Role, constant: &[bool], target: &Target, narrow: bool) -> [f64; 2] {
         let node = self.graph.node(id);
         let x: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
         let plain = cost::cycles(&node.op, &x, &node.types, target);
@@ -145,10 +148,12 @@ impl<'a> Plan<'a> {
                 let waste = |n: f64| (n / self.block as f64).ceil() * self.block as f64 / n.max(1.0);
                 let inputs = if let Layout::Blocked(_) = layout { waste(cost::dim(&x[0].shape[1])) } else { 1.0 };
                 let outputs = waste(cost::dim(&x[1].shape[0]));
-                let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / target.fma_per_cycle;
+                let fixed = constant[node.operands[1].node.0 as usize];
+                let speed = if narrow && fixed && matches!(layout, Layout::Blocked(_)) { 2.0 } else { 1.0 };
+                let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / (target.fma_per_cycle * speed);
                 let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
                 let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;
-                let weights = if constant[node.operands[1].node.0 as usize] { 0.0 } else { 2.0 * cost::copy(x[1], target) };
+                let weights = if fixed { 0.0 } else { 2.0 * cost::copy(x[1], target) };
                 [plain, cost::LAUNCH + work + bytes + halo + weights]
             }
             (Role::Conv(_), _) => [plain, f64::INFINITY],

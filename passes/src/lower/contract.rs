@@ -8,12 +8,13 @@ use super::scalar::wide;
 use super::view::{View, collapse, row_major};
 use nnc_ir::error::Result;
 use nnc_ir::kernel::ExprId;
-use nnc_ir::ops::contract::{MatMul, PANEL, Post};
+use nnc_ir::ops::contract::{MatMul, PANEL, Post, takes_narrow};
 use nnc_ir::ops::reduce::ReduceKind;
-use nnc_ir::{Dim, ScalarFn};
+use nnc_ir::{DType, Dim, ScalarFn};
 
 pub const ZERO: Dim = Dim::Const(0);
 pub const ONE: Dim = Dim::Const(1);
+pub const TWO: Dim = Dim::Const(2);
 
 /// Applies the epilogue to `v`; `at` holds the element of each extra operand, the first of which is operand 2.
 pub fn epilogue(k: &mut Loops, post: &[Post], mut v: ExprId, at: &[ExprId]) -> Result<ExprId> {
@@ -89,14 +90,17 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
         collapse(&mut dims, &mut views);
     }
     let mut outcome = Ok(());
+    // Rows of narrow weights lie in pairs.
+    let narrow = takes_narrow(&k.x[0], &k.x[1]);
     let mut element = |k: &mut Loops, at: &[ExprId]| {
         let acc = k.accumulator(ReduceKind::Sum, acc_type);
-        let (hi, stride) = (k.size(&depth), k.size(&w_depth));
-        k.for_each(hi, |k, i| {
-            let a = k.add(at[0], i);
-            let along = k.mul(i, stride);
-            let b = k.add(at[1], along);
-            let (a, b) = (k.load(0, a), k.load(1, b));
+        let (dims, along) = match narrow {
+            false => (vec![depth.clone()], [View::new(vec![ONE]), View::new(vec![w_depth.clone()])]),
+            true => (vec![depth.floor_div(&TWO), TWO], [View::new(vec![TWO, ONE]), View::new(vec![TWO * w_depth.clone(), ONE])]),
+        };
+        k.serial(&dims, &along, &at[..2], |k, _, at| {
+            let (a, b) = (k.load(0, at[0]), k.load(1, at[1]));
+            let a = if narrow { k.cast(DType::BF16, a) } else { a };
             k.multiply_add(acc, a, b);
         });
         let sum = k.var(acc);
@@ -119,7 +123,15 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
         let count = k.min_int(left, lanes);
         let count = k.bind(count);
         k.for_each(count, |k, lane| {
-            let at: Vec<ExprId> = at.iter().enumerate().map(|(i, b)| if i == 0 { *b } else { k.add(*b, lane) }).collect();
+            let step = |k: &mut Loops, i: usize, b: ExprId| match i {
+                0 => b,
+                1 if narrow => {
+                    let b = k.add(b, lane);
+                    k.add(b, lane)
+                }
+                _ => k.add(b, lane),
+            };
+            let at: Vec<ExprId> = at.iter().enumerate().map(|(i, b)| step(k, i, *b)).collect();
             element(k, &at);
         });
     });

@@ -1,14 +1,14 @@
 //! Loops of convolution and transposed convolution, in every layout.
 
-use super::contract::{ONE, ZERO, epilogue, extras, work};
+use super::contract::{ONE, TWO, ZERO, epilogue, extras, work};
 use super::loops::Loops;
 use super::scalar::wide;
 use super::view::{View, row_major};
 use super::window::{Back, Tap, walk};
-use nnc_ir::Dim;
 use nnc_ir::error::Result;
-use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout};
+use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout, takes_narrow};
 use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::{DType, Dim};
 
 /// What a convolution walks, by layout. The domain is `[N, groups, output channels (or blocks) in a group, spatial.., lanes]`.
 struct ConvAxes {
@@ -94,7 +94,9 @@ pub fn conv(k: &mut Loops, op: &Conv) -> Result<()> {
         result,
     ];
     views.extend(extras(&op.post, &channel, &y_strides));
-    let strides = [a.x_lane.clone(), ONE].into_iter().chain(views[2..].iter().map(|_| ONE));
+    let narrow = takes_narrow(&k.x[0], &k.x[1]);
+    let w_lane = if narrow { TWO } else { ONE };
+    let strides = [a.x_lane.clone(), w_lane].into_iter().chain(views[2..].iter().map(|_| ONE));
     let lane_views: Vec<View> = strides.map(|s| View::new(vec![s])).collect();
     let (x_unit, w_unit) = (row_major(&image), row_major(&window.kernel.iter().map(|d| Dim::Const(*d)).collect::<Vec<_>>()));
     let taps: i64 = window.kernel.iter().fold(1, |n: i64, d| n.saturating_mul(*d));
@@ -111,9 +113,17 @@ pub fn conv(k: &mut Loops, op: &Conv) -> Result<()> {
             let depth = [View::new(vec![a.x_depth.clone()]), View::new(vec![a.w_depth.clone()])];
             k.serial(std::slice::from_ref(&a.depth), &depth, &at[..2], |k, _, at| {
                 walk(k, &taps, at, &mut |k, at| {
-                    let inner = [View::new(vec![ONE]), View::new(vec![a.lanes.clone()])];
-                    k.serial(std::slice::from_ref(&a.inner), &inner, at, |k, _, at| {
+                    // Rows of narrow weights lie in pairs.
+                    let (dims, inner) = match narrow {
+                        false => (vec![a.inner.clone()], [View::new(vec![ONE]), View::new(vec![a.lanes.clone()])]),
+                        true => {
+                            let views = [View::new(vec![TWO, ONE]), View::new(vec![TWO * a.lanes.clone(), ONE])];
+                            (vec![a.inner.floor_div(&TWO), TWO], views)
+                        }
+                    };
+                    k.serial(&dims, &inner, at, |k, _, at| {
                         let (x, w) = (k.load(0, at[0]), k.load(1, at[1]));
+                        let x = if narrow { k.cast(DType::BF16, x) } else { x };
                         k.multiply_add(acc, x, w);
                     });
                 });

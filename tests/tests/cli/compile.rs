@@ -1,7 +1,9 @@
 //! What `compile` writes, and what it never leaves behind.
 
 use crate::{folder, json, names, write};
+use nnc::npy::read_npz;
 use nnc_tests::command::call;
+use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -132,4 +134,70 @@ fn objects_and_archives_link() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!((lines[0], lines[1]), ("1 1", lines[2]));
     assert_eq!(json(lines[1])["name"], "mlp");
+}
+
+/// Weights go from the mapped model to the library one at a time: packed ones, and those of minimal filtering, are never all in
+/// memory.
+#[test]
+fn compiling_takes_little_more_memory_than_the_model() {
+    let f = folder();
+    let p = f.path();
+    let mut text = String::from("module net(x: f32[1,256,14,14]) -> (y: f32[1,1000]) {\n  h0 = x\n");
+    for i in 0..12 {
+        text += &format!("  w{i} = param [256,256,3,3] ~ he\n  h{} = relu(conv(h{i}, w{i}, pads=[1,1,1,1]))\n", i + 1);
+    }
+    text += "  h = max_pool(h12, kernel_shape=[2, 2], strides=[2, 2])\n";
+    text += "  w = param [12544,1000] ~ he\n  y = matmul(reshape(h, shape=[1,12544]), w)\n  return y\n}\n";
+    write(p, "net.nn", &text);
+    call(p, "export net.nn -o net.onnx").ok();
+    let stats = json(&call(p, "compile net.onnx -o net.so --stats json").ok());
+    let model = std::fs::metadata(p.join("net.onnx")).unwrap().len() as f64;
+    let (peak, file) = (stats["peak_rss_bytes"].as_f64().unwrap(), stats["file_bytes"].as_f64().unwrap());
+    assert!(model > 7e7 && file > 1.2 * model, "model {model}, library {file}");
+    // The program itself takes its share as well.
+    assert!(peak <= 2.5 * model, "a peak of {peak} bytes for a model of {model}");
+}
+
+/// Operands of convolutions and products rounded to bf16, sums in f32: near the interpreter's f32, with weights of half the bytes.
+#[test]
+fn bf16() {
+    if !nnc_backends::cpu::has_bf16() {
+        return nnc_tests::data::skip("bf16", "this processor has no avx512_bf16");
+    }
+    let f = folder();
+    let p = f.path();
+    write(
+        p,
+        "net.nn",
+        "module net(x: f32[N,32,9,9]) -> (y: f32[N,48]) {
+  w1 = param [64,32,1,1] ~ he
+  h = relu(conv(x, w1))
+  w2 = param [64,64,3,3] ~ he
+  h = relu(conv(h, w2, pads=[1,1,1,1], strides=[2,2])) + conv(h, param [64,64,1,1] ~ he, strides=[2,2])
+  w3 = param [96,64,5,3] ~ he
+  h = reshape(conv(h, w3), shape=[0,-1])
+  w4 = param [288,48] ~ he
+  b4 = param [48] ~ zeros
+  return matmul(h, w4) + b4
+}
+",
+    );
+    let bytes = |precision: &str| {
+        let stats = json(&call(p, &format!("compile net.nn -o {precision}.so --precision {precision} --stats json")).ok());
+        (stats["weight_bytes"].as_f64().unwrap(), stats["target"].as_str().unwrap().to_string())
+    };
+    let ((exact, _), (narrow, target)) = (bytes("exact"), bytes("bf16"));
+    assert!(narrow < 0.52 * exact && target == "x86-64-v4,+avx512_bf16", "{narrow} of {exact} bytes for {target}");
+    for n in [1, 5] {
+        call(p, &format!("run net.nn -i x=random:1 --dim N={n} --engine interp -o want.npz")).ok();
+        let read = |name: &str| read_npz(Cursor::new(std::fs::read(p.join(name)).unwrap())).unwrap().remove(0).1.to_f64s();
+        let want = read("want.npz");
+        let most = want.iter().fold(0f64, |m, y| m.max(y.abs()));
+        // Below 1 % of the largest result, and above what f32 would leave.
+        for model in ["net.nn --precision bf16 --engine jit", "net.nn --precision bf16 --engine so", "bf16.so"] {
+            call(p, &format!("run {model} -i x=random:1 --dim N={n} -o got.npz")).ok();
+            let error = read("got.npz").iter().zip(&want).fold(0f64, |m, (g, w)| m.max((g - w).abs())) / most;
+            assert!(error < 1e-2 && error > 1e-5, "{model}: {error}");
+        }
+    }
 }

@@ -117,6 +117,60 @@ int main(void) {
     output(Command::new("./pool").current_dir(f.path()).args([] as [&str; 0]));
 }
 
+/// Code for Arm, by the C program on an emulated processor: the interpreter's numbers.
+#[test]
+fn aarch64_program() {
+    const CC: &str = "aarch64-linux-gnu-gcc";
+    let missing = [CC, "qemu-aarch64"].into_iter().find(|c| Command::new(c).arg("--version").output().is_err());
+    if let Some(command) = missing {
+        return skip("aarch64_program", &format!("there is no {command} (Debian: qemu-user, gcc-aarch64-linux-gnu)"));
+    }
+    for (model, shape) in [("lenet5", [1, 1, 28, 28]), ("squeezenet1_1", [1, 3, 224, 224])] {
+        let f = folder();
+        let p = f.path();
+        let file = root().join("examples").join(model).with_extension("nn");
+        let x: Vec<f32> = (0..shape.iter().product()).map(|i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        let x = Tensor::new(&shape, &x);
+        std::fs::write(p.join("x.npy"), to_npy(&x)).unwrap();
+        std::fs::write(p.join("x.raw"), x.bytes()).unwrap();
+        call(p, &format!("run {} -i x.npy -o want.npy --engine interp", file.display())).ok();
+        let want = from_npy(&std::fs::read(p.join("want.npy")).unwrap()).unwrap().to_f64s();
+        call(p, &format!("compile {} --dim N=1 --target aarch64 -o model.so", file.display())).ok();
+        let mut cc = Command::new(CC);
+        cc.current_dir(p).args(["-O2", "-D_GNU_SOURCE", "-I.", "-I"]).arg(root().join("runtime/include"));
+        cc.arg(format!("-DSHAPE={{{},{},{},{}}}", shape[0], shape[1], shape[2], shape[3]));
+        output(cc.arg(root().join("examples/c/main.c")).args(["./model.so", "-Wl,-rpath,$ORIGIN", "-lm", "-pthread", "-o", "run"]));
+        let text = output(Command::new("qemu-aarch64").current_dir(p).args(["-L", "/usr/aarch64-linux-gnu", "./run", "2", "x.raw"]));
+        let got: Vec<f64> = text.lines().map(|l| f64::from(l.parse::<f32>().unwrap())).collect();
+        let most = want.iter().fold(0.0, |m: f64, y| m.max(y.abs()));
+        assert_eq!(got.len(), want.len(), "{model}");
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * most), "{model}: {got:?} {want:?}");
+    }
+}
+
+/// A library for all machines holds AVX-512 and AVX2: emulated processors without the first take the second, one without either says
+/// so.
+#[test]
+fn a_library_chooses_its_code_when_it_is_loaded() {
+    const QEMU: &str = "qemu-x86_64";
+    if !cfg!(target_arch = "x86_64") || Command::new(QEMU).arg("--version").output().is_err() || Command::new("cc").arg("--version").output().is_err()
+    {
+        return skip("a_library_chooses_its_code_when_it_is_loaded", &format!("there is no {QEMU} (Debian: qemu-user) or no cc"));
+    }
+    let (f, _) = compiled();
+    let p = f.path();
+    build(p, &[]);
+    call(p, "run model.nn -i x.npy -o want.npy --engine interp").ok();
+    let want = from_npy(&std::fs::read(p.join("want.npy")).unwrap()).unwrap().to_f64s();
+    // QEMU knows AVX2, and no AVX-512.
+    let text = output(Command::new(QEMU).current_dir(p).args(["-cpu", "max", "./run", "1", "x.raw"]));
+    let got: Vec<f64> = text.lines().map(|l| f64::from(l.parse::<f32>().unwrap())).collect();
+    assert!(got.len() == want.len() && got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-5), "{got:?} {want:?}");
+    let old = Command::new(QEMU).current_dir(p).args(["-cpu", "Nehalem", "./run", "1", "x.raw"]).output().unwrap();
+    let message = String::from_utf8_lossy(&old.stderr).into_owned();
+    assert!(!old.status.success() && message.contains("the processor lacks an instruction set"), "{message}");
+}
+
 #[test]
 fn python_program() {
     let numpy = match numpy() {

@@ -6,6 +6,9 @@
 //!
 //! Packed weights: `[batch][cols/16][k][16]` f32, `k` in the order of the nest, columns padded with zeros.
 //!
+//! Narrow weights are bf16, each two rows of `k` interleaved: `[batch][cols/16][k/2][16][2]`. The input stays f32 in memory: each run
+//! of 16 values of a row is rounded when it is read, left in the function's own memory, and multiplied from there by pairs.
+//!
 //! A task is (batch index, chunk of pixels, group of column blocks). Within it the column blocks are the outer loop and the
 //! tiles the inner one: the chunk is sized to stay in the second-level cache while the weights of one block, which every tile
 //! uses again, stay in the first or second.
@@ -92,6 +95,8 @@ pub struct Contract {
     pub weights: (u32, Vec<Step>),
     /// Bytes from row to row where the weights are a plain matrix of whole blocks of columns instead.
     pub pitch: Option<i64>,
+    /// Whether the weights are bf16 in pairs. Runs of `k` are then of 16 neighbours.
+    pub narrow: bool,
     /// Word that points at f32[cols padded to 16] added to every pixel.
     pub bias: Option<u32>,
     /// Bytes between problems of the bias and every other vector of channels.
@@ -137,6 +142,8 @@ struct Gen<'c> {
     next: I,
     ahead: i64,
     slice: Option<Slice>,
+    /// Where the rows of a tile lie in bf16, a run of 16 each.
+    rounded: Option<I>,
     /// Bytes of weights from one scalar of the contracted dimension to the next, and from one block of columns to the next.
     pitch: i64,
     apart: X,
@@ -203,10 +210,11 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
 
     let mut b = Builder::new(&c.name, isa.lanes());
     let b = &mut b;
+    let rounded = if c.narrow { Some(b.frame((tile.rows * BLOCK_BYTES / 2) as u32)) } else { None };
     let dims: Vec<X> = c.pixels.iter().map(|s| b.size(*s)).collect();
     let depth = b.size(c.depth);
-    let pitch = c.pitch.unwrap_or(BLOCK_BYTES);
-    let apart = if c.pitch.is_some() { X::C(BLOCK_BYTES) } else { b.imul(depth, BLOCK_BYTES) };
+    let pitch = c.pitch.unwrap_or(if c.narrow { BLOCK_BYTES / 2 } else { BLOCK_BYTES });
+    let apart = if c.pitch.is_some() { X::C(BLOCK_BYTES) } else { b.imul(depth, pitch) };
     let cols = b.size(c.cols);
     let col_blocks = b.ceil_div(cols, BLOCK);
     let steps = b.idiv(col_blocks, step_blocks);
@@ -314,6 +322,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
         // Rows of a plain matrix are no stream to run ahead in.
         ahead: if c.pitch.is_some() { 0 } else { plan.ahead },
         slice: None,
+        rounded,
         pitch,
         apart,
         bias,
@@ -562,14 +571,21 @@ impl Gen<'_> {
         });
     }
 
-    /// `run` steps of the contracted dimension, unrolled.
+    /// `run` steps of the contracted dimension, unrolled; those of narrow weights go by pairs.
     fn run(&self, b: &mut Builder, nest: &Nest, s: &Stream) {
         let vecs = self.tile.vecs as usize;
         // Blocks of columns are whole streams apart; tiles of several blocks are made for constant depths only.
         let apart = if let X::C(d) = self.apart { d } else { 0 };
-        for u in 0..nest.run {
-            let set = &s.sets[(u % self.tile.phases) as usize];
-            if u * self.ahead / nest.run < (u + 1) * self.ahead / nest.run {
+        if let Some(rounded) = self.rounded {
+            for row in 0..(s.sets[0].len() / vecs) as i64 {
+                let x = b.load(s.input.at(row).idx(s.idx, 1));
+                b.store_bf16(Addr::from(rounded).off(row * BLOCK_BYTES / 2), x);
+            }
+        }
+        let step = if self.rounded.is_some() { 2 } else { 1 };
+        for u in (0..nest.run).step_by(step as usize) {
+            let set = &s.sets[(u / step % self.tile.phases) as usize];
+            if u * self.ahead / nest.run < (u + step) * self.ahead / nest.run {
                 for block in 0..(vecs as i64 * self.lanes / BLOCK).max(1) {
                     b.prefetch(Addr::from(self.next).off(block * apart), false);
                 }
@@ -585,6 +601,15 @@ impl Gen<'_> {
                     b.load(at)
                 })
                 .collect();
+            if let Some(rounded) = self.rounded {
+                for (row, acc) in set.chunks(vecs).enumerate() {
+                    let pair = b.splat(Addr::from(rounded).off(row as i64 * BLOCK_BYTES / 2 + u * 2));
+                    for (a, w) in acc.iter().zip(&weights) {
+                        b.dot_to(*a, pair, *w);
+                    }
+                }
+                continue;
+            }
             for (row, acc) in set.chunks(vecs).enumerate() {
                 let x = b.splat(s.input.at(row as i64).idx(s.idx, 1).off(u * nest.stride));
                 for (a, w) in acc.iter().zip(&weights) {

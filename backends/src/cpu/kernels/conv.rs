@@ -81,6 +81,8 @@ pub struct Conv {
     pub input: Image,
     /// Whether the input is plain NCHW (few channels) rather than blocked; the output is blocked.
     pub plain: bool,
+    /// Whether the weights are bf16, as [`Contract::narrow`] says; not for a plain input.
+    pub narrow: bool,
     pub output: Image,
     /// Word of the packed weights.
     pub weights: u32,
@@ -135,6 +137,9 @@ impl Conv {
         if self.groups > 1 && (self.out_channels % BLOCK != 0 || !self.plain && self.in_channels % BLOCK != 0) {
             return Err(Error::unsupported(format!("{}: groups of partial channel blocks", self.name)));
         }
+        if self.plain && self.narrow {
+            return Err(Error::unsupported(format!("{}: bf16 weights of a plain input", self.name)));
+        }
         let unit = if self.plain { 1 } else { BLOCK };
         let in_planes = if self.plain { self.in_channels } else { (self.in_channels + BLOCK - 1) / BLOCK };
         let out_planes = (self.out_channels + BLOCK - 1) / BLOCK;
@@ -162,8 +167,9 @@ impl Conv {
             cols: Size::Const(self.out_channels.next_multiple_of_block()),
             input: self.input.place(&self.stride, unit, in_planes),
             output: self.output.output_place(out_planes),
-            weights: (self.weights, vec![Step::ZERO, Step::bytes(depth * out_planes * BLOCK * 4)]),
+            weights: (self.weights, vec![Step::ZERO, Step::bytes(depth * out_planes * BLOCK * if self.narrow { 2 } else { 4 })]),
             pitch: None,
+            narrow: self.narrow,
             bias: self.bias,
             channels: vec![Step::ZERO, Step::bytes(out_planes * BLOCK * 4)],
             k: vec![nest],

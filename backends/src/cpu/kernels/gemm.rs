@@ -43,6 +43,8 @@ pub struct Gemm {
     /// Word of `B`: packed `[N/16][K][16]` f32, columns padded with zeros, or rows `[K][N]` of whole blocks.
     pub b: u32,
     pub packed: bool,
+    /// Whether the panels of one `B` are bf16, as [`Contract::narrow`] says; its depth is whole runs then.
+    pub narrow: bool,
     /// f32 values from one `B` to the next, for each dimension of the batch.
     pub b_batch: Vec<Size>,
     pub c: Matrix,
@@ -79,6 +81,9 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
         (false, Size::Const(n)) if n % BLOCK == 0 && n <= MAX_COLUMNS => Some(n * 4),
         (false, _) => return Err(Error::unsupported(format!("{}: rows of B are no whole blocks", g.name))),
     };
+    if g.narrow && (!g.packed || !g.batch.is_empty() || !matches!(g.k, Size::Const(k) if k % BLOCK == 0)) {
+        return Err(Error::unsupported(format!("{}: bf16 weights that are no panels of whole runs", g.name)));
+    }
     let runs = Nest { levels: vec![(Count::Runs(g.k), Step::bytes(BLOCK_BYTES))], run: BLOCK, stride: 4 };
     let k = match g.k {
         Size::Const(k) if k % BLOCK == 0 => vec![runs],
@@ -109,6 +114,7 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
         output: c,
         weights: (g.b, b_batch),
         pitch,
+        narrow: g.narrow,
         bias: g.bias,
         channels,
         k,

@@ -431,6 +431,16 @@ impl Builder {
         self.inst(Inst::Fma { neg: false, d: acc, a, b: b.into(), c: Src::R(acc) });
     }
 
+    /// `acc += a*b` over pairs of bf16.
+    pub fn dot_to(&mut self, acc: V, a: V, b: V) {
+        self.inst(Inst::Dot { d: acc, a, b });
+    }
+
+    /// All lanes rounded to bf16.
+    pub fn store_bf16(&mut self, a: impl Into<Addr>, s: V) {
+        self.inst(Inst::StoreBf16 { a: a.into(), s });
+    }
+
     /// `c[0]*x^n + ... + c[n]`, by Horner's rule.
     pub fn poly(&mut self, x: V, c: &[f32]) -> V {
         let p = self.constant(c[0]);

@@ -103,6 +103,11 @@ pub fn eval_un(op: VUn, a: u32) -> u32 {
     }
 }
 
+/// The upper half of an f32 to the nearest bf16, ties to even; NaN stays NaN.
+fn to_bf16(bits: u32) -> u32 {
+    if f32::from_bits(bits).is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
 /// Truncates; NaN and values out of range give the smallest integer, as x86 does.
 fn to_int(x: f32) -> u32 {
     if (-2147483648.0..2147483648.0).contains(&x) { x as i32 as u32 } else { 0x8000_0000 }
@@ -235,6 +240,23 @@ impl Run<'_> {
                     let a = if neg { -a } else { a };
                     a.mul_add(f32::from_bits(b[l]), f32::from_bits(c[l])).to_bits()
                 });
+            }
+            Inst::Dot { d, a, b } => {
+                let (c, a, b) = (self.v[d.0 as usize], self.v[a.0 as usize], self.v[b.0 as usize]);
+                // The half of a lane, as f32; the upper pair is added first.
+                let part = |x: u32, high: bool| f32::from_bits(if high { x & 0xffff_0000 } else { x << 16 });
+                self.lanes(d, |l| {
+                    let sum = part(a[l], true).mul_add(part(b[l], true), f32::from_bits(c[l]));
+                    part(a[l], false).mul_add(part(b[l], false), sum).to_bits()
+                });
+            }
+            Inst::StoreBf16 { a, s } => {
+                let at = self.addr(a);
+                let v = self.v[s.0 as usize];
+                for l in (0..self.lanes).step_by(2) {
+                    let pair = to_bf16(v[l]) | to_bf16(v[l + 1]) << 16;
+                    self.mem.set_u32(at + 2 * l as u64, pair)?;
+                }
             }
             Inst::Cmp { c, d, a, b } => {
                 let (a, b) = (self.v[a.0 as usize], self.src(b));

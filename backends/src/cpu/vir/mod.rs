@@ -290,6 +290,17 @@ pub enum Inst {
         b: Src,
         c: Src,
     },
+    /// `d + a*b` over pairs: each lane of `a` and `b` is two bf16, whose products are added. AVX512_BF16 only.
+    Dot {
+        d: V,
+        a: V,
+        b: V,
+    },
+    /// All lanes rounded to bf16, two bytes each. AVX512_BF16 only.
+    StoreBf16 {
+        a: Addr,
+        s: V,
+    },
     Cmp {
         c: VCmp,
         d: M,
@@ -401,7 +412,7 @@ impl Inst {
                 addr(a, f);
                 Reg::V(*d)
             }
-            Inst::Store { a, s } => {
+            Inst::Store { a, s } | Inst::StoreBf16 { a, s } => {
                 addr(a, f);
                 return f(Reg::V(*s), false);
             }
@@ -437,6 +448,12 @@ impl Inst {
                 f(Reg::V(*a), false);
                 src(b, f);
                 src(c, f);
+                Reg::V(*d)
+            }
+            Inst::Dot { d, a, b } => {
+                for r in [d, a, b] {
+                    f(Reg::V(*r), false);
+                }
                 Reg::V(*d)
             }
             Inst::Cmp { d, a, b, .. } => {

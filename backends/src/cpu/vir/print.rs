@@ -66,6 +66,8 @@ impl fmt::Display for Inst {
             Inst::Bin { op, d, a, b } => write!(f, "{d} = {op:?} {a}, {b}"),
             Inst::Un { op, d, a } => write!(f, "{d} = {op:?} {a}"),
             Inst::Fma { neg, d, a, b, c } => write!(f, "{d} = {c} {} {a} * {b}", if *neg { '-' } else { '+' }),
+            Inst::Dot { d, a, b } => write!(f, "{d} = {d} + pairs {a} * {b}"),
+            Inst::StoreBf16 { a, s } => write!(f, "store bf16 {a}, {s}"),
             Inst::Cmp { c, d, a, b } => write!(f, "{d} = {c:?} {a}, {b}"),
             Inst::Select { d, m, t, f: e } => write!(f, "{d} = {m} ? {t} : {e}"),
             Inst::Swap { d, a, dist } => write!(f, "{d} = swap {a}, {dist}"),

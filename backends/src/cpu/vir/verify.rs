@@ -99,6 +99,9 @@ impl Check<'_> {
         };
         let dist = |d: u8| d.is_power_of_two() && usize::from(d) < self.func.lanes;
         let ok = match i {
+            Inst::Dot { .. } => self.func.lanes == 16,
+            Inst::StoreBf16 { a, .. } if self.func.lanes == 16 => return addr(a),
+            Inst::StoreBf16 { .. } => false,
             Inst::Load { a, .. }
             | Inst::Store { a, .. }
             | Inst::LoadMask { a, .. }

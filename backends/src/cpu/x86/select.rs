@@ -143,6 +143,19 @@ impl Emit<'_> {
                 });
             }
             Inst::Fma { neg, d, a, b, c } => self.fma(neg, d, a, b, c)?,
+            Inst::Dot { d, a, b } => {
+                let dr = self.update(d)?;
+                let a = self.v(a)?;
+                let b = self.src(Src::R(b));
+                self.op3(Code::EVEX_Vdpbf16ps_zmm_k1z_zmm_zmmm512b32, dr, a, b)?;
+            }
+            Inst::StoreBf16 { a, s } => {
+                let s = self.v(s)?;
+                let half = Register::YMM0 + (self.scratch()?.number() as u32);
+                self.push(Instruction::with2(Code::EVEX_Vcvtneps2bf16_ymm_k1z_zmmm512b32, half, s)?);
+                let m = self.addr(a)?;
+                self.push(Instruction::with2(Code::EVEX_Vmovups_ymmm256_k1z_ymm, m, half)?);
+            }
             Inst::Cmp { c, d, a, b } => {
                 let a = self.v(a)?;
                 let b = self.src(b);

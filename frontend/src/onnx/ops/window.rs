@@ -124,9 +124,28 @@ fn conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let g = Geometry::read(c, &spatial(x)?, w.ty().shape.get(2..))?;
     let group = group(c)?;
     let (x, pads) = g.padded(x, 0.0);
-    let post = c.opt(2).map(|_| Post::Bias).into_iter().collect();
-    let operands: Vec<V> = [Some(x), Some(w), c.opt(2)].into_iter().flatten().collect();
-    Ok(vec![c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, post }, &operands)])
+    let (bias, late) = bias(c, w.ty().shape.first().cloned())?;
+    let post = bias.iter().map(|_| Post::Bias).collect();
+    let operands: Vec<V> = [Some(x), Some(w), bias].into_iter().flatten().collect();
+    let y = c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, post }, &operands);
+    Ok(vec![late.map_or(y, |b| y + b)])
+}
+
+/// The bias of a convolution with that many `channels`: as an operand of it, or, where only the run can tell that the two fit, as
+/// something to add to the result.
+fn bias<'g>(c: &Call<'g>, channels: Option<Dim>) -> Result<(Option<V<'g>>, Option<V<'g>>)> {
+    let (Some(b), Some(channels)) = (c.opt(2), channels) else { return Ok((c.opt(2), None)) };
+    let ty = b.ty();
+    let [own] = &ty.shape[..] else { return Err(Error::shape(format!("the bias is {ty}: one element a channel is wanted"))) };
+    match (own.as_const(), channels.as_const()) {
+        _ if *own == channels => Ok((Some(b), None)),
+        (Some(_), Some(_)) => Err(Error::shape(format!("the bias {ty} does not fit weights for {channels} channels"))),
+        _ => {
+            let spatial = vec![Dim::Const(1); c.x(0)?.ty().rank().saturating_sub(2)];
+            let shape = [&[Dim::Const(1), own.clone()], &spatial[..]].concat();
+            Ok((None, Some(b.reshape(shape))))
+        }
+    }
 }
 
 pub fn group(c: &Call) -> Result<usize> {
@@ -171,9 +190,12 @@ fn conv_transpose<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
             None => (g.lo[i].as_const().unwrap_or(0), g.hi[i].as_const().unwrap_or(0)),
         };
     }
-    let post = c.opt(2).map(|_| Post::Bias).into_iter().collect();
-    let operands: Vec<V> = [Some(x), Some(w), c.opt(2)].into_iter().flatten().collect();
-    Ok(vec![c.b.op(ConvTranspose { strides: g.strides, dilations: g.dilations, pads, output_padding, group: group(c)?, post }, &operands)])
+    let group = group(c)?;
+    let (bias, late) = bias(c, w.ty().shape.get(1).map(|d| d.clone() * Dim::from(group)))?;
+    let post = bias.iter().map(|_| Post::Bias).collect();
+    let operands: Vec<V> = [Some(x), Some(w), bias].into_iter().flatten().collect();
+    let y = c.b.op(ConvTranspose { strides: g.strides, dilations: g.dilations, pads, output_padding, group, post }, &operands);
+    Ok(vec![late.map_or(y, |b| y + b)])
 }
 
 fn global<'g>(c: &Call<'g>, f: impl Fn(V<'g>, &[usize]) -> V<'g>) -> Result<Vec<V<'g>>> {

@@ -61,9 +61,10 @@ pub struct Compilation {
     /// Optimisation level, 0 to 3
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
     pub level: u8,
-    /// Machine to compile for, and features to add: `nnc list-targets` lists them
-    #[arg(long, value_name = "NAME[,+FEATURE...]", default_value = "native")]
-    pub target: String,
+    /// Machine to compile for, and features to add: `nnc list-targets` lists them. Without it: this machine; `compile` makes code for
+    /// AVX2 and AVX-512, of which the file chooses when it is loaded
+    #[arg(long, value_name = "NAME[,+FEATURE...]")]
+    pub target: Option<String>,
     /// fast: may use Winograd and reordered sums; exact: neither, the same bits for any number of threads; bf16: operands rounded to bf16
     #[arg(long, value_enum, default_value_t)]
     pub precision: Precision,

@@ -53,7 +53,7 @@ pub fn bench(a: &Bench) -> Outcome {
         "threads": ready.session.threads(),
         "load_ms": ms(ready.load),
         "compile_ms": ms(ready.compile),
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": edge::peak_rss_bytes(),
         "workspace_bytes": workspace,
         "gflop": gflop,
         "gflops": gflop.map(|g| g / (median / 1e3)),
@@ -97,13 +97,6 @@ fn measure(a: &Bench, mut run: impl FnMut() -> Outcome) -> Outcome<Vec<Duration>
     bar.finish_and_clear();
     times.sort();
     Ok(times)
-}
-
-/// The most memory that this process has had, as the kernel counts it.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn readable(r: &Value, inputs: &[Port]) -> String {

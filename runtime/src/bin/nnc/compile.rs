@@ -21,8 +21,8 @@ pub fn compile(a: &Compile) -> Outcome {
     let emit = emit(a)?;
     // --stop-after without a file is for looking at.
     let output = a.output.as_deref().unwrap_or("-".as_ref());
-    let options = model::options(&a.compilation);
-    let target = build::target(&options.target)?;
+    let options = for_files(model::options(&a.compilation), a.compilation.target.is_none());
+    let target = build::target_of(&options)?;
     refuse(a, emit, output)?;
     let mut watch = Watch::new(&a.compilation)?;
     let graph = model::load_graph(&a.model, &a.compilation)?;
@@ -53,11 +53,17 @@ pub fn compile(a: &Compile) -> Outcome {
 
 /// A graph to a library and its header.
 pub fn graph(graph: nnc::ir::Graph, output: &Path, options: &Options) -> Outcome {
+    let options = &for_files(options.clone(), options.target == "native");
     let program = build::program(graph, options, &mut ())?;
-    let target = build::target(&options.target)?;
+    let target = build::target_of(options)?;
     let backend = build::backend_options(options);
     let compiled = cpu::compile(&program, &target, &backend, false)?;
     library(&compiled, output, &target, options)
+}
+
+/// The options of a file, whose target is not this machine where none was named.
+fn for_files(options: Options, unnamed: bool) -> Options {
+    if unnamed { Options { target: build::file_target(options.precision), ..options } } else { options }
 }
 
 /// Combinations that make no sense, before any work is done.
@@ -179,6 +185,7 @@ fn numbers(program: &Program, compiled: &Compiled, watch: &Watch, code: Duration
         "workspace_bytes": about["workspace_bytes"],
         "weight_bytes": about["weight_bytes"],
         "flops": about["flops"],
+        "peak_rss_bytes": edge::peak_rss_bytes(),
         "file_bytes": std::fs::metadata(output).map(|m| m.len()).ok(),
     })
 }

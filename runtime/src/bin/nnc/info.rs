@@ -169,6 +169,7 @@ pub fn list_targets(a: &ListTargets) -> Outcome {
         "x86-64" => "every 64-bit x86: SSE2",
         "x86-64-v3" => "AVX2, FMA, BMI2",
         "x86-64-v4" => "AVX-512 F, BW, CD, DQ, VL",
+        Target::BOTH => "both, chosen when a file is loaded: what `compile` takes where none is named",
         "aarch64" => "64-bit Arm: Neon",
         _ => "",
     };

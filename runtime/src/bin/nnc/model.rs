@@ -19,7 +19,7 @@ pub fn options(c: &Compilation) -> Options {
         dims: c.dims.clone(),
         shapes: c.shapes.clone(),
         level: c.level,
-        target: c.target.clone(),
+        target: c.target.clone().unwrap_or_else(|| "native".into()),
         precision: match c.precision {
             args::Precision::Fast => Precision::Fast,
             args::Precision::Exact => Precision::Exact,

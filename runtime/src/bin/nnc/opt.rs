@@ -12,7 +12,7 @@ pub fn opt(a: &Opt) -> Outcome {
         return Err(Error::name(format!("no pass is called {pass}; passes are {}", pass_names().join(", "))).into());
     }
     let options = model::options(&a.compilation);
-    let target = nnc::build::target(&options.target)?;
+    let target = nnc::build::target_of(&options)?;
     let mut watch = Watch::new(&a.compilation)?;
     let mut graph = model::load_graph(&a.model, &a.compilation)?;
     for pass in &a.passes {

@@ -127,7 +127,7 @@ impl Job<'_> {
     /// Interprets the graph after each pass: the first pass whose result differs is wrong. Where none is, lowering or code is.
     fn bisect_pass(&self) -> Outcome {
         let options = model::options(&self.a.compilation);
-        let target = nnc::build::target(&options.target)?;
+        let target = nnc::build::target_of(&options)?;
         let want = Session::interpreter(self.graph.clone()).run(&self.inputs)?;
         let agrees = |got: &[Tensor]| got.iter().zip(&want).all(|(g, w)| compare(g, w, self.tolerance).is_close());
         let after = |pass: &str| -> Outcome<Graph> {
