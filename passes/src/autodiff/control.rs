@@ -2,7 +2,7 @@
 //! that it began with, which the forward operation is made to keep.
 
 use super::rules::{At, Shares};
-use super::{pull_back, replace_all, zero_like};
+use super::{pull_back, zero_like};
 use nnc_ir::error::{Report, Result};
 use nnc_ir::ops::control::{Loop, Scan};
 use nnc_ir::ops::reduce::{Cumulate, ReduceKind};
@@ -64,7 +64,7 @@ impl<'a> Backward<'a> {
 
     fn finish(self, replaced: super::Replaced) -> Result<Graph> {
         let mut graph = self.b.finish().map_err(first)?;
-        replace_all(&mut graph, &replaced);
+        graph.replace_all(&replaced);
         Ok(graph)
     }
 }

@@ -61,17 +61,13 @@ fn resolve(graph: Graph, id: NodeId) -> Result<Graph, Report> {
         replaced.push((Value { node: id, port: port as u32 }, v.value()));
     }
     let mut graph = b.finish()?;
-    replace_all(&mut graph, &replaced);
+    graph.replace_all(&replaced);
     graph.remove(id);
     Ok(graph)
 }
 
 /// Operations that rules have put in the place of others: those that keep more for the way back.
 pub(crate) type Replaced = Vec<(Value, Value)>;
-
-pub(crate) fn replace_all(graph: &mut Graph, replaced: &Replaced) {
-    replaced.iter().for_each(|(old, new)| graph.replace(*old, *new));
-}
 
 /// A tensor of zeros of the type of `v`.
 pub(crate) fn zero_like<'g>(v: V<'g>) -> V<'g> {

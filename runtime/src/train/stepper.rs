@@ -30,7 +30,8 @@ impl<'s> Stepper<'s> {
         Ok(Stepper { session, bound: session.bind(&inputs)?, again })
     }
 
-    fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
+    /// The bytes of an input.
+    pub fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
         match self.session.inputs().iter().position(|p| &*p.name == name) {
             Some(k) => self.bound.input_mut(k).map(Some),
             // An input that nothing reads is gone.

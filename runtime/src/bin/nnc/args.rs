@@ -376,6 +376,9 @@ pub struct Train {
     /// Make this many steps, whatever the file says
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
+    /// Write what is measured for TensorBoard
+    #[arg(long, value_name = "FOLDER")]
+    pub tensorboard: Option<PathBuf>,
     /// Draw the curve of the loss
     #[arg(long, value_name = "OUT.svg")]
     pub curve: Option<PathBuf>,

@@ -31,6 +31,7 @@ pub fn train(a: &Train) -> Outcome {
         checkpoint: a.checkpoint.clone().map(|folder| (folder, a.checkpoint_every.max(1))),
         resume: a.resume,
         steps: a.steps,
+        events: a.tensorboard.clone(),
     };
     if let Some(path) = &a.step {
         let graph = run.step()?;
