@@ -71,6 +71,11 @@ impl Graph {
         Graph { name: name.as_ref().into(), ..Graph::default() }
     }
 
+    /// An empty graph with room for `nodes`.
+    pub fn with_room(name: impl AsRef<str>, nodes: usize) -> Graph {
+        Graph { nodes: StableDiGraph::with_capacity(nodes, 2 * nodes), ..Graph::new(name) }
+    }
+
     /// Adds a node; its operands must exist. Types are not checked here ([`crate::verify`] does).
     pub fn add(&mut self, node: Node) -> NodeId {
         let operands: Vec<NodeId> = node.operands.iter().map(|v| v.node).collect();
@@ -215,8 +220,9 @@ impl Graph {
     /// Removes a node that nothing reads.
     pub fn remove(&mut self, id: NodeId) {
         debug_assert!(self.users(id).is_empty());
-        self.nodes.remove_node(index(id));
-        self.inputs.retain(|i| *i != id);
+        if let Some(Node { op: Op::Input, .. }) = self.nodes.remove_node(index(id)) {
+            self.inputs.retain(|i| *i != id);
+        }
     }
 
     /// Nodes such that operands come first, and nodes that bind sizes before those that use them; among those that are ready, the

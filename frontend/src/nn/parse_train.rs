@@ -98,7 +98,8 @@ impl Parser<'_> {
         if items.iter().all(|i| matches!(i, Item::Stmt(_) | Item::Update(_) | Item::Clip { .. })) {
             return Ok(Item::Phase { name, items });
         }
-        Err(Error::syntax(format!("the phase `{}` holds statements, `update` and `clip`: the rest stands outside of it", name.text)).at(&self.loc(name.pos)))
+        Err(Error::syntax(format!("the phase `{}` holds statements, `update` and `clip`: the rest stands outside of it", name.text))
+            .at(&self.loc(name.pos)))
     }
 
     fn data(&mut self) -> Result<Data> {

@@ -219,18 +219,7 @@ mod tests {
     use super::*;
 
     fn source(batch: usize, shuffle: bool) -> Source {
-        Source {
-            names: vec![],
-            loader: "csv".into(),
-            files: vec![],
-            rows: None,
-            batch,
-            shuffle,
-            seed: 7,
-            flip: false,
-            crop: 0,
-            length: 4,
-        }
+        Source { names: vec![], loader: "csv".into(), files: vec![], rows: None, batch, shuffle, seed: 7, flip: false, crop: 0, length: 4 }
     }
 
     #[test]

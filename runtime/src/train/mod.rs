@@ -85,6 +85,9 @@ impl Run<'_> {
         let judge = plan.test.as_ref().map(|source| Judge::new(self, &plan, source)).transpose()?;
         let compile_seconds = start.elapsed().as_secs_f64();
 
+        if (plan.data.flip || plan.data.crop > 0) && samples.tensors.first().is_none_or(|t| t.shape().len() < 3) {
+            return Err(Error::input("flip and crop are of images: the first tensor's last two axes").into());
+        }
         let batches = Batches::new(samples.count, &plan.data)?;
         let steps = self.steps.unwrap_or(match plan.length {
             Length::Steps(n) => n,

@@ -86,6 +86,24 @@ impl Training {
         Ok((!tree.trains.is_empty()).then_some(Training { tree, name }))
     }
 
+    /// Gives what the file defines outside modules another value: `layers`, `10000`.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Report> {
+        let tree = parse::parse(&format!("{name} = {value}\n"), &"--set".into())?;
+        let known = || self.tree.globals.iter().map(|(n, _)| &*n.text);
+        match (tree.globals.into_iter().next(), known().position(|n| n == name)) {
+            (Some((_, e)), Some(k)) => self.tree.globals[k].1 = e,
+            _ => {
+                let e = Error::name(format!("the file defines no `{name}` outside modules"));
+                return Err(match known().collect::<Vec<_>>() {
+                    names if names.is_empty() => e,
+                    names => e.note(format!("it defines {}", names.join(", "))),
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
     fn train(&self) -> &ast::Train {
         &self.tree.trains[0]
     }

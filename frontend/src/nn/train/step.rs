@@ -28,7 +28,7 @@ pub fn body<'a, 'g>(
     inputs(train, elab, plan, source, samples, &mut frame)?;
     let step = b.input(STEP, Type::of(DType::F32, &[]));
     elab.draws.set(Some(Some(step.cast(DType::I64))));
-    let mut updates = Updates { elab, step, state: vec![], done: HashSet::new() };
+    let mut updates = Updates { elab, step, state: vec![], done: HashSet::new(), phases: !plan.phases.is_empty() };
     let mut measures = vec![];
     let mut losses = vec![];
     for item in &train.items {
@@ -74,14 +74,7 @@ pub fn body<'a, 'g>(
 }
 
 /// What the block's names stand for: models, a batch, scheduled numbers.
-fn inputs<'a, 'g>(
-    train: &'a ast::Train,
-    elab: &Elab<'a, 'g>,
-    plan: &Plan,
-    source: &Source,
-    samples: &[Type],
-    frame: &mut Frame<'g>,
-) -> Result<()> {
+fn inputs<'a, 'g>(train: &'a ast::Train, elab: &Elab<'a, 'g>, plan: &Plan, source: &Source, samples: &[Type], frame: &mut Frame<'g>) -> Result<()> {
     let batch = Dim::from(source.batch);
     frame.set(&"batch".into(), Val::Int(batch.clone()));
     for (module, alias) in &train.models {
@@ -111,6 +104,8 @@ struct Updates<'e, 'a, 'g> {
     state: Vec<(String, Tensor)>,
     /// Paths of the parameters that a phase has updated.
     done: HashSet<String>,
+    /// There are several, or one with a name.
+    phases: bool,
 }
 
 impl<'a, 'g> Updates<'_, 'a, 'g> {
@@ -217,8 +212,10 @@ impl<'a, 'g> Updates<'_, 'a, 'g> {
         numbers.of(ty.dtype);
         let (new, next) = (rule.optimizer.step)(&At { w, g, rate: numbers.cast(rule.rate), numbers, kept: &kept, set: &rule.set });
         b.output(&p.path, new);
-        // A gradient of a phase behind does not look through this one's.
-        self.elab.rebind(&p.path, b.op(StopGrad {}, &[new]));
+        if self.phases {
+            // A gradient of a phase behind does not look through this one's.
+            self.elab.rebind(&p.path, b.op(StopGrad {}, &[new]));
+        }
         self.done.insert(p.path.clone());
         self.state.push((p.path.clone(), p.initial.clone().ok_or_else(|| Error::internal("a parameter without a beginning"))?));
         for (name, v) in names.into_iter().zip(next) {

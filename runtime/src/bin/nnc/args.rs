@@ -352,6 +352,9 @@ pub struct Grad {
 pub struct Train {
     /// The .nn file with a `train` block
     pub model: PathBuf,
+    /// Give a definition of the file another value (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     /// Where the data's files are [default: beside the .nn file]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
