@@ -12,7 +12,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -69,6 +69,11 @@ fn index(id: NodeId) -> NodeIndex<u32> {
 impl Graph {
     pub fn new(name: impl AsRef<str>) -> Graph {
         Graph { name: name.as_ref().into(), ..Graph::default() }
+    }
+
+    /// An empty graph with room for `nodes`.
+    pub fn with_room(name: impl AsRef<str>, nodes: usize) -> Graph {
+        Graph { nodes: StableDiGraph::with_capacity(nodes, 2 * nodes), ..Graph::new(name) }
     }
 
     /// Adds a node; its operands must exist. Types are not checked here ([`crate::verify`] does).
@@ -174,23 +179,50 @@ impl Graph {
 
     /// Everything that reads `old` reads `new` instead, outputs included.
     pub fn replace(&mut self, old: Value, new: Value) {
-        for (user, k) in self.uses(old) {
-            if user != new.node {
-                self.set_operand(user, k, new);
+        self.replace_all(&[(old, new)]);
+    }
+
+    /// As one [`Graph::replace`] after the other, in time proportional to what reads the old values, however many they are.
+    pub fn replace_all(&mut self, pairs: &[(Value, Value)]) {
+        let mut map: HashMap<Value, (usize, Value)> = HashMap::with_capacity(pairs.len());
+        pairs.iter().enumerate().for_each(|(i, (old, new))| {
+            map.entry(*old).or_insert((i, *new));
+        });
+        // What a later pair replaces in turn.
+        let last = |mut v: Value| {
+            let mut from = 0;
+            while let Some((i, new)) = map.get(&v).filter(|(i, _)| *i >= from) {
+                (v, from) = (*new, i + 1);
+            }
+            v
+        };
+        let mut nodes: Vec<NodeId> = pairs.iter().map(|(old, _)| old.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            // In the order of the list, so that removing an edge has nothing to search.
+            let edges: Vec<_> = self.nodes.edges_directed(index(node), Direction::Outgoing).map(|e| (e.id(), e.target())).collect();
+            for (edge, user) in edges {
+                let user_id = NodeId(user.index() as u32);
+                let reads = |v: &Value| v.node == node && map.contains_key(v) && last(*v).node != user_id;
+                let Some(k) = self.node(user_id).operands.iter().position(reads) else { continue };
+                let new = last(self.node(user_id).operands[k]);
+                self.node_mut(user_id).operands[k] = new;
+                self.nodes.remove_edge(edge);
+                self.nodes.add_edge(index(new.node), user, ());
             }
         }
         for o in &mut self.outputs {
-            if o.value == old {
-                o.value = new;
-            }
+            o.value = last(o.value);
         }
     }
 
     /// Removes a node that nothing reads.
     pub fn remove(&mut self, id: NodeId) {
         debug_assert!(self.users(id).is_empty());
-        self.nodes.remove_node(index(id));
-        self.inputs.retain(|i| *i != id);
+        if let Some(Node { op: Op::Input, .. }) = self.nodes.remove_node(index(id)) {
+            self.inputs.retain(|i| *i != id);
+        }
     }
 
     /// Nodes such that operands come first, and nodes that bind sizes before those that use them; among those that are ready, the

@@ -14,7 +14,7 @@ pub struct Rebuild<'a> {
 impl<'a> Rebuild<'a> {
     /// Starts with the inputs, which are always kept.
     pub fn new(old: &'a Graph) -> Rebuild<'a> {
-        let mut r = Rebuild { old, new: Graph::new(&*old.name), map: vec![vec![]; old.id_bound()] };
+        let mut r = Rebuild { old, new: Graph::with_room(&*old.name, old.len()), map: vec![vec![]; old.id_bound()] };
         for id in &old.inputs {
             let copy = r.new.add(old.node(*id).clone());
             r.map[id.0 as usize] = vec![Value { node: copy, port: 0 }];

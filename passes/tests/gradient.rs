@@ -2,14 +2,14 @@
 //! whose own derivatives are not one.
 
 use nnc_ir::eval::{Env, run};
-use nnc_ir::examples::{Example, Values, examples, random_tensor};
+use nnc_ir::examples::{Example, Values, examples, random_tensor, widened};
 use nnc_ir::ops::gradient::Gradient;
-use nnc_ir::ops::map::Cast;
 use nnc_ir::ops::reduce::ReduceKind;
-use nnc_ir::ops::source::Const;
 use nnc_ir::scalar::ScalarFn;
 use nnc_ir::verify::verify;
 use nnc_ir::{Builder, DType, Graph, Op, Tensor, Type, V};
+use nnc_passes::autodiff::differentiate_with;
+use nnc_passes::autodiff::slip::{Mistake, Slip};
 use nnc_passes::differentiate;
 use std::collections::BTreeSet;
 
@@ -54,38 +54,6 @@ const FLAT: &[&str] = &[
     "string_normalize",
     "regex_match",
 ];
-
-fn wide_type(t: &Type) -> Type {
-    if t.dtype == DType::F32 { t.with_dtype(DType::F64) } else { t.clone() }
-}
-
-fn wide_tensor(t: &Tensor) -> Tensor {
-    if t.dtype() == DType::F32 { Tensor::new(t.shape(), &t.to_f64s()) } else { t.clone() }
-}
-
-/// The graph with f64 for f32.
-fn widened(graph: &Graph) -> Graph {
-    let b = Builder::new(&graph.name);
-    let mut map: Vec<Vec<V>> = vec![vec![]; graph.id_bound()];
-    for id in &graph.inputs {
-        map[id.0 as usize] = vec![b.input(&graph.node(*id).name, wide_type(&graph.node(*id).types[0]))];
-    }
-    for id in graph.order() {
-        let node = graph.node(id);
-        let x: Vec<V> = node.operands.iter().map(|o| map[o.node.0 as usize][o.port as usize]).collect();
-        let op = match &node.op {
-            Op::Input => continue,
-            Op::Const(c) => Op::Const(Const(wide_tensor(&c.0))),
-            Op::Cast(c) if c.to == DType::F32 => Op::Cast(Cast { to: DType::F64 }),
-            op => op.clone(),
-        };
-        map[id.0 as usize] = b.op_all(op, &x, node.regions.iter().map(widened).collect());
-    }
-    for o in &graph.outputs {
-        b.output(&o.name, map[o.value.node.0 as usize][o.value.port as usize]);
-    }
-    b.finish().expect("the same graph, wider")
-}
 
 /// Inside the function's domain, away from its kinks and from ties.
 fn values(e: &Example) -> Vec<Tensor> {
@@ -154,10 +122,10 @@ fn in_context(e: &Example, x: &[Tensor]) -> Option<(Graph, Graph, Vec<Tensor>, V
 }
 
 /// `Ok(false)`: nothing to differentiate.
-fn check(e: &Example) -> Result<bool, String> {
+fn check(e: &Example, slip: Option<&Slip>) -> Result<bool, String> {
     let x = values(e);
     let Some((loss, gradient, given, wrt)) = in_context(e, &x) else { return Ok(false) };
-    let gradient = differentiate(gradient).map_err(|r| r.to_string())?;
+    let gradient = differentiate_with(gradient, slip).map_err(|r| r.to_string())?;
     verify(&gradient).map_err(|r| format!("{r}\n{gradient}"))?;
     let d = run(&gradient, &given, &Env::default()).map_err(|e| format!("{e}\n{gradient}"))?;
     let value = |given: &[Tensor]| run(&loss, given, &Env::default()).map(|y| y[0].to_f64s()[0]).map_err(|e| e.to_string());
@@ -206,18 +174,63 @@ fn is_laid(e: &Example) -> bool {
     }
 }
 
-#[test]
-fn gradients_agree_with_differences() {
-    let mut seen = BTreeSet::new();
-    let mut wrong = vec![];
+/// Examples whose gradients differences tell.
+fn smooth() -> Vec<Example> {
     let calm = |mut e: Example| {
         if let Op::Cast(_) = e.op {
             e.values.fill(Values::Small);
         }
         e
     };
-    for e in examples().into_iter().map(calm).filter(|e| is_smooth(e) && !is_laid(e)) {
-        match check(&e) {
+    examples().into_iter().map(calm).filter(|e| is_smooth(e) && !is_laid(e)).collect()
+}
+
+/// Every rule broken in three ways, for every operand that it has a cotangent for: the check above finds each.
+#[test]
+fn a_broken_rule_is_found() {
+    let examples = smooth();
+    let mut tried = 0;
+    let mut missed = vec![];
+    for op in Op::names() {
+        let of_op: Vec<&Example> = examples.iter().filter(|e| e.op.name() == op).collect();
+        for operand in 0..of_op.iter().map(|e| e.inputs.len()).max().unwrap_or(0) {
+            // Where leaving the cotangent out changes nothing, it is zero: there is nothing to break.
+            let slip = |mistake| Slip { op, operand, mistake };
+            let found = |slip: &Slip| of_op.iter().any(|e| check(e, Some(slip)).is_err());
+            if !changes(&of_op, &slip(Mistake::Absent)) {
+                continue;
+            }
+            for mistake in [Mistake::Sign, Mistake::Absent, Mistake::Unseeded] {
+                tried += 1;
+                if !found(&slip(mistake)) {
+                    missed.push(slip(mistake));
+                }
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{} of {tried} broken rules are not found: {missed:?}", missed.len());
+    assert!(tried > 200, "only {tried} rules were broken");
+}
+
+/// Whether the mistake changes a gradient of any of the examples.
+fn changes(examples: &[&Example], slip: &Slip) -> bool {
+    let gradients = |e: &Example, slip: Option<&Slip>| {
+        let (_, gradient, given, _) = in_context(e, &values(e))?;
+        let gradient = differentiate_with(gradient, slip).ok()?;
+        run(&gradient, &given, &Env::default()).ok()
+    };
+    examples.iter().any(|e| match (gradients(e, None), gradients(e, Some(slip))) {
+        (Some(right), Some(wrong)) => right.iter().zip(&wrong).any(|(a, b)| a.to_f64s() != b.to_f64s()),
+        _ => false,
+    })
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    let mut seen = BTreeSet::new();
+    let mut wrong = vec![];
+    for e in smooth() {
+        match check(&e, None) {
             Ok(true) => {
                 seen.insert(e.op.name());
             }

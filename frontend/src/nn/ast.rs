@@ -43,6 +43,11 @@ pub enum Item {
         global: bool,
         bound: Expr,
     },
+    /// `phase name { loss = ..; update .. }`: what stands behind it sees the parameters that it has updated.
+    Phase {
+        name: Name,
+        items: Vec<Item>,
+    },
     Steps(Expr),
     Epochs(Expr),
 }
@@ -60,6 +65,12 @@ pub struct Data {
     pub batch: Option<Expr>,
     pub shuffle: bool,
     pub seed: Option<Expr>,
+    /// The first tensor's images are mirrored, each with probability 1/2.
+    pub flip: bool,
+    /// ... are moved by up to so many pixels.
+    pub crop: Option<Expr>,
+    /// Bytes of a sample of text.
+    pub length: Option<Expr>,
 }
 
 #[derive(Debug)]

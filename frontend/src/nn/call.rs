@@ -101,7 +101,7 @@ const SETTINGS: &[(&str, &[Setting])] = {
         ("CumSum", &[(1, "axis", Int)]),
         ("Trilu", &[(1, "k", Int)]),
         ("OneHot", &[(1, "depth", Int)]),
-        ("Dropout", &[(1, "ratio", Like)]),
+        ("Dropout", &[(1, "ratio", Like), (2, "training_mode", Like)]),
         ("Gather", &[(1, "indices", Ints)]),
         ("CenterCropPad", &[(1, "shape", Ints)]),
         ("ReduceSum", &[(1, "axes", Ints)]),
@@ -317,7 +317,8 @@ impl<'a, 'g> Elab<'a, 'g> {
             attrs.push((n.text.to_string(), a));
         }
         let inputs = inputs.into_iter().map(onnx::Item::from).collect();
-        let call = onnx::Call::new(self.b, ("", op, self.shared.operators.opset), inputs, attrs, vec![true; given.results]);
+        let mut call = onnx::Call::new(self.b, ("", op, self.shared.operators.opset), inputs, attrs, vec![true; given.results]);
+        call.iteration = self.draws.get();
         let y = rows::build(&call).map_err(|e| Error::new(e.code(), spelled(&e, op, given.name)))?;
         let tensor = |item: onnx::Item<V<'g>>| match item {
             onnx::Item::Tensor(v) => Ok(v),

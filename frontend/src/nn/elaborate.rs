@@ -127,6 +127,8 @@ pub struct Elab<'a, 'g> {
     pub order: RefCell<Vec<Parameter>>,
     /// What states are from the next step on, by path.
     pub becomes: RefCell<Vec<(String, V<'g>)>>,
+    /// What tells apart the random numbers of one run from those of the next, as [`Call::iteration`](crate::onnx::call::Call) has it.
+    pub draws: Cell<Option<Option<V<'g>>>>,
     errors: RefCell<Errors>,
 }
 
@@ -326,8 +328,28 @@ impl<'a, 'g> Elab<'a, 'g> {
         self.errors.into_inner().list
     }
 
+    /// What a parameter is now: what it was before the step, or what an update has made of it.
+    pub fn current(&self, p: &Parameter) -> V<'g> {
+        self.parameters.borrow().get(&p.path).map_or_else(|| self.b.v(p.value), |(v, _)| *v)
+    }
+
+    /// From here on the parameter at `path` is `v`.
+    pub fn rebind(&self, path: &str, v: V<'g>) {
+        if let Some((old, _)) = self.parameters.borrow_mut().get_mut(path) {
+            *old = v;
+        }
+    }
+
     pub fn new(shared: &'g Shared<'a>, b: &'g Builder) -> Elab<'a, 'g> {
-        Elab { shared, b, parameters: RefCell::default(), order: RefCell::default(), becomes: RefCell::default(), errors: RefCell::default() }
+        Elab {
+            shared,
+            b,
+            parameters: RefCell::default(),
+            order: RefCell::default(),
+            becomes: RefCell::default(),
+            draws: Cell::new(None),
+            errors: RefCell::default(),
+        }
     }
 
     /// Records an error once, with the module it happened in.
@@ -425,6 +447,8 @@ impl<'a, 'g> Elab<'a, 'g> {
         self.shared.nested(|| {
             let b = Builder::new("");
             let inner = Elab::new(self.shared, &b);
+            // The step is a value of the graph outside.
+            inner.draws.set(self.draws.get().map(|_| None));
             let mut frame = Frame::new(String::new());
             frame.symbols = symbols.clone();
             inner.graph(body, frame, "a region");

@@ -2,7 +2,9 @@
 
 use nnc_ir::error::{Error, Result};
 use nnc_ir::near::nearest;
-use nnc_ir::{V, ops::reduce::ReduceKind};
+use nnc_ir::{DType, Tensor, V, Value, ops::reduce::ReduceKind};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// A parameter on its way through a step.
 pub struct At<'a, 'g> {
@@ -10,11 +12,60 @@ pub struct At<'a, 'g> {
     pub g: V<'g>,
     /// The learning rate, a scalar.
     pub rate: V<'g>,
-    /// Steps so far with this one, a scalar: 1 in the first.
-    pub t: V<'g>,
+    pub numbers: &'a Numbers<'g>,
     /// What the optimiser keeps for this parameter, all zero before the first step.
     pub kept: &'a [V<'g>],
     pub set: &'a Settings,
+}
+
+/// Scalars that all parameters of one element type share: a deep model has thousands of parameters.
+pub struct Numbers<'g> {
+    /// Steps so far with this one, f32: 1 in the first.
+    step: V<'g>,
+    dtype: DType,
+    known: RefCell<HashMap<(DType, Number), V<'g>>>,
+}
+
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+enum Number {
+    /// The bits of an f64.
+    Constant(u64),
+    /// `1 - b^t`: what a running average that began at zero lacks.
+    Lack(u64),
+    /// A scalar of the graph, of this element type.
+    Cast(Value),
+}
+
+impl<'g> Numbers<'g> {
+    pub fn new(step: V<'g>) -> Numbers<'g> {
+        Numbers { step, dtype: DType::F32, known: RefCell::default() }
+    }
+
+    /// From here on numbers are of this type.
+    pub fn of(&mut self, dtype: DType) {
+        self.dtype = dtype;
+    }
+
+    fn once(&self, number: Number, make: impl FnOnce() -> V<'g>) -> V<'g> {
+        if let Some(v) = self.known.borrow().get(&(self.dtype, number)) {
+            return *v;
+        }
+        let v = make();
+        self.known.borrow_mut().insert((self.dtype, number), v);
+        v
+    }
+
+    pub fn constant(&self, x: f64) -> V<'g> {
+        self.once(Number::Constant(x.to_bits()), || self.step.builder().constant(Tensor::scalar_of(self.dtype, x)))
+    }
+
+    pub fn cast(&self, v: V<'g>) -> V<'g> {
+        self.once(Number::Cast(v.value()), || v.cast(self.dtype))
+    }
+
+    fn lack(&self, b: f64) -> V<'g> {
+        self.once(Number::Lack(b.to_bits()), || self.constant(1.0) - self.constant(b).pow(self.cast(self.step)))
+    }
 }
 
 /// An optimiser's settings, by name.
@@ -89,51 +140,60 @@ impl Optimizer {
     }
 }
 
-fn times<'g>(v: V<'g>, by: f64) -> V<'g> {
-    if by == 1.0 { v } else { v * v.scalar_like(by) }
-}
+impl<'g> At<'_, 'g> {
+    fn setting(&self, name: &str) -> f64 {
+        self.set.get(name)
+    }
 
-/// `a v + (1 - a) x`.
-fn average<'g>(v: V<'g>, x: V<'g>, a: f64) -> V<'g> {
-    times(v, a) + times(x, 1.0 - a)
-}
+    fn times(&self, v: V<'g>, by: f64) -> V<'g> {
+        if by == 1.0 { v } else { v * self.numbers.constant(by) }
+    }
 
-/// The gradient with that of `decay / 2 |w|^2`.
-fn decayed<'g>(at: &At<'_, 'g>) -> V<'g> {
-    match at.set.get("weight_decay") {
-        0.0 => at.g,
-        decay => at.g + times(at.w, decay),
+    /// `a v + (1 - a) x`.
+    fn average(&self, v: V<'g>, x: V<'g>, a: f64) -> V<'g> {
+        self.times(v, a) + self.times(x, 1.0 - a)
+    }
+
+    /// The gradient with that of `decay / 2 |w|^2`.
+    fn decayed(&self) -> V<'g> {
+        match self.setting("weight_decay") {
+            0.0 => self.g,
+            decay => self.g + self.times(self.w, decay),
+        }
+    }
+
+    /// The root of `square`, away from zero.
+    fn root(&self, square: V<'g>) -> V<'g> {
+        square.sqrt() + self.numbers.constant(self.setting("epsilon"))
     }
 }
 
 fn sgd<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
-    let (g, momentum) = (decayed(at), at.set.get("momentum"));
+    let (g, momentum) = (at.decayed(), at.setting("momentum"));
     let Some(v) = at.kept.first() else { return (at.w - at.rate * g, vec![]) };
-    let v = times(*v, momentum) + g;
-    let direction = if at.set.get("nesterov") != 0.0 { g + times(v, momentum) } else { v };
+    let v = at.times(*v, momentum) + g;
+    let direction = if at.setting("nesterov") != 0.0 { g + at.times(v, momentum) } else { v };
     (at.w - at.rate * direction, vec![v])
 }
 
 fn rmsprop<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
-    let g = decayed(at);
-    let square = average(at.kept[0], g * g, at.set.get("decay"));
-    (at.w - at.rate * g / (square.sqrt() + g.scalar_like(at.set.get("epsilon"))), vec![square])
+    let g = at.decayed();
+    let square = at.average(at.kept[0], g * g, at.setting("decay"));
+    (at.w - at.rate * g / at.root(square), vec![square])
 }
 
 fn adagrad<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
-    let g = decayed(at);
+    let g = at.decayed();
     let square = at.kept[0] + g * g;
-    (at.w - at.rate * g / (square.sqrt() + g.scalar_like(at.set.get("epsilon"))), vec![square])
+    (at.w - at.rate * g / at.root(square), vec![square])
 }
 
 fn adam<'g>(at: &At<'_, 'g>, decoupled: bool) -> (V<'g>, Vec<V<'g>>) {
-    let (b1, b2) = (at.set.get("beta1"), at.set.get("beta2"));
-    let g = if decoupled { at.g } else { decayed(at) };
-    let (m, v) = (average(at.kept[0], g, b1), average(at.kept[1], g * g, b2));
-    // Scalars: what the averages lack because they began at zero.
-    let lack = |b: f64| at.t.scalar_like(1.0) - at.t.scalar_like(b).pow(at.t);
-    let step = at.rate / lack(b1) * m / ((v / lack(b2)).sqrt() + v.scalar_like(at.set.get("epsilon")));
-    let w = if decoupled { at.w - at.rate * times(at.w, at.set.get("weight_decay")) } else { at.w };
+    let (b1, b2) = (at.setting("beta1"), at.setting("beta2"));
+    let g = if decoupled { at.g } else { at.decayed() };
+    let (m, v) = (at.average(at.kept[0], g, b1), at.average(at.kept[1], g * g, b2));
+    let step = at.rate / at.numbers.lack(b1) * m / at.root(v / at.numbers.lack(b2));
+    let w = if decoupled { at.w - at.rate * at.times(at.w, at.setting("weight_decay")) } else { at.w };
     (w - step, vec![m, v])
 }
 

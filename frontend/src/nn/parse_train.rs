@@ -69,6 +69,7 @@ impl Parser<'_> {
                 return Ok(if word == "measure" { Item::Measure(name, value) } else { Item::Schedule(name, value) });
             }
             "update" => return self.update().map(Item::Update),
+            "phase" => return self.phase(),
             "clip" => {
                 self.bump()?;
                 let global = self.eat_word("global")?;
@@ -90,13 +91,24 @@ impl Parser<'_> {
         self.statement().map(Item::Stmt)
     }
 
+    fn phase(&mut self) -> Result<Item> {
+        self.bump()?;
+        let name = self.name("a phase's name")?;
+        let items = self.deeper(|p| p.items())?;
+        if items.iter().all(|i| matches!(i, Item::Stmt(_) | Item::Update(_) | Item::Clip { .. })) {
+            return Ok(Item::Phase { name, items });
+        }
+        Err(Error::syntax(format!("the phase `{}` holds statements, `update` and `clip`: the rest stands outside of it", name.text))
+            .at(&self.loc(name.pos)))
+    }
+
     fn data(&mut self) -> Result<Data> {
         let pos = self.pos;
         let test = self.at_word("test");
         self.bump()?;
         let names = if self.at("(") { self.list(")", |p| p.name("a name"))? } else { vec![self.name("a name")?] };
         self.expect("=")?;
-        let loader = self.name("a loader: idx, npy, npz, csv or cifar")?;
+        let loader = self.name("a loader: idx, npy, npz, csv, cifar, text or draws")?;
         let files = self.list(")", |p| match &p.tok {
             Tok::Str(s) => {
                 let s: Arc<str> = s.as_str().into();
@@ -105,7 +117,8 @@ impl Parser<'_> {
             }
             _ => p.expected("a file's name in quotes"),
         })?;
-        let mut d = Data { pos, test, names, loader, files, rows: None, batch: None, shuffle: false, seed: None };
+        let mut d =
+            Data { pos, test, names, loader, files, rows: None, batch: None, shuffle: false, seed: None, flip: false, crop: None, length: None };
         loop {
             if self.eat_word("rows")? {
                 let first = self.expr()?;
@@ -117,6 +130,12 @@ impl Parser<'_> {
                 d.seed = Some(self.expr()?);
             } else if self.eat_word("shuffle")? {
                 d.shuffle = true;
+            } else if self.eat_word("flip")? {
+                d.flip = true;
+            } else if self.eat_word("crop")? {
+                d.crop = Some(self.expr()?);
+            } else if self.eat_word("length")? {
+                d.length = Some(self.expr()?);
             } else {
                 break;
             }

@@ -202,7 +202,7 @@ impl<'g> Call<'g> {
         match self.iteration {
             None => Ok(self.b.constant(Tensor::scalar(0i64))),
             Some(Some(i)) => Ok(i.cast(DType::I64).reshape(vec![])),
-            Some(None) => Err(Error::unsupported("random numbers in the body of a Scan: nothing there counts the steps")),
+            Some(None) => Err(Error::unsupported("random numbers in a body that runs several times: nothing there counts the steps")),
         }
     }
 

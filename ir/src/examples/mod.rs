@@ -11,6 +11,7 @@ mod movement;
 mod random;
 mod reduce;
 mod tree;
+mod wide;
 
 use crate::builder::Builder;
 use crate::dim::Dim;
@@ -23,6 +24,7 @@ use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
 pub use compare::{compare, tolerance};
+pub use wide::{wide_tensor, wide_type, widened};
 
 /// What the symbols of examples' types stand for when they run.
 pub const SIZES: &[(&str, i64)] = &[("N", 3), ("H", 7), ("W", 6), ("K", 4), ("L", 5)];

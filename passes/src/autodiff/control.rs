@@ -2,7 +2,8 @@
 //! that it began with, which the forward operation is made to keep.
 
 use super::rules::{At, Shares};
-use super::{pull_back, replace_all, zero_like};
+use super::slip::Slip;
+use super::{pull_back, zero_like};
 use nnc_ir::error::{Report, Result};
 use nnc_ir::ops::control::{Loop, Scan};
 use nnc_ir::ops::reduce::{Cumulate, ReduceKind};
@@ -42,11 +43,12 @@ fn replace<'g>(at: &At<'_, 'g>, y: &[V<'g>]) {
 struct Backward<'a> {
     body: &'a Graph,
     b: Builder,
+    slip: Option<&'a Slip>,
 }
 
 impl<'a> Backward<'a> {
-    fn new(at: &At<'_, '_>, body: &'a Graph) -> Backward<'a> {
-        Backward { body, b: at.b.nested("backward") }
+    fn new(at: &At<'a, '_>, body: &'a Graph) -> Backward<'a> {
+        Backward { body, b: at.b.nested("backward"), slip: at.slip }
     }
 
     fn input(&self, ty: Type) -> V<'_> {
@@ -58,13 +60,13 @@ impl<'a> Backward<'a> {
         let y = self.b.inline(self.body, args);
         let seeds: Vec<(Value, V)> = seeds.iter().map(|(k, g)| (y[*k].value(), *g)).collect();
         let at: Vec<Value> = wrt.iter().map(|k| args[*k].value()).collect();
-        let (found, replaced) = pull_back(&self.b, &seeds, &at)?;
+        let (found, replaced) = pull_back(&self.b, &seeds, &at, self.slip)?;
         Ok((found.into_iter().zip(wrt).map(|(d, k)| d.unwrap_or_else(|| zero_like(args[*k]))).collect(), replaced))
     }
 
     fn finish(self, replaced: super::Replaced) -> Result<Graph> {
         let mut graph = self.b.finish().map_err(first)?;
-        replace_all(&mut graph, &replaced);
+        graph.replace_all(&replaced);
         Ok(graph)
     }
 }
@@ -110,9 +112,9 @@ struct Iteration<'a, 'g> {
     reverse: bool,
 }
 
-impl<'g> Iteration<'_, 'g> {
+impl<'a, 'g> Iteration<'a, 'g> {
     /// Cotangents of the body's inputs, of each scanned one stacked.
-    fn backward(&self, at: &At<'_, 'g>) -> Result<Vec<Option<V<'g>>>> {
+    fn backward(&self, at: &At<'a, 'g>) -> Result<Vec<Option<V<'g>>>> {
         let body = self.body;
         let n = self.states.len();
         let float_states: Vec<usize> = self.states.clone().filter(|k| input_type(body, *k).dtype.is_float()).collect();

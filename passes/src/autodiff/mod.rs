@@ -10,12 +10,14 @@ mod control;
 mod index;
 mod prepare;
 mod rules;
+pub mod slip;
 mod window;
 
 use crate::pass::Context;
 use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::{Builder, Graph, Node, NodeId, Op, V, Value};
 use rules::At;
+use slip::Slip;
 use std::cell::RefCell;
 
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
@@ -23,55 +25,54 @@ pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
 }
 
 /// The graph with `gradient` computed and `stop_grad` gone. Regions included.
-pub fn differentiate(mut graph: Graph) -> Result<Graph, Report> {
+pub fn differentiate(graph: Graph) -> Result<Graph, Report> {
+    differentiate_with(graph, None)
+}
+
+/// As [`differentiate`], with a mistake in a rule.
+pub fn differentiate_with(mut graph: Graph, slip: Option<&Slip>) -> Result<Graph, Report> {
     let holders: Vec<NodeId> = graph.ids().filter(|id| !graph.node(*id).regions.is_empty()).collect();
     for id in holders {
         let regions = std::mem::take(&mut graph.node_mut(id).regions);
-        graph.node_mut(id).regions = regions.into_iter().map(differentiate).collect::<Result<_, _>>()?;
+        graph.node_mut(id).regions = regions.into_iter().map(|r| differentiate_with(r, slip)).collect::<Result<_, _>>()?;
     }
     let is_gradient = |graph: &Graph, id: &NodeId| matches!(graph.node(*id).op, Op::Gradient(_));
     if graph.ids().any(|id| is_gradient(&graph, &id)) {
         graph = prepare::prepare(&graph)?;
         // In order: a gradient may be differentiated again.
         while let Some(id) = graph.order().into_iter().find(|id| is_gradient(&graph, id)) {
-            graph = resolve(graph, id)?;
+            graph = resolve(graph, id, slip)?;
         }
     }
-    for id in graph.order() {
-        if let Op::StopGrad(_) = graph.node(id).op {
-            let x = graph.node(id).operands[0];
-            graph.replace(Value { node: id, port: 0 }, x);
-            graph.remove(id);
-        }
-    }
+    // The last first, so that one of another ends at what both hold.
+    let held: Vec<NodeId> = graph.order().into_iter().rev().filter(|id| matches!(graph.node(*id).op, Op::StopGrad(_))).collect();
+    let pairs: Vec<(Value, Value)> = held.iter().map(|id| (Value { node: *id, port: 0 }, graph.node(*id).operands[0])).collect();
+    graph.replace_all(&pairs);
+    held.into_iter().for_each(|id| graph.remove(id));
     Ok(graph)
 }
 
 /// Puts the operations of one `gradient` in its place.
-fn resolve(graph: Graph, id: NodeId) -> Result<Graph, Report> {
+fn resolve(graph: Graph, id: NodeId, slip: Option<&Slip>) -> Result<Graph, Report> {
     let node = graph.node(id).clone();
     let b = Builder::from_graph(graph);
     b.at(node.loc.clone());
     let y = b.v(node.operands[0]);
     let seed = y.scalar_like(1.0).expand(y.ty().shape);
-    let (found, mut replaced) = pull_back(&b, &[(y.value(), seed)], &node.operands[1..]).map_err(Report::from)?;
+    let (found, mut replaced) = pull_back(&b, &[(y.value(), seed)], &node.operands[1..], slip).map_err(Report::from)?;
     b.at(node.loc.clone());
     for (port, (x, found)) in node.operands[1..].iter().zip(found).enumerate() {
         let v = found.unwrap_or_else(|| zero_like(b.v(*x)));
         replaced.push((Value { node: id, port: port as u32 }, v.value()));
     }
     let mut graph = b.finish()?;
-    replace_all(&mut graph, &replaced);
+    graph.replace_all(&replaced);
     graph.remove(id);
     Ok(graph)
 }
 
 /// Operations that rules have put in the place of others: those that keep more for the way back.
 pub(crate) type Replaced = Vec<(Value, Value)>;
-
-pub(crate) fn replace_all(graph: &mut Graph, replaced: &Replaced) {
-    replaced.iter().for_each(|(old, new)| graph.replace(*old, *new));
-}
 
 /// A tensor of zeros of the type of `v`.
 pub(crate) fn zero_like<'g>(v: V<'g>) -> V<'g> {
@@ -80,7 +81,7 @@ pub(crate) fn zero_like<'g>(v: V<'g>) -> V<'g> {
 
 /// Cotangents of `wrt`, given those of some values; `None` where they do not depend on it. The operations are added to the builder's
 /// graph, and what is to be replaced in it afterwards is returned.
-pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Value]) -> Result<(Vec<Option<V<'g>>>, Replaced)> {
+pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Value], slip: Option<&Slip>) -> Result<(Vec<Option<V<'g>>>, Replaced)> {
     let graph = b.with_graph(Graph::clone);
     let order = graph.order();
     let depends = marked(&graph, &order, wrt);
@@ -101,7 +102,7 @@ pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Val
             continue;
         }
         b.at(node.loc.clone());
-        let at = At {
+        let mut at = At {
             b,
             node,
             x: node.operands.iter().map(|v| b.v(*v)).collect(),
@@ -109,8 +110,15 @@ pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Val
             g: given[id.0 as usize].iter().map(|gs| sum(gs)).collect(),
             needs: node.operands.iter().map(is_marked).collect(),
             replaced: &replaced,
+            slip,
         };
-        let shares = rules::vjp(&at).map_err(|e| place(e, node))?;
+        if let Some(slip) = slip {
+            slip.before(&mut at);
+        }
+        let mut shares = rules::vjp(&at).map_err(|e| place(e, node))?;
+        if let Some(slip) = slip {
+            slip.after(node.op.name(), &mut shares);
+        }
         for ((v, needed), share) in node.operands.iter().zip(&at.needs).zip(shares) {
             if let Some(g) = share.filter(|_| *needed) {
                 give(*v, fitted(g, b.v(*v)).map_err(|e| place(e, node))?, &mut given);

@@ -20,6 +20,8 @@ pub struct At<'a, 'g> {
     /// Which operands' cotangents are asked for.
     pub needs: Vec<bool>,
     pub replaced: &'a RefCell<Replaced>,
+    /// A mistake that rules of regions are to make as well.
+    pub slip: Option<&'a super::slip::Slip>,
 }
 
 impl<'g> At<'_, 'g> {

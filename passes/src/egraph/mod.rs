@@ -61,7 +61,7 @@ struct Step {
 pub fn saturate(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> Result<(Graph, Stats), Report> {
     let mut r = Rebuild::new(graph);
     let order = r.order();
-    let constant = crate::fold::constants(graph);
+    let (constant, results) = (crate::fold::constants(graph), region::results(graph));
     let mut templates: HashMap<Key, Template> = HashMap::new();
     let mut stats = Stats::default();
     for piece in region::cut(graph, &order) {
@@ -70,7 +70,7 @@ pub fn saturate(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> R
                 r.keep(id);
             }
             region::Piece::Region(nodes) => {
-                let region = Region::new(graph, &nodes, &constant);
+                let region = Region::new(graph, &nodes, &constant, &results);
                 stats.regions += 1;
                 let template = match templates.get(&region.key) {
                     Some(t) => t,
@@ -225,7 +225,7 @@ mod tests {
                 ids.push(id);
             }
         }
-        let region = Region::new(graph, &ids, &constant);
+        let region = Region::new(graph, &ids, &constant, &region::results(graph));
         let (egraph, nodes) = load(&region.key);
         let root = nodes[nodes.len() - 1];
         let before = egraph[root].nodes.clone();

@@ -122,6 +122,13 @@ pub struct Key {
     pub outputs: Vec<(usize, u32)>,
 }
 
+/// How many of the graph's outputs each node is.
+pub fn results(graph: &Graph) -> Vec<u32> {
+    let mut out = vec![0; graph.id_bound()];
+    graph.outputs.iter().for_each(|o| out[o.value.node.0 as usize] += 1);
+    out
+}
+
 /// A region's key and what its numbers stand for.
 pub struct Region {
     pub key: Key,
@@ -131,8 +138,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// `constant` says of every node of the graph whether it follows from constants alone.
-    pub fn new(graph: &Graph, ids: &[NodeId], constant: &[bool]) -> Region {
+    /// `constant` says of every node of the graph whether it follows from constants alone, `results` how many of the graph's outputs it is.
+    pub fn new(graph: &Graph, ids: &[NodeId], constant: &[bool], results: &[u32]) -> Region {
         let inside: HashMap<NodeId, usize> = ids.iter().enumerate().map(|(i, id)| (*id, i)).collect();
         let mut leaves: Vec<Value> = vec![];
         let mut leaf_of: HashMap<Value, usize> = HashMap::new();
@@ -151,14 +158,9 @@ impl Region {
         // Readers outside, by position so that the order is the region's.
         let mut outside: BTreeMap<usize, u32> = BTreeMap::new();
         for (i, id) in ids.iter().enumerate() {
-            let readers: usize = graph.uses(Value { node: *id, port: 0 }).iter().filter(|(u, _)| !inside.contains_key(u)).count();
-            if readers > 0 {
-                *outside.entry(i).or_default() += readers as u32;
-            }
-        }
-        for o in graph.outputs.iter() {
-            if let Some(i) = inside.get(&o.value.node) {
-                *outside.entry(*i).or_default() += 1;
+            let readers = graph.uses(Value { node: *id, port: 0 }).iter().filter(|(u, _)| !inside.contains_key(u)).count() as u32;
+            if readers + results[id.0 as usize] > 0 {
+                outside.insert(i, readers + results[id.0 as usize]);
             }
         }
         let facts = leaves.iter().map(|v| Leaf {

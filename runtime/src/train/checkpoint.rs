@@ -3,6 +3,7 @@
 use crate::artifact::write_atomically;
 use crate::npy;
 use nnc_ir::{Error, Result, Tensor};
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
 
@@ -24,7 +25,8 @@ pub fn read(folder: &Path, state: &mut [(String, Tensor)]) -> Result<Vec<f32>> {
     let path = folder.join(FILE);
     let file = std::fs::read(&path).map_err(|e| Error::io(format!("there is no checkpoint to resume from: cannot read {}: {e}", path.display())))?;
     let arrays = npy::read_npz(Cursor::new(file))?;
-    let find = |name: &str| arrays.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
+    let arrays: HashMap<&str, &Tensor> = arrays.iter().map(|(n, t)| (&**n, t)).collect();
+    let find = |name: &str| arrays.get(name).map(|t| (*t).clone());
     for (name, value) in state.iter_mut() {
         match find(name) {
             Some(t) if t.ty() == value.ty() => *value = t,

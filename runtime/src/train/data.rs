@@ -9,21 +9,18 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Samples {
     pub tensors: Vec<Tensor>,
+    pub count: usize,
 }
 
 impl Samples {
-    pub fn count(&self) -> usize {
-        self.tensors[0].shape()[0]
-    }
-
     /// Types of one sample.
     pub fn types(&self) -> Vec<Type> {
         self.tensors.iter().map(|t| Type::of(t.dtype(), &t.shape()[1..].iter().map(|d| *d as i64).collect::<Vec<_>>())).collect()
     }
 }
 
-/// A loader: the names that wait for tensors, the contents of its files; gives one tensor a name.
-type Loader = fn(&[String], &[Vec<u8>]) -> Result<Vec<Tensor>>;
+/// A loader: what asks, the contents of its files; gives one tensor a name.
+type Loader = fn(&Source, &[Vec<u8>]) -> Result<Vec<Tensor>>;
 
 const LOADERS: &[(&str, Loader)] = &[
     ("idx", |_, files| files.iter().map(|f| idx(f)).collect()),
@@ -31,12 +28,22 @@ const LOADERS: &[(&str, Loader)] = &[
     ("npz", npz),
     ("csv", csv),
     ("cifar", cifar),
+    ("text", text),
 ];
+
+/// The loader of a task that draws its samples itself: there are as many as `rows` says, and nothing in them.
+const DRAWS: &str = "draws";
 
 /// Reads what a source names, below `folder`.
 pub fn load(source: &Source, folder: &Path) -> Result<Samples> {
+    if source.loader == DRAWS {
+        return match source.rows {
+            Some((first, end)) if first < end && source.names.is_empty() => Ok(Samples { tensors: vec![], count: end - first }),
+            _ => Err(Error::input("`draws` has no names, and says how many samples make an epoch: `data () = draws() rows 0..1000`")),
+        };
+    }
     let Some((_, loader)) = LOADERS.iter().find(|(name, _)| *name == source.loader) else {
-        let names: Vec<&str> = LOADERS.iter().map(|(n, _)| *n).collect();
+        let names: Vec<&str> = LOADERS.iter().map(|(n, _)| *n).chain([DRAWS]).collect();
         return Err(Error::name(format!("no loader is called `{}`: these are {}", source.loader, names.join(", "))));
     };
     let read = |name: &String| {
@@ -44,7 +51,7 @@ pub fn load(source: &Source, folder: &Path) -> Result<Samples> {
         std::fs::read(&path).map_err(|e| Error::io(format!("cannot read {}: {e}", path.display())).note("`--data FOLDER` says where the data is"))
     };
     let files = source.files.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let tensors = loader(&source.names, &files).map_err(|e| e.note(format!("reading {}", source.files.join(", "))))?;
+    let tensors = loader(source, &files).map_err(|e| e.note(format!("reading {}", source.files.join(", "))))?;
     if tensors.len() != source.names.len() {
         return Err(Error::input(format!("{} gives {} tensors, {} names wait for them", source.loader, tensors.len(), source.names.len())));
     }
@@ -53,7 +60,7 @@ pub fn load(source: &Source, folder: &Path) -> Result<Samples> {
         let counts: Vec<String> = tensors.iter().map(|t| t.ty().to_string()).collect();
         return Err(Error::input(format!("tensors of samples have one first axis of at least 1, found {}", counts.join(", "))));
     }
-    let Some((first, end)) = source.rows else { return Ok(Samples { tensors }) };
+    let Some((first, end)) = source.rows else { return Ok(Samples { tensors, count }) };
     if first >= end || end > count {
         return Err(Error::input(format!("rows {first}..{end} are none of the {count} that there are")));
     }
@@ -62,7 +69,7 @@ pub fn load(source: &Source, folder: &Path) -> Result<Samples> {
         let shape = [&[end - first], &t.shape()[1..]].concat();
         Tensor::from_bytes(t.dtype(), shape, t.bytes().slice(first * row..end * row))
     };
-    Ok(Samples { tensors: tensors.iter().map(part).collect::<Result<_>>()? })
+    Ok(Samples { tensors: tensors.iter().map(part).collect::<Result<_>>()?, count: end - first })
 }
 
 /// Yann LeCun's format of MNIST: two zeros, a type, a rank, big-endian lengths, big-endian elements.
@@ -96,7 +103,7 @@ fn idx(file: &[u8]) -> Result<Tensor> {
     Tensor::from_bytes(dtype, shape, data.into())
 }
 
-fn npz(names: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
+fn npz(source: &Source, files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
     let mut arrays = vec![];
     for f in files {
         arrays.extend(crate::npy::read_npz(std::io::Cursor::new(f))?);
@@ -106,11 +113,11 @@ fn npz(names: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
         let found = arrays.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
         found.ok_or_else(|| Error::name(format!("there is no array `{name}`: there are {}", known.join(", "))))
     };
-    names.iter().map(find).collect()
+    source.names.iter().map(find).collect()
 }
 
 /// Lines of numbers, the last of which is a class: f32 of the others, i64 of the classes. A first line of words is skipped.
-fn csv(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
+fn csv(_: &Source, files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
     let (mut x, mut y, mut width): (Vec<f32>, Vec<i64>, Option<usize>) = (vec![], vec![], None);
     for file in files {
         let text = std::str::from_utf8(file).map_err(|_| Error::syntax("the file is no UTF-8 text"))?;
@@ -134,7 +141,7 @@ fn csv(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
 }
 
 /// Krizhevsky's binary files of CIFAR-10: a class, then 3x32x32 bytes. Gives images and classes.
-fn cifar(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
+fn cifar(_: &Source, files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
     const IMAGE: usize = 3 * 32 * 32;
     let (mut x, mut y): (Vec<u8>, Vec<u8>) = (vec![], vec![]);
     for file in files {
@@ -147,6 +154,16 @@ fn cifar(_: &[String], files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![Tensor::new(&[y.len(), 3, 32, 32], &x), Tensor::new(&[y.len()], &y)])
+}
+
+/// Pieces of text, `length` bytes each, one behind the other: u8 `[pieces,length]`.
+fn text(source: &Source, files: &[Vec<u8>]) -> Result<Vec<Tensor>> {
+    let (length, all) = (source.length, files.concat());
+    if length == 0 {
+        return Err(Error::input("text is cut into pieces: `length 64` says how long they are"));
+    }
+    let pieces = all.len() / length;
+    Ok(vec![Tensor::new(&[pieces, length], &all[..pieces * length])])
 }
 
 /// Which samples make which batch.
@@ -190,7 +207,7 @@ impl Batches {
 }
 
 /// 64 bits that look random (the finalizer of splitmix64, Steele et al. 2014).
-fn mix(seed: u64) -> u64 {
+pub fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -202,7 +219,7 @@ mod tests {
     use super::*;
 
     fn source(batch: usize, shuffle: bool) -> Source {
-        Source { names: vec![], loader: "csv".into(), files: vec![], rows: None, batch, shuffle, seed: 7 }
+        Source { names: vec![], loader: "csv".into(), files: vec![], rows: None, batch, shuffle, seed: 7, flip: false, crop: 0, length: 4 }
     }
 
     #[test]
@@ -218,18 +235,31 @@ mod tests {
 
     #[test]
     fn text_of_numbers() {
-        let t = csv(&[], &[b"a,b,class\n1, 2.5,3\n\n4,5,6\n".to_vec()]).unwrap();
+        let t = csv(&source(1, false), &[b"a,b,class\n1, 2.5,3\n\n4,5,6\n".to_vec()]).unwrap();
         assert_eq!((t[0].to_f64s(), t[1].to_ints().unwrap()), (vec![1.0, 2.5, 4.0, 5.0], vec![3, 6]));
-        assert!(csv(&[], &[b"1,2\n3\n".to_vec()]).is_err() && csv(&[], &[b"1,2\nx,y\n".to_vec()]).is_err());
+        assert!(csv(&source(1, false), &[b"1,2\n3\n".to_vec()]).is_err() && csv(&source(1, false), &[b"1,2\nx,y\n".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn pieces_of_text() {
+        let t = text(&source(1, false), &[b"abcd".to_vec(), b"efghi".to_vec()]).unwrap();
+        assert_eq!((t[0].shape(), t[0].bytes().to_vec()), (&[2, 4][..], b"abcdefgh".to_vec()));
+    }
+
+    #[test]
+    fn what_is_drawn_needs_no_file() {
+        let draws = Source { loader: DRAWS.into(), rows: Some((0, 70)), ..source(7, false) };
+        assert_eq!(load(&draws, Path::new("nowhere")).unwrap().count, 70);
+        assert!(load(&Source { rows: None, ..draws }, Path::new("nowhere")).is_err());
     }
 
     #[test]
     fn cifar_records() {
         let mut file = vec![7];
         file.extend(vec![9; 3072]);
-        let t = cifar(&[], &[[file.clone(), file].concat()]).unwrap();
+        let t = cifar(&source(1, false), &[[file.clone(), file].concat()]).unwrap();
         assert_eq!((t[0].shape(), t[1].to_ints().unwrap()), (&[2, 3, 32, 32][..], vec![7, 7]));
-        assert!(cifar(&[], &[vec![0; 3072]]).is_err());
+        assert!(cifar(&source(1, false), &[vec![0; 3072]]).is_err());
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! What a run gives depends on nothing but the text, the data and the number of threads' order of sums: batches follow from the seed and the
 //! step's number, so that a run that goes on from a checkpoint ends with the bits of one that was never stopped.
 
+mod augment;
 mod checkpoint;
 mod curve;
 mod data;
 mod export;
 mod stepper;
+mod tensorboard;
 
 pub use curve::svg;
 pub use export::safetensors;
@@ -15,7 +17,7 @@ pub use export::safetensors;
 use crate::options::Options;
 use crate::session::Session;
 use data::{Batches, Samples};
-use nnc_frontend::nn::train::{LOSS, Length, Plan, STEP, Source, Training};
+use nnc_frontend::nn::train::{LOSS, Length, Plan, STEP, Source, Training, phase_loss};
 use nnc_ir::{Error, Report, Result, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,8 @@ pub struct Run<'a> {
     pub resume: bool,
     /// Steps, where they are to be others than the text says.
     pub steps: Option<u64>,
+    /// Where TensorBoard finds what is measured.
+    pub events: Option<PathBuf>,
 }
 
 /// How far a run is.
@@ -81,7 +85,10 @@ impl Run<'_> {
         let judge = plan.test.as_ref().map(|source| Judge::new(self, &plan, source)).transpose()?;
         let compile_seconds = start.elapsed().as_secs_f64();
 
-        let batches = Batches::new(samples.count(), &plan.data)?;
+        if (plan.data.flip || plan.data.crop > 0) && samples.tensors.first().is_none_or(|t| t.shape().len() < 3) {
+            return Err(Error::input("flip and crop are of images: the first tensor's last two axes").into());
+        }
+        let batches = Batches::new(samples.count, &plan.data)?;
         let steps = self.steps.unwrap_or(match plan.length {
             Length::Steps(n) => n,
             Length::Epochs(n) => n * batches.per_epoch(),
@@ -92,6 +99,8 @@ impl Run<'_> {
             losses = checkpoint::read(folder, &mut state)?;
         }
         let mut stepper = Stepper::new(&session, &state)?;
+        let mut events = self.events.as_deref().map(tensorboard::Events::create).transpose()?;
+        let measured: Vec<String> = plan.phases.iter().map(|p| phase_loss(p)).chain(plan.measures.iter().cloned()).collect();
         let begin = Instant::now();
         let first = losses.len() as u64;
         let mut test = None;
@@ -99,6 +108,11 @@ impl Run<'_> {
             let rows = batches.rows(t);
             for (name, tensor) in plan.data.names.iter().zip(&samples.tensors) {
                 stepper.rows(name, tensor, &rows)?;
+            }
+            if let (Some(name), [.., height, width]) = (plan.data.names.first(), samples.tensors.first().map_or(&[][..], |t| t.shape()))
+                && let Some(batch) = stepper.input(name)?
+            {
+                augment::augment(batch, rows.len(), (*height, *width, samples.tensors[0].dtype().bytes()), &plan.data, t);
             }
             for (name, schedule) in &plan.schedules {
                 stepper.number(name, schedule.at(t, steps) as f32)?;
@@ -116,7 +130,15 @@ impl Run<'_> {
             if let (true, Some(judge)) = (ends, &judge) {
                 test = Some(judge.measure(&stepper)?);
             }
-            let measures = plan.measures.iter().map(|m| Ok((m.clone(), f64::from(stepper.result(m)?)))).collect::<Result<Vec<_>>>()?;
+            let measures = measured.iter().map(|m| Ok((m.clone(), f64::from(stepper.result(m)?)))).collect::<Result<Vec<_>>>()?;
+            if let Some(events) = &mut events {
+                events.scalars(done, &[&[(LOSS.to_string(), f64::from(loss))], &measures[..]].concat())?;
+                if let Some(test) = test.as_ref().filter(|_| ends) {
+                    let named: Vec<(String, f64)> = test.iter().map(|(name, v)| (format!("test/{name}"), *v)).collect();
+                    events.scalars(done, &named)?;
+                    events.flush()?;
+                }
+            }
             watch(&Progress {
                 step: done,
                 steps,
@@ -157,13 +179,15 @@ impl Judge {
     fn measure(&self, trained: &Stepper) -> Result<Vec<(String, f64)>> {
         let state = trained.state()?;
         let mut stepper = Stepper::new(&self.session, &state)?;
-        let (n, batch) = (self.samples.count(), self.source.batch);
+        let (n, batch) = (self.samples.count, self.source.batch);
         let mut sums = vec![0.0; self.measures.len()];
         for start in (0..n).step_by(batch) {
             let rows: Vec<usize> = (start..start + batch).map(|i| i.min(n - 1)).collect();
             for (name, tensor) in self.source.names.iter().zip(&self.samples.tensors) {
                 stepper.rows(name, tensor, &rows)?;
             }
+            // Draws that no step of training makes.
+            stepper.number(STEP, -1.0 - (start / batch) as f32)?;
             stepper.run()?;
             for (name, sum) in self.measures.iter().zip(&mut sums) {
                 let values = stepper.results(name)?;

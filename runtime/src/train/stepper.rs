@@ -2,10 +2,13 @@
 
 use crate::session::{Bound, Session};
 use nnc_ir::{DType, Error, Result, Tensor};
+use std::collections::HashMap;
 
 pub struct Stepper<'s> {
     session: &'s Session,
     bound: Bound<'s>,
+    /// Where each input is.
+    places: HashMap<&'s str, usize>,
     /// Outputs and the inputs whose place they take.
     again: Vec<(usize, usize)>,
 }
@@ -13,9 +16,10 @@ pub struct Stepper<'s> {
 impl<'s> Stepper<'s> {
     /// `state` gives the first values of inputs, by name; those that the session does not have are left out. The others are zero.
     pub fn new(session: &'s Session, state: &[(String, Tensor)]) -> Result<Stepper<'s>> {
+        let known: HashMap<&str, &Tensor> = state.iter().map(|(name, t)| (&**name, t)).collect();
         let at = |port: &crate::Port| {
-            if let Some((_, t)) = state.iter().find(|(name, _)| **name == *port.name) {
-                return Ok(Some(t.clone()));
+            if let Some(t) = known.get(&*port.name) {
+                return Ok(Some((*t).clone()));
             }
             let size = |s: &crate::Size| match s {
                 crate::Size::Known(n) => Ok(*n as usize),
@@ -25,14 +29,15 @@ impl<'s> Stepper<'s> {
             Tensor::splat(port.dtype, shape, vec![0; port.dtype.bytes()].into()).map(Some)
         };
         let inputs = session.inputs().iter().map(at).collect::<Result<Vec<_>>>()?;
-        let place = |name: &str| session.inputs().iter().position(|p| &*p.name == name);
-        let again = session.outputs().iter().enumerate().filter_map(|(k, o)| Some((k, place(&o.name)?))).collect();
-        Ok(Stepper { session, bound: session.bind(&inputs)?, again })
+        let places: HashMap<&str, usize> = session.inputs().iter().enumerate().map(|(k, p)| (&*p.name, k)).collect();
+        let again = session.outputs().iter().enumerate().filter_map(|(k, o)| Some((k, *places.get(&*o.name)?))).collect();
+        Ok(Stepper { session, bound: session.bind(&inputs)?, places, again })
     }
 
-    fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
-        match self.session.inputs().iter().position(|p| &*p.name == name) {
-            Some(k) => self.bound.input_mut(k).map(Some),
+    /// The bytes of an input.
+    pub fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
+        match self.places.get(name) {
+            Some(k) => self.bound.input_mut(*k).map(Some),
             // An input that nothing reads is gone.
             None => Ok(None),
         }

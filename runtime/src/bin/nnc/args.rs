@@ -353,6 +353,9 @@ pub struct Grad {
 pub struct Train {
     /// The .nn file with a `train` block
     pub model: PathBuf,
+    /// Give a definition of the file another value (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     /// Where the data's files are [default: beside the .nn file]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
@@ -377,6 +380,9 @@ pub struct Train {
     /// Make this many steps, whatever the file says
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
+    /// Write what is measured for TensorBoard
+    #[arg(long, value_name = "FOLDER")]
+    pub tensorboard: Option<PathBuf>,
     /// Draw the curve of the loss
     #[arg(long, value_name = "OUT.svg")]
     pub curve: Option<PathBuf>,

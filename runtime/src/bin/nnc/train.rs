@@ -14,9 +14,13 @@ use std::path::Path;
 pub fn train(a: &Train) -> Outcome {
     let text = String::from_utf8(edge::read(&a.model)?).map_err(|_| Error::syntax(format!("{} is no UTF-8 text", a.model.display())))?;
     let name = a.model.file_name().map_or_else(|| a.model.display().to_string(), |n| n.to_string_lossy().into_owned());
-    let Some(training) = Training::parse(&text, &name)? else {
+    let Some(mut training) = Training::parse(&text, &name)? else {
         return Err(Error::name(format!("{name} has no training block: `train on MODULE as NAME {{ ... }}`")).into());
     };
+    for given in &a.set {
+        let (name, value) = given.split_once('=').ok_or_else(|| Error::input(format!("--set {given}: expected NAME=VALUE")))?;
+        training.set(name.trim(), value)?;
+    }
     let save = a.save.as_deref().map(Saved::of).transpose()?;
     if a.output.as_ref().is_some_and(|o| o.extension().is_none_or(|e| e != "so")) {
         return Err(Error::input("-o writes the trained model as a library: OUT.so").note("--save writes it as .onnx").into());
@@ -31,6 +35,7 @@ pub fn train(a: &Train) -> Outcome {
         checkpoint: a.checkpoint.clone().map(|folder| (folder, a.checkpoint_every.max(1))),
         resume: a.resume,
         steps: a.steps,
+        events: a.tensorboard.clone(),
     };
     if let Some(path) = &a.step {
         let graph = run.step()?;
