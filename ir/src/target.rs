@@ -19,8 +19,10 @@ pub struct Target {
     /// What `--target` calls it.
     pub name: String,
     pub isa: Isa,
-    /// Channels in a block of the blocked layout.
+    /// Channels in a block of the blocked layout; 1 where nothing is gained by blocks.
     pub block: usize,
+    /// Scalar operations that are worth a task of their own.
+    pub grain: i64,
     /// f32 elements in a vector register.
     pub lanes: usize,
     /// Vector registers.
@@ -50,6 +52,7 @@ impl Target {
             name: name.into(),
             isa,
             block: 16,
+            grain: 1 << 15,
             lanes,
             registers,
             l1_bytes: 32 << 10,
@@ -60,7 +63,81 @@ impl Target {
         }
     }
 
+    /// This machine with a GPU that the loops are for: a task is a thread, which computes an element; tensors keep the model's layout.
+    pub fn with_gpu(self, gpu: &Gpu) -> Target {
+        Target { name: format!("{}+{}", self.name, gpu.name), block: 1, grain: 1, ..self }
+    }
+
     pub fn from_name(name: &str) -> Option<Target> {
         [Isa::X86_64, Isa::Avx2, Isa::Avx512, Isa::Aarch64].into_iter().map(Target::new).find(|t| t.name == name)
+    }
+}
+
+/// Instruction sets of GPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum GpuIsa {
+    /// SPIR-V 1.5, for Vulkan 1.2 and later.
+    SpirV,
+}
+
+/// A GPU: what its kernels may ask for. Sizes in bytes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gpu {
+    /// What `--target` calls it.
+    pub name: &'static str,
+    pub isa: GpuIsa,
+    /// Threads in a group, at most; and how many of them kernels take where nothing speaks for another number.
+    pub max_threads: u32,
+    pub threads: u32,
+    /// Groups along an axis of the grid.
+    pub max_groups: u32,
+    /// Shared memory of a group.
+    pub shared_bytes: u32,
+    /// Buffers that a kernel takes, and how much of one it sees.
+    pub max_buffers: u32,
+    pub buffer_bytes: u64,
+    /// Scalars of a launch, together.
+    pub scalar_bytes: u32,
+    /// What the start of a buffer is a multiple of, at most.
+    pub alignment: u64,
+    /// Threads in the smallest and in the largest subgroup.
+    pub subgroup: (u32, u32),
+    /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
+    pub i64: bool,
+    pub f64: bool,
+    pub bytes: bool,
+    pub halves: bool,
+}
+
+impl Gpu {
+    /// Names that [`Gpu::from_name`] takes.
+    pub const NAMES: &'static [&'static str] = &["spirv1.5"];
+
+    /// What every device of this kind has.
+    pub fn new(isa: GpuIsa) -> Gpu {
+        match isa {
+            // The least that Vulkan 1.2 asks of a desktop device.
+            GpuIsa::SpirV => Gpu {
+                name: "spirv1.5",
+                isa,
+                max_threads: 256,
+                threads: 128,
+                max_groups: 65535,
+                shared_bytes: 32 << 10,
+                max_buffers: 16,
+                buffer_bytes: 128 << 20,
+                scalar_bytes: 128,
+                alignment: 64,
+                subgroup: (4, 64),
+                i64: true,
+                f64: true,
+                bytes: true,
+                halves: true,
+            },
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Gpu> {
+        [GpuIsa::SpirV].into_iter().map(Gpu::new).find(|g| g.name == name)
     }
 }

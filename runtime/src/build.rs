@@ -1,5 +1,7 @@
 //! From graphs to code.
 
+use crate::describe::Description;
+use crate::gpu::run::Runner;
 use crate::library::Library;
 use crate::options::{Engine, Options, Precision, Weights};
 use crate::parts::Parts;
@@ -7,6 +9,7 @@ use crate::session::Session;
 use crate::threads::Pool;
 use nnc_backends::cpu;
 use nnc_ir::kernel::Program;
+use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Graph, Report, Result, Target};
 use nnc_passes::{Observer, host};
 use std::io::Write;
@@ -70,6 +73,9 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     if options.engine == Engine::Interpreter {
         return Ok(Session::interpreter(graph));
     }
+    if options.engine == Engine::Vulkan {
+        return vulkan(graph, options, observer);
+    }
     let pool = Arc::new(Pool::new(options.threads));
     if options.engine == Engine::SharedLibrary {
         let target = target(&options.target)?;
@@ -79,6 +85,19 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
         return Ok(Session::parts(Parts::new(graph, options, pool)?));
     }
     jit(graph, options, observer, pool)
+}
+
+/// The program of a graph with its loops cut for a GPU.
+pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
+    supported(options)?;
+    nnc_passes::compile(graph, &cpu::native_target().with_gpu(gpu), &pass_options(options), observer)
+}
+
+/// Compiles for the Vulkan device of this machine.
+fn vulkan(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
+    let description = Description::of_graph(&graph);
+    let program = gpu_program(graph, &Gpu::new(GpuIsa::SpirV), options, observer)?;
+    Ok(Session::gpu(description, Runner::new(program)?))
 }
 
 /// Compiles into memory.

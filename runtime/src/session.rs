@@ -2,6 +2,7 @@
 
 use crate::abi;
 use crate::describe::{Description, Port, Size};
+use crate::gpu::run::Runner;
 use crate::library::Library;
 use crate::memory::Aligned;
 use crate::parts::Parts;
@@ -29,6 +30,7 @@ pub struct Session {
 enum Engine {
     Interpreter(Box<Graph>),
     Native(Box<Library>),
+    Gpu(Box<Runner>),
     /// Compiled parts and parts that the host computes.
     Parts(Box<Parts>),
 }
@@ -37,6 +39,11 @@ impl Session {
     /// Runs on the reference interpreter.
     pub fn interpreter(graph: Graph) -> Session {
         Session::new(Description::of_graph(&graph), Engine::Interpreter(Box::new(graph)), Arc::new(Pool::new(1)))
+    }
+
+    /// Runs on a GPU a model that looks like this from outside.
+    pub(crate) fn gpu(description: Description, runner: Runner) -> Session {
+        Session::new(description, Engine::Gpu(Box::new(runner)), Arc::new(Pool::new(1)))
     }
 
     /// Runs a model of which the host computes a part.
@@ -102,6 +109,7 @@ impl Session {
     pub fn launches(&self) -> Result<Vec<Launch>> {
         match &self.engine {
             Engine::Interpreter(_) => Err(Error::unsupported("the interpreter launches no kernels")),
+            Engine::Gpu(_) => Err(Error::unsupported("launches on a GPU are not timed one by one in this version")),
             Engine::Parts(_) => Err(Error::unsupported("only a model that is compiled as a whole says what it launches")),
             Engine::Native(library) => library.launches(),
         }
@@ -121,6 +129,7 @@ impl Session {
                 let inputs: Vec<Tensor> = self.all_given(inputs)?;
                 nnc_ir::eval::run(graph, &inputs, &nnc_ir::eval::Env::default())
             }
+            Engine::Gpu(runner) => runner.run(&self.all_given(inputs)?),
             Engine::Parts(parts) => parts.run(&self.all_given(inputs)?),
             Engine::Native(_) => {
                 let mut bound = self.bind(inputs)?;
