@@ -78,6 +78,10 @@ impl Target {
 pub enum GpuIsa {
     /// SPIR-V 1.5, for Vulkan 1.2 and later.
     SpirV,
+    /// PTX 8.0 for NVIDIA's compute capability 8.0 and later.
+    Sm80,
+    /// The same for 9.0.
+    Sm90,
 }
 
 /// A GPU: what its kernels may ask for. Sizes in bytes.
@@ -111,11 +115,31 @@ pub struct Gpu {
 
 impl Gpu {
     /// Names that [`Gpu::from_name`] takes.
-    pub const NAMES: &'static [&'static str] = &["spirv1.5"];
+    pub const NAMES: &'static [&'static str] = &["spirv1.5", "nvptx-sm_80", "nvptx-sm_90"];
 
     /// What every device of this kind has.
     pub fn new(isa: GpuIsa) -> Gpu {
+        let nvidia = |name, isa| Gpu {
+            name,
+            isa,
+            max_threads: 1024,
+            threads: 128,
+            max_groups: 65535,
+            // What a kernel has without asking for more.
+            shared_bytes: 48 << 10,
+            max_buffers: 64,
+            buffer_bytes: 1 << 40,
+            scalar_bytes: 2048,
+            alignment: 64,
+            subgroup: (32, 32),
+            i64: true,
+            f64: true,
+            bytes: true,
+            halves: true,
+        };
         match isa {
+            GpuIsa::Sm80 => nvidia("nvptx-sm_80", isa),
+            GpuIsa::Sm90 => nvidia("nvptx-sm_90", isa),
             // The least that Vulkan 1.2 asks of a desktop device.
             GpuIsa::SpirV => Gpu {
                 name: "spirv1.5",
@@ -138,6 +162,6 @@ impl Gpu {
     }
 
     pub fn from_name(name: &str) -> Option<Gpu> {
-        [GpuIsa::SpirV].into_iter().map(Gpu::new).find(|g| g.name == name)
+        [GpuIsa::SpirV, GpuIsa::Sm80, GpuIsa::Sm90].into_iter().map(Gpu::new).find(|g| g.name == name)
     }
 }

@@ -1,7 +1,9 @@
 //! From graphs to code.
 
 use crate::describe::Description;
+use crate::gpu::Device;
 use crate::gpu::run::Runner;
+use crate::gpu::vulkan::Vulkan;
 use crate::library::Library;
 use crate::options::{Engine, Options, Precision, Weights};
 use crate::parts::Parts;
@@ -21,9 +23,9 @@ use std::sync::Arc;
 pub fn target(name: &str) -> Result<Target> {
     let mut parts = name.split(',');
     let base = parts.next().unwrap_or_default();
-    let known = || format!("targets are native, {}", Target::NAMES.join(", "));
-    if base.starts_with("nvptx") || base.starts_with("spirv") {
-        return Err(Error::unsupported(format!("the target {base} is not in this version")).note(known()));
+    let known = || format!("targets are native, {}; of GPUs {}", Target::NAMES.join(", "), Gpu::NAMES.join(", "));
+    if Gpu::from_name(base).is_some() {
+        return Err(Error::input(format!("{base} is a GPU: its kernels are written to OUT.spv or OUT.ptx, and --engine runs them")).note(known()));
     }
     if let Some(feature) = parts.next() {
         return Err(Error::unsupported(format!("the feature `{feature}` is not in this version: a target's name is its feature set")).note(known()));
@@ -87,6 +89,14 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     jit(graph, options, observer, pool)
 }
 
+/// The GPU that `--target` names; `native` is the least of those whose code is of kind `isa`.
+pub fn gpu(name: &str, isa: GpuIsa) -> Result<Gpu> {
+    let gpu = if name == "native" { Some(Gpu::new(isa)) } else { Gpu::from_name(name) };
+    let same = |g: &Gpu| (g.isa == GpuIsa::SpirV) == (isa == GpuIsa::SpirV);
+    gpu.filter(same)
+        .ok_or_else(|| Error::input(format!("--target {name} has no code of this kind")).note(format!("GPUs are {}", Gpu::NAMES.join(", "))))
+}
+
 /// The program of a graph with its loops cut for a GPU.
 pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
     supported(options)?;
@@ -96,8 +106,9 @@ pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dy
 /// Compiles for the Vulkan device of this machine.
 fn vulkan(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
     let description = Description::of_graph(&graph);
-    let program = gpu_program(graph, &Gpu::new(GpuIsa::SpirV), options, observer)?;
-    Ok(Session::gpu(description, Runner::new(program)?))
+    let device = Vulkan::open()?;
+    let program = gpu_program(graph, device.limits(), options, observer)?;
+    Ok(Session::gpu(description, Box::new(Runner::new(program, device)?)))
 }
 
 /// Compiles into memory.

@@ -2,12 +2,13 @@
 
 use crate::abi;
 use crate::describe::{Description, Port, Size};
-use crate::gpu::run::Runner;
+use crate::gpu::run::Model;
 use crate::library::Library;
 use crate::memory::Aligned;
 use crate::parts::Parts;
 use crate::profile::{Event, Launch};
 use crate::threads::Pool;
+use nnc_backends::cpu::Selection;
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Graph, Result, Tensor};
 use std::cell::RefCell;
@@ -30,7 +31,7 @@ pub struct Session {
 enum Engine {
     Interpreter(Box<Graph>),
     Native(Box<Library>),
-    Gpu(Box<Runner>),
+    Gpu(Box<dyn Model>),
     /// Compiled parts and parts that the host computes.
     Parts(Box<Parts>),
 }
@@ -42,8 +43,8 @@ impl Session {
     }
 
     /// Runs on a GPU a model that looks like this from outside.
-    pub(crate) fn gpu(description: Description, runner: Runner) -> Session {
-        Session::new(description, Engine::Gpu(Box::new(runner)), Arc::new(Pool::new(1)))
+    pub fn gpu(description: Description, model: Box<dyn Model>) -> Session {
+        Session::new(description, Engine::Gpu(model), Arc::new(Pool::new(1)))
     }
 
     /// Runs a model of which the host computes a part.
@@ -91,6 +92,11 @@ impl Session {
         self.pool.threads()
     }
 
+    /// What each kernel became, where that is known here: on a GPU.
+    pub fn selections(&self) -> Vec<Selection> {
+        if let Engine::Gpu(model) = &self.engine { model.plan().selections() } else { vec![] }
+    }
+
     /// The size that a symbol has in these inputs.
     pub fn size_of(&self, symbol: &str, inputs: &[Option<Tensor>]) -> Option<f64> {
         let at = |(port, t): (&Port, &Option<Tensor>)| {
@@ -129,7 +135,7 @@ impl Session {
                 let inputs: Vec<Tensor> = self.all_given(inputs)?;
                 nnc_ir::eval::run(graph, &inputs, &nnc_ir::eval::Env::default())
             }
-            Engine::Gpu(runner) => runner.run(&self.all_given(inputs)?),
+            Engine::Gpu(model) => model.run(&self.all_given(inputs)?),
             Engine::Parts(parts) => parts.run(&self.all_given(inputs)?),
             Engine::Native(_) => {
                 let mut bound = self.bind(inputs)?;

@@ -1,10 +1,10 @@
 //! A program for a device: which kernels run there, as what, and which stay on the host and why.
 
 use super::gir::{Elem, Kernel, Ty, verify};
-use super::{lower, spirv};
+use super::{lower, ptx, spirv};
 use crate::cpu::Selection;
 use nnc_ir::kernel::{Launch, Program, Step};
-use nnc_ir::target::Gpu;
+use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Report, Result};
 
 pub struct Plan {
@@ -96,17 +96,22 @@ impl Plan {
         out
     }
 
-    /// All kernels of the device as one SPIR-V module.
-    pub fn spirv(&self) -> Vec<u32> {
-        spirv::module(&self.device_kernels())
+    /// All kernels of the device in its language: the words of one SPIR-V module, or PTX.
+    pub fn code(&self) -> Vec<u8> {
+        let kernels = self.device_kernels();
+        match self.device.isa {
+            GpuIsa::SpirV => spirv::module(&kernels).iter().flat_map(|w| w.to_le_bytes()).collect(),
+            GpuIsa::Sm80 => ptx::module(&kernels, "sm_80").into_bytes(),
+            GpuIsa::Sm90 => ptx::module(&kernels, "sm_90").into_bytes(),
+        }
     }
 
     /// Which implementation each kernel got, and what the host computes instead of the device.
     pub fn selections(&self) -> Vec<Selection> {
         let one = |(k, placed): (&nnc_ir::kernel::Kernel, &Placed)| {
             let (implementation, refused) = match placed {
-                Placed::Device(_) => ("loops on the device", vec![]),
-                Placed::Host(why) => ("loops on the host; its operands and results are copied", vec![("on the device", why.clone())]),
+                Placed::Device(_) => (if self.device.isa == GpuIsa::SpirV { "loops as SPIR-V" } else { "loops as PTX" }, vec![]),
+                Placed::Host(why) => ("loops on the host; its operands and results are copied", vec![("a kernel of the device", why.clone())]),
             };
             Selection { kernel: k.name.to_string(), implementation, refused }
         };

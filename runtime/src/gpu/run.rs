@@ -1,9 +1,9 @@
 //! Runs of a planned program: memory by the plan, launches in one recording where nothing has to be read back between them, kernels
 //! that the device does not take on the host.
 
-use super::vulkan::{Buffer, Launch, Pipeline, Recording, Vulkan};
+use super::{Device, Launch};
+use nnc_backends::gpu::lower;
 use nnc_backends::gpu::plan::{DeviceKernel, Placed, Plan};
-use nnc_backends::gpu::{gir, lower, spirv};
 use nnc_backends::{abi, gpu};
 use nnc_ir::dim::Dim;
 use nnc_ir::eval::{Env, bind_types};
@@ -13,65 +13,73 @@ use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Report, Result, Tensor};
 use std::sync::{Mutex, PoisonError};
 
-/// A program on a device. Runs go one at a time.
-pub struct Runner {
-    plan: Plan,
-    state: Mutex<State>,
-    device_name: String,
+/// A program on some device.
+pub trait Model: Send + Sync {
+    fn plan(&self) -> &Plan;
+
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
 }
 
-struct State {
+/// A program on a device. Runs go one at a time.
+pub struct Runner<D: Device> {
+    plan: Plan,
+    state: Mutex<State<D>>,
+}
+
+struct State<D: Device> {
     // What the device made goes before it.
-    recording: Option<(Vec<Vec<usize>>, Recording)>,
-    pipelines: Vec<Option<Pipeline>>,
+    recording: Option<(Vec<Vec<usize>>, D::Recording)>,
+    kernels: Vec<Option<D::Kernel>>,
     /// The weights, the word for faults, the workspace, then inputs, outputs, blocks.
-    memory: Vec<Option<Buffer>>,
-    device: Vulkan,
+    memory: Vec<Option<D::Buffer>>,
+    device: D,
 }
 
 const WEIGHTS: usize = 0;
 const FAULTS: usize = 1;
 const WORK: usize = 2;
 const INPUTS: usize = 3;
+/// Bytes behind what is asked for, so that windows end on whole words.
+const SPARE: u64 = 64;
 
-impl Runner {
-    /// Opens the device, compiles all kernels for it and uploads the weights.
-    pub fn new(program: Program) -> Result<Runner, Report> {
-        let mut device = Vulkan::open()?;
-        let plan = gpu::plan::plan(program, &device.limits)?;
-        let mut pipelines = vec![];
+impl<D: Device> Runner<D> {
+    /// Compiles all kernels for the device and uploads the weights.
+    pub fn new(program: Program, mut device: D) -> Result<Runner<D>, Report> {
+        let plan = gpu::plan::plan(program, device.limits())?;
+        let mut kernels = vec![];
         for placed in &plan.kernels {
-            pipelines.push(match placed {
-                Placed::Device(d) => {
-                    Some(device.pipeline(&spirv::module(&[&d.kernel]), &spirv::entry_name(0, &d.kernel), d.kernel.buffers.len(), d.kernel.scalars)?)
-                }
+            kernels.push(match placed {
+                Placed::Device(d) => Some(device.compile(&d.kernel)?),
                 Placed::Host(_) => None,
             });
         }
         let slots = INPUTS + plan.program.inputs.len() + plan.program.outputs.len() + plan.program.heap as usize;
-        let mut memory: Vec<Option<Buffer>> = (0..slots).map(|_| None).collect();
+        let mut memory: Vec<Option<D::Buffer>> = (0..slots).map(|_| None).collect();
         let end = plan.program.weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64);
-        let weights = device.allocate(end + 64)?;
+        let weights = device.allocate(end + SPARE)?;
         for (at, t) in &plan.program.weights {
             device.upload(&weights, *at, &t.bytes())?;
         }
         let faults = device.allocate(4)?;
         device.upload(&faults, 0, &[0; 4])?;
         (memory[WEIGHTS], memory[FAULTS]) = (Some(weights), Some(faults));
-        let device_name = device.name.clone();
-        Ok(Runner { plan, state: Mutex::new(State { recording: None, pipelines, memory, device }), device_name })
+        Ok(Runner { plan, state: Mutex::new(State { recording: None, kernels, memory, device }) })
     }
+}
 
-    pub fn plan(&self) -> &Plan {
+impl<D: Device> Runner<D> {
+    /// Gives the device back.
+    pub fn into_device(self) -> D {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).device
+    }
+}
+
+impl<D: Device> Model for Runner<D> {
+    fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What the driver calls the device.
-    pub fn device_name(&self) -> &str {
-        &self.device_name
-    }
-
-    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let p = &self.plan.program;
         let env = Env::default();
         bind_types(&p.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
@@ -101,9 +109,9 @@ fn no_memory() -> Error {
     Error::internal("a buffer of the device is used before it is there")
 }
 
-struct Run<'a> {
+struct Run<'a, D: Device> {
     plan: &'a Plan,
-    state: &'a mut State,
+    state: &'a mut State<D>,
     env: Env,
     /// Launches that wait for the next submission.
     pending: Vec<Pending>,
@@ -125,14 +133,14 @@ struct Window {
     elems: u64,
 }
 
-impl Run<'_> {
+impl<D: Device> Run<'_, D> {
     fn count(&self, d: &Dim) -> Result<usize> {
         usize::try_from(self.env.dim(d)?).map_err(|_| Error::input(format!("the size {d} is negative")))
     }
 
     /// Makes a memory at least so large, where `keep` with its contents.
     fn reserve(&mut self, slot: usize, bytes: u64, keep: bool) -> Result<()> {
-        let have = self.state.memory[slot].as_ref().map(|b| b.bytes);
+        let have = self.state.memory[slot].as_ref().map(D::bytes);
         if have.is_some_and(|have| have >= bytes) {
             return Ok(());
         }
@@ -140,9 +148,9 @@ impl Run<'_> {
         self.flush(None)?;
         self.state.recording = None;
         let State { device, memory, .. } = &mut *self.state;
-        let new = device.allocate(if keep { bytes.max(2 * have.unwrap_or(0)) } else { bytes } + 64)?;
+        let new = device.allocate(if keep { bytes.max(2 * have.unwrap_or(0)) } else { bytes } + SPARE)?;
         if let (true, Some(old)) = (keep, &memory[slot]) {
-            device.copy(old, &new, old.bytes.min(new.bytes))?;
+            device.copy(old, &new, D::bytes(old).min(D::bytes(&new)))?;
         }
         memory[slot] = Some(new);
         Ok(())
@@ -285,10 +293,10 @@ impl Run<'_> {
         let state = &mut *self.state;
         let mut launches = vec![];
         for p in &pending {
-            let pipeline = state.pipelines[p.kernel].as_ref().ok_or_else(no_memory)?;
+            let kernel = state.kernels[p.kernel].as_ref().ok_or_else(no_memory)?;
             let buffer = |(slot, at, bytes): &(usize, u64, u64)| Ok((state.memory[*slot].as_ref().ok_or_else(no_memory)?, *at, *bytes));
             let buffers = p.windows.iter().map(buffer).collect::<Result<Vec<_>>>()?;
-            launches.push(Launch { pipeline, buffers, scalars: p.scalars.clone(), groups: gir::grid(p.groups, self.plan.device.max_groups) });
+            launches.push(Launch { kernel, buffers, scalars: p.scalars.clone(), groups: p.groups });
         }
         let recording = state.device.record(&launches)?;
         state.device.submit(&recording)?;

@@ -4,7 +4,10 @@
 //! All device memory is the device's own; the host reads and writes through one staging buffer, so that every kind of device works the
 //! same. Launches are recorded with a barrier after each, and submitted together.
 
+use super::{Device, Launch};
 use ash::vk;
+use nnc_backends::gpu::gir::{self, Kernel};
+use nnc_backends::gpu::spirv;
 use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Result};
 use std::sync::Arc;
@@ -53,8 +56,8 @@ pub struct Vulkan {
     staging: Buffer,
     /// The staging buffer, mapped.
     mapped: *mut u8,
-    pub limits: Gpu,
-    pub name: String,
+    limits: Gpu,
+    name: String,
 }
 
 // SAFETY: the mapped pointer belongs to the staging buffer, which is only touched through `&mut self`.
@@ -78,7 +81,7 @@ pub struct Buffer {
     context: Arc<Context>,
     buffer: vk::Buffer,
     memory: vk::DeviceMemory,
-    pub bytes: u64,
+    bytes: u64,
 }
 
 impl Drop for Buffer {
@@ -110,15 +113,7 @@ impl Drop for Pipeline {
     }
 }
 
-/// A launch of a pipeline: its buffers, each from a byte on and as many as it may touch.
-pub struct Launch<'a> {
-    pub pipeline: &'a Pipeline,
-    pub buffers: Vec<(&'a Buffer, u64, u64)>,
-    pub scalars: Vec<i32>,
-    pub groups: [u32; 2],
-}
-
-/// Launches that can be submitted, again and again. What they use must live as long.
+/// A command buffer and the bindings in it.
 pub struct Recording {
     context: Arc<Context>,
     commands: vk::CommandPool,
@@ -227,23 +222,6 @@ impl Vulkan {
         Ok(Vulkan { context, queue, commands, staging, mapped: mapped.cast(), limits, name })
     }
 
-    /// Memory of the device; at least one element is there.
-    pub fn allocate(&self, bytes: u64) -> Result<Buffer> {
-        allocate(&self.context, bytes.max(64), vk::MemoryPropertyFlags::DEVICE_LOCAL)
-    }
-
-    /// Compiles a kernel of so many buffers and scalars.
-    pub fn pipeline(&self, words: &[u32], entry: &str, buffers: usize, scalars: u32) -> Result<Pipeline> {
-        let device = &self.context.device;
-        let info = vk::ShaderModuleCreateInfo::default().code(words);
-        // SAFETY: the words are a module that the backend's verifier has passed.
-        let module = unsafe { device.create_shader_module(&info, None) }.map_err(|e| failed("take a kernel", e))?;
-        let made = self.pipeline_of(module, entry, buffers, scalars);
-        // SAFETY: pipelines do not need their module any more.
-        unsafe { device.destroy_shader_module(module, None) };
-        made
-    }
-
     fn pipeline_of(&self, module: vk::ShaderModule, entry: &str, buffers: usize, scalars: u32) -> Result<Pipeline> {
         let device = &self.context.device;
         let binding = |i: usize| {
@@ -283,49 +261,9 @@ impl Vulkan {
         pipeline.map(whole).inspect_err(|_| drop(whole(vk::Pipeline::null())))
     }
 
-    /// Records launches, each of which sees what those before it wrote.
-    pub fn record(&self, launches: &[Launch]) -> Result<Recording> {
+    fn bind(&self, pool: vk::DescriptorPool, l: &Launch<Vulkan>) -> Result<vk::DescriptorSet> {
         let device = &self.context.device;
-        let mut recording = self.command_buffer()?;
-        let total: usize = launches.iter().map(|l| l.buffers.len()).sum();
-        if total > 0 {
-            let sizes = [vk::DescriptorPoolSize::default().ty(vk::DescriptorType::STORAGE_BUFFER).descriptor_count(total as u32)];
-            let info = vk::DescriptorPoolCreateInfo::default().max_sets(launches.len() as u32).pool_sizes(&sizes);
-            // SAFETY: the structures live until the calls return, here and below.
-            recording.descriptors = Some(unsafe { device.create_descriptor_pool(&info, None) }.map_err(|e| failed("bind buffers", e))?);
-        }
-        self.begin(recording.buffer, vk::CommandBufferUsageFlags::empty())?;
-        for l in launches {
-            if let (Some(pool), false) = (recording.descriptors, l.buffers.is_empty()) {
-                let set = self.bind(pool, l)?;
-                // SAFETY: the command buffer is being recorded.
-                unsafe {
-                    device.cmd_bind_descriptor_sets(recording.buffer, vk::PipelineBindPoint::COMPUTE, l.pipeline.layout, 0, &[set], &[]);
-                }
-            }
-            let bytes: Vec<u8> = l.scalars.iter().flat_map(|s| s.to_le_bytes()).collect();
-            let after = [vk::MemoryBarrier::default()
-                .src_access_mask(vk::AccessFlags::SHADER_WRITE)
-                .dst_access_mask(vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE | vk::AccessFlags::TRANSFER_READ)];
-            let (from, to) = (vk::PipelineStageFlags::COMPUTE_SHADER, vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER);
-            // SAFETY: as above.
-            unsafe {
-                device.cmd_bind_pipeline(recording.buffer, vk::PipelineBindPoint::COMPUTE, l.pipeline.pipeline);
-                if !bytes.is_empty() {
-                    device.cmd_push_constants(recording.buffer, l.pipeline.layout, vk::ShaderStageFlags::COMPUTE, 0, &bytes);
-                }
-                device.cmd_dispatch(recording.buffer, l.groups[0], l.groups[1], 1);
-                device.cmd_pipeline_barrier(recording.buffer, from, to, vk::DependencyFlags::empty(), &after, &[], &[]);
-            }
-        }
-        // SAFETY: as above.
-        unsafe { device.end_command_buffer(recording.buffer) }.map_err(|e| failed("record launches", e))?;
-        Ok(recording)
-    }
-
-    fn bind(&self, pool: vk::DescriptorPool, l: &Launch) -> Result<vk::DescriptorSet> {
-        let device = &self.context.device;
-        let layouts = [l.pipeline.sets];
+        let layouts = [l.kernel.sets];
         let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(pool).set_layouts(&layouts);
         // SAFETY: the pool has room for the sets of all launches.
         let set = unsafe { device.allocate_descriptor_sets(&info) }.map_err(|e| failed("bind buffers", e))?[0];
@@ -358,16 +296,6 @@ impl Vulkan {
         unsafe { self.context.device.begin_command_buffer(buffer, &info) }.map_err(|e| failed("record launches", e))
     }
 
-    /// Runs what was recorded and waits for its end.
-    pub fn submit(&mut self, recording: &Recording) -> Result<()> {
-        let device = &self.context.device;
-        let buffers = [recording.buffer];
-        let info = [vk::SubmitInfo::default().command_buffers(&buffers)];
-        // SAFETY: recorded and not running: every submission is waited for.
-        unsafe { device.queue_submit(self.queue, &info, vk::Fence::null()).and_then(|()| device.queue_wait_idle(self.queue)) }
-            .map_err(|e| failed("run launches", e))
-    }
-
     /// Records and runs copies.
     fn transfer(&mut self, from: vk::Buffer, to: vk::Buffer, source: u64, target: u64, bytes: u64) -> Result<()> {
         let recording = self.command_buffer()?;
@@ -387,8 +315,91 @@ impl Vulkan {
             _ => Err(Error::internal(format!("bytes {at} and {bytes} more of a device buffer of {}", b.bytes))),
         }
     }
+}
 
-    pub fn upload(&mut self, to: &Buffer, at: u64, data: &[u8]) -> Result<()> {
+impl Device for Vulkan {
+    type Buffer = Buffer;
+    type Kernel = Pipeline;
+    type Recording = Recording;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn limits(&self) -> &Gpu {
+        &self.limits
+    }
+
+    fn allocate(&mut self, bytes: u64) -> Result<Buffer> {
+        allocate(&self.context, bytes.max(64), vk::MemoryPropertyFlags::DEVICE_LOCAL)
+    }
+
+    fn bytes(buffer: &Buffer) -> u64 {
+        buffer.bytes
+    }
+
+    fn compile(&mut self, kernel: &Kernel) -> Result<Pipeline> {
+        let device = &self.context.device;
+        let words = spirv::module(&[kernel]);
+        let info = vk::ShaderModuleCreateInfo::default().code(&words);
+        // SAFETY: the words are a module of a kernel that has verified.
+        let module = unsafe { device.create_shader_module(&info, None) }.map_err(|e| failed("take a kernel", e))?;
+        let made = self.pipeline_of(module, &spirv::entry_name(0, kernel), kernel.buffers.len(), kernel.scalars);
+        // SAFETY: pipelines do not need their module any more.
+        unsafe { device.destroy_shader_module(module, None) };
+        made
+    }
+
+    fn record(&mut self, launches: &[Launch<Vulkan>]) -> Result<Recording> {
+        let device = &self.context.device;
+        let mut recording = self.command_buffer()?;
+        let total: usize = launches.iter().map(|l| l.buffers.len()).sum();
+        if total > 0 {
+            let sizes = [vk::DescriptorPoolSize::default().ty(vk::DescriptorType::STORAGE_BUFFER).descriptor_count(total as u32)];
+            let info = vk::DescriptorPoolCreateInfo::default().max_sets(launches.len() as u32).pool_sizes(&sizes);
+            // SAFETY: the structures live until the calls return, here and below.
+            recording.descriptors = Some(unsafe { device.create_descriptor_pool(&info, None) }.map_err(|e| failed("bind buffers", e))?);
+        }
+        self.begin(recording.buffer, vk::CommandBufferUsageFlags::empty())?;
+        for l in launches {
+            if let (Some(pool), false) = (recording.descriptors, l.buffers.is_empty()) {
+                let set = self.bind(pool, l)?;
+                // SAFETY: the command buffer is being recorded.
+                unsafe {
+                    device.cmd_bind_descriptor_sets(recording.buffer, vk::PipelineBindPoint::COMPUTE, l.kernel.layout, 0, &[set], &[]);
+                }
+            }
+            let bytes: Vec<u8> = l.scalars.iter().flat_map(|s| s.to_le_bytes()).collect();
+            let after = [vk::MemoryBarrier::default()
+                .src_access_mask(vk::AccessFlags::SHADER_WRITE)
+                .dst_access_mask(vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE | vk::AccessFlags::TRANSFER_READ)];
+            let (from, to) = (vk::PipelineStageFlags::COMPUTE_SHADER, vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER);
+            let [x, y] = gir::grid(l.groups, self.limits.max_groups);
+            // SAFETY: as above.
+            unsafe {
+                device.cmd_bind_pipeline(recording.buffer, vk::PipelineBindPoint::COMPUTE, l.kernel.pipeline);
+                if !bytes.is_empty() {
+                    device.cmd_push_constants(recording.buffer, l.kernel.layout, vk::ShaderStageFlags::COMPUTE, 0, &bytes);
+                }
+                device.cmd_dispatch(recording.buffer, x, y, 1);
+                device.cmd_pipeline_barrier(recording.buffer, from, to, vk::DependencyFlags::empty(), &after, &[], &[]);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { device.end_command_buffer(recording.buffer) }.map_err(|e| failed("record launches", e))?;
+        Ok(recording)
+    }
+
+    fn submit(&mut self, recording: &Recording) -> Result<()> {
+        let device = &self.context.device;
+        let buffers = [recording.buffer];
+        let info = [vk::SubmitInfo::default().command_buffers(&buffers)];
+        // SAFETY: recorded and not running: every submission is waited for.
+        unsafe { device.queue_submit(self.queue, &info, vk::Fence::null()).and_then(|()| device.queue_wait_idle(self.queue)) }
+            .map_err(|e| failed("run launches", e))
+    }
+
+    fn upload(&mut self, to: &Buffer, at: u64, data: &[u8]) -> Result<()> {
         Vulkan::within(to, at, data.len() as u64)?;
         for (i, chunk) in data.chunks(STAGING as usize).enumerate() {
             // SAFETY: the staging buffer has room for a chunk, is mapped, and no copy is under way.
@@ -398,7 +409,7 @@ impl Vulkan {
         Ok(())
     }
 
-    pub fn download(&mut self, from: &Buffer, at: u64, data: &mut [u8]) -> Result<()> {
+    fn download(&mut self, from: &Buffer, at: u64, data: &mut [u8]) -> Result<()> {
         Vulkan::within(from, at, data.len() as u64)?;
         for (i, chunk) in data.chunks_mut(STAGING as usize).enumerate() {
             self.transfer(from.buffer, self.staging.buffer, at + i as u64 * STAGING, 0, chunk.len() as u64)?;
@@ -408,8 +419,7 @@ impl Vulkan {
         Ok(())
     }
 
-    /// Copies the first bytes of one buffer to another.
-    pub fn copy(&mut self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
+    fn copy(&mut self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
         Vulkan::within(from, 0, bytes)?;
         Vulkan::within(to, 0, bytes)?;
         if bytes == 0 { Ok(()) } else { self.transfer(from.buffer, to.buffer, 0, 0, bytes) }

@@ -103,6 +103,7 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
             let options = Options { engine, threads, ..options(c) };
             let mut watch = observe::Watch::new(c)?;
             let session = nnc::session(graph.clone(), &options, &mut watch)?;
+            session.selections().iter().for_each(|s| watch.selection(s));
             watch.finish()?;
             session
         }
