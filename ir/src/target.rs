@@ -23,8 +23,10 @@ pub struct Target {
     pub also: Option<Isa>,
     /// Whether there are sums of products of bf16 pairs (AVX512_BF16).
     pub bf16: bool,
-    /// Channels in a block of the blocked layout.
+    /// Channels in a block of the blocked layout; 1 where nothing is gained by blocks.
     pub block: usize,
+    /// Scalar operations that are worth a task of their own.
+    pub grain: i64,
     /// f32 elements in a vector register.
     pub lanes: usize,
     /// Vector registers.
@@ -62,6 +64,7 @@ impl Target {
             also: None,
             bf16: false,
             block: 16,
+            grain: 1 << 15,
             lanes,
             registers,
             l1_bytes: 32 << 10,
@@ -70,6 +73,11 @@ impl Target {
             l2_bytes_per_cycle: 32.0,
             memory_bytes_per_cycle: 6.0,
         }
+    }
+
+    /// This machine with a GPU that the loops are for: a task is a thread, which computes an element; tensors keep the model's layout.
+    pub fn with_gpu(self, gpu: &Gpu) -> Target {
+        Target { name: format!("{}+{}", self.name, gpu.name), block: 1, grain: 1, ..self }
     }
 
     pub fn from_name(name: &str) -> Option<Target> {
@@ -90,5 +98,98 @@ impl Target {
     /// The least instruction set that a machine must have.
     pub fn least(&self) -> Isa {
         self.also.unwrap_or(self.isa)
+    }
+}
+
+/// Instruction sets of GPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum GpuIsa {
+    /// SPIR-V 1.5, for Vulkan 1.2 and later.
+    SpirV,
+    /// PTX 8.0 for NVIDIA's compute capability 8.0 and later.
+    Sm80,
+    /// The same for 9.0.
+    Sm90,
+}
+
+/// A GPU: what its kernels may ask for. Sizes in bytes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gpu {
+    /// What `--target` calls it.
+    pub name: &'static str,
+    pub isa: GpuIsa,
+    /// Threads in a group, at most; and how many of them kernels take where nothing speaks for another number.
+    pub max_threads: u32,
+    pub threads: u32,
+    /// Groups along an axis of the grid.
+    pub max_groups: u32,
+    /// Shared memory of a group.
+    pub shared_bytes: u32,
+    /// Buffers that a kernel takes, and how much of one it sees.
+    pub max_buffers: u32,
+    pub buffer_bytes: u64,
+    /// Scalars of a launch, together.
+    pub scalar_bytes: u32,
+    /// What the start of a buffer is a multiple of, at most.
+    pub alignment: u64,
+    /// Threads in the smallest and in the largest subgroup.
+    pub subgroup: (u32, u32),
+    /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
+    pub i64: bool,
+    pub f64: bool,
+    pub bytes: bool,
+    pub halves: bool,
+}
+
+impl Gpu {
+    /// Names that [`Gpu::from_name`] takes.
+    pub const NAMES: &'static [&'static str] = &["spirv1.5", "nvptx-sm_80", "nvptx-sm_90"];
+
+    /// What every device of this kind has.
+    pub fn new(isa: GpuIsa) -> Gpu {
+        let nvidia = |name, isa| Gpu {
+            name,
+            isa,
+            max_threads: 1024,
+            threads: 128,
+            max_groups: 65535,
+            // What a kernel has without asking for more.
+            shared_bytes: 48 << 10,
+            max_buffers: 64,
+            buffer_bytes: 1 << 40,
+            scalar_bytes: 2048,
+            alignment: 64,
+            subgroup: (32, 32),
+            i64: true,
+            f64: true,
+            bytes: true,
+            halves: true,
+        };
+        match isa {
+            GpuIsa::Sm80 => nvidia("nvptx-sm_80", isa),
+            GpuIsa::Sm90 => nvidia("nvptx-sm_90", isa),
+            // The least that Vulkan 1.2 asks of a desktop device.
+            GpuIsa::SpirV => Gpu {
+                name: "spirv1.5",
+                isa,
+                max_threads: 256,
+                threads: 128,
+                max_groups: 65535,
+                shared_bytes: 32 << 10,
+                max_buffers: 16,
+                buffer_bytes: 128 << 20,
+                scalar_bytes: 128,
+                alignment: 64,
+                subgroup: (4, 64),
+                i64: true,
+                f64: true,
+                bytes: true,
+                halves: true,
+            },
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Gpu> {
+        [GpuIsa::SpirV, GpuIsa::Sm80, GpuIsa::Sm90].into_iter().map(Gpu::new).find(|g| g.name == name)
     }
 }

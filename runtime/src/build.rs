@@ -1,5 +1,9 @@
 //! From graphs to code.
 
+use crate::describe::Description;
+use crate::gpu::Device;
+use crate::gpu::run::Runner;
+use crate::gpu::vulkan::Vulkan;
 use crate::library::Library;
 use crate::options::{Engine, Options, Precision, Weights};
 use crate::parts::Parts;
@@ -7,6 +11,7 @@ use crate::session::Session;
 use crate::threads::Pool;
 use nnc_backends::cpu;
 use nnc_ir::kernel::Program;
+use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Graph, Report, Result, Target};
 use nnc_passes::{Observer, host};
 use std::io::Write;
@@ -17,9 +22,9 @@ use std::sync::Arc;
 /// on every machine of that name.
 pub fn target(name: &str) -> Result<Target> {
     let (base, features) = name.split_once(',').unwrap_or((name, ""));
-    let known = || format!("targets are native, {}", Target::NAMES.join(", "));
-    if base.starts_with("nvptx") || base.starts_with("spirv") {
-        return Err(Error::unsupported(format!("the target {base} is not in this version")).note(known()));
+    let known = || format!("targets are native, {}; of GPUs {}", Target::NAMES.join(", "), Gpu::NAMES.join(", "));
+    if Gpu::from_name(base).is_some() {
+        return Err(Error::input(format!("{base} is a GPU: its kernels are written to OUT.spv or OUT.ptx, and --engine runs them")).note(known()));
     }
     let target = match base {
         "native" => cpu::native_target(),
@@ -94,6 +99,9 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     if options.engine == Engine::Interpreter {
         return Ok(Session::interpreter(graph));
     }
+    if options.engine == Engine::Vulkan {
+        return vulkan(graph, options, observer);
+    }
     let pool = Arc::new(Pool::new(options.threads));
     if options.engine == Engine::SharedLibrary {
         let target = target_of(options)?;
@@ -103,6 +111,28 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
         return Ok(Session::parts(Parts::new(graph, options, pool)?));
     }
     jit(graph, options, observer, pool)
+}
+
+/// The GPU that `--target` names; `native` is the least of those whose code is of kind `isa`.
+pub fn gpu(name: &str, isa: GpuIsa) -> Result<Gpu> {
+    let gpu = if name == "native" { Some(Gpu::new(isa)) } else { Gpu::from_name(name) };
+    let same = |g: &Gpu| (g.isa == GpuIsa::SpirV) == (isa == GpuIsa::SpirV);
+    gpu.filter(same)
+        .ok_or_else(|| Error::input(format!("--target {name} has no code of this kind")).note(format!("GPUs are {}", Gpu::NAMES.join(", "))))
+}
+
+/// The program of a graph with its loops cut for a GPU.
+pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
+    supported(options)?;
+    nnc_passes::compile(graph, &cpu::native_target().with_gpu(gpu), &pass_options(options), observer)
+}
+
+/// Compiles for the Vulkan device of this machine.
+fn vulkan(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
+    let description = Description::of_graph(&graph);
+    let device = Vulkan::open()?;
+    let program = gpu_program(graph, device.limits(), options, observer)?;
+    Ok(Session::gpu(description, Box::new(Runner::new(program, device)?)))
 }
 
 /// Compiles into memory.

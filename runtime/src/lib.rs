@@ -19,6 +19,7 @@ pub mod build;
 pub mod compare;
 mod describe;
 pub mod fill;
+pub mod gpu;
 mod gradient;
 mod library;
 mod load;

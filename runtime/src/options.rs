@@ -14,6 +14,8 @@ pub enum Engine {
     Jit,
     /// Compiled to a shared library, which is then loaded: the same code by the other door.
     SharedLibrary,
+    /// Kernels on a Vulkan device.
+    Vulkan,
 }
 
 /// Where the constants of a compiled library are.

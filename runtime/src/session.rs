@@ -2,11 +2,13 @@
 
 use crate::abi;
 use crate::describe::{Description, Port, Size};
+use crate::gpu::run::Model;
 use crate::library::Library;
 use crate::memory::Aligned;
 use crate::parts::Parts;
 use crate::profile::{Event, Launch};
 use crate::threads::Pool;
+use nnc_backends::cpu::Selection;
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Graph, Result, Tensor};
 use std::cell::RefCell;
@@ -29,6 +31,7 @@ pub struct Session {
 enum Engine {
     Interpreter(Box<Graph>),
     Native(Box<Library>),
+    Gpu(Box<dyn Model>),
     /// Compiled parts and parts that the host computes.
     Parts(Box<Parts>),
 }
@@ -37,6 +40,11 @@ impl Session {
     /// Runs on the reference interpreter.
     pub fn interpreter(graph: Graph) -> Session {
         Session::new(Description::of_graph(&graph), Engine::Interpreter(Box::new(graph)), Arc::new(Pool::new(1)))
+    }
+
+    /// Runs on a GPU a model that looks like this from outside.
+    pub fn gpu(description: Description, model: Box<dyn Model>) -> Session {
+        Session::new(description, Engine::Gpu(model), Arc::new(Pool::new(1)))
     }
 
     /// Runs a model of which the host computes a part.
@@ -84,6 +92,11 @@ impl Session {
         self.pool.threads()
     }
 
+    /// What each kernel became, where that is known here: on a GPU.
+    pub fn selections(&self) -> Vec<Selection> {
+        if let Engine::Gpu(model) = &self.engine { model.plan().selections() } else { vec![] }
+    }
+
     /// The size that a symbol has in these inputs.
     pub fn size_of(&self, symbol: &str, inputs: &[Option<Tensor>]) -> Option<f64> {
         let at = |(port, t): (&Port, &Option<Tensor>)| {
@@ -102,6 +115,7 @@ impl Session {
     pub fn launches(&self) -> Result<Vec<Launch>> {
         match &self.engine {
             Engine::Interpreter(_) => Err(Error::unsupported("the interpreter launches no kernels")),
+            Engine::Gpu(_) => Err(Error::unsupported("launches on a GPU are not timed one by one in this version")),
             Engine::Parts(_) => Err(Error::unsupported("only a model that is compiled as a whole says what it launches")),
             Engine::Native(library) => library.launches(),
         }
@@ -121,6 +135,7 @@ impl Session {
                 let inputs: Vec<Tensor> = self.all_given(inputs)?;
                 nnc_ir::eval::run(graph, &inputs, &nnc_ir::eval::Env::default())
             }
+            Engine::Gpu(model) => model.run(&self.all_given(inputs)?),
             Engine::Parts(parts) => parts.run(&self.all_given(inputs)?),
             Engine::Native(_) => {
                 let mut bound = self.bind(inputs)?;

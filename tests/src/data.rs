@@ -65,6 +65,24 @@ pub fn numpy() -> Result<PathBuf, String> {
     if has.is_ok_and(|o| o.status.success()) { Ok(PathBuf::new()) } else { wheel("numpy-2.2.6", "numpy==2.2.6", "") }
 }
 
+/// NVIDIA's assembler, which needs no GPU: `NNC_PTXAS`, or that of CUDA 13.0.
+pub fn ptxas() -> Result<PathBuf, String> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(path) = std::env::var_os("NNC_PTXAS") {
+        return Ok(path.into());
+    }
+    let path = wheel("cuda-13.0.88", "nvidia-cuda-nvcc==13.0.88", "nvidia/cu13/bin/")?.join("ptxas");
+    // Archives of Python packages keep no permissions.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
+}
+
+/// The description of Mesa's Vulkan driver for processors, which runs kernels without a GPU: `VK_ICD_FILENAMES`, or Debian's file.
+pub fn lavapipe() -> Result<PathBuf, String> {
+    let file = std::env::var_os("VK_ICD_FILENAMES").map_or("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json".into(), PathBuf::from);
+    if file.is_file() { Ok(file) } else { Err(format!("{} is absent (Debian's mesa-vulkan-drivers and libvulkan1 have it)", file.display())) }
+}
+
 /// Trained models with expected outputs that lie beside the repository on machines of its developers.
 pub fn real_models() -> Result<PathBuf, String> {
     let dir = root().join("../shared/testdata/real");

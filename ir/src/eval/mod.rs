@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) use elems::map;
-pub(crate) use run::bind_types;
+pub use run::bind_types;
 pub use run::{bind_inputs, run, run_all};
 
 /// Values of symbols during a run.

@@ -36,7 +36,7 @@ pub fn bind_inputs(graph: &Graph, inputs: &[Tensor], env: &Env) -> Result<()> {
 }
 
 /// As [`bind_inputs`], for inputs given by name and type.
-pub(crate) fn bind_types(ports: &[(&str, &Type)], inputs: &[Tensor], env: &Env) -> Result<()> {
+pub fn bind_types(ports: &[(&str, &Type)], inputs: &[Tensor], env: &Env) -> Result<()> {
     let title = |i: usize| match ports[i].0 {
         "" => format!("input {i}"),
         name => format!("input `{name}`"),

@@ -22,6 +22,9 @@ const SWEEPS: usize = 8;
 
 /// Chooses layouts and packs the constant weights of convolutions and matmuls.
 pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
+    if cx.target.block == 1 {
+        return Ok(graph);
+    }
     let constant = fold::constants(&graph);
     let narrow = cx.options.precision == Precision::Bf16 && cx.target.bf16;
     let plan = Plan::new(&graph, &constant, cx.target, cx.options.precision);

@@ -259,7 +259,7 @@ impl Lowering {
         }
         let ty = Type::new(DType::I64, vec![Dim::from(values.len())]);
         let at = self.out.work(&ty);
-        let mut k = Loops::new("lengths", &[], std::slice::from_ref(&ty), Access::Write);
+        let mut k = Loops::new("lengths", &[], std::slice::from_ref(&ty), Access::Write, self.out.grain);
         for (i, (_, d)) in values.iter().enumerate() {
             let (i, v) = (k.int(i as i64), k.size(d));
             k.store(0, i, v);
@@ -291,7 +291,7 @@ impl Lowering {
         }
         let ty = Type::new(DType::I64, vec![Dim::from(lengths.len())]);
         let seen = self.out.work(&ty);
-        let mut k = Loops::new("same_rows", &[scalar(DType::I64)], std::slice::from_ref(&ty), Access::ReadWrite);
+        let mut k = Loops::new("same_rows", &[scalar(DType::I64)], std::slice::from_ref(&ty), Access::ReadWrite, self.out.grain);
         let zero = k.int(0);
         let i = k.load(0, zero);
         let first = k.map(ScalarFn::Equal, &[i, zero]);
@@ -356,7 +356,7 @@ impl Lowering {
             x.push(scalar(DType::Bool));
             buffers.push(c);
         }
-        let mut k = Loops::new(name, &x, &[scalar(DType::I64), scalar(DType::Bool)], access);
+        let mut k = Loops::new(name, &x, &[scalar(DType::I64), scalar(DType::Bool)], access, self.out.grain);
         let (iteration, go) = (k.result(0), k.result(1));
         let zero = k.int(0);
         let i = next(&mut k, iteration);
@@ -379,7 +379,7 @@ impl Lowering {
     /// Copies a whole tensor to the row of `to` that the iteration says.
     fn put_row(&mut self, site: &Site, iteration: &BufferRef, from: (&Type, BufferRef), to: (&Type, BufferRef)) -> Result<()> {
         let row = from.0.elems();
-        let mut k = Loops::new("put_row", &[from.0.clone(), scalar(DType::I64)], std::slice::from_ref(to.0), Access::ReadWrite);
+        let mut k = Loops::new("put_row", &[from.0.clone(), scalar(DType::I64)], std::slice::from_ref(to.0), Access::ReadWrite, self.out.grain);
         let result = k.result(0);
         k.parallel(std::slice::from_ref(&row), &[View::dense(std::slice::from_ref(&row))], 1, |k, _, at| {
             let zero = k.int(0);

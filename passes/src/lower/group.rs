@@ -302,12 +302,12 @@ impl<'g> Group<'g> {
     }
 
     /// The kernel, and the operands of its launch.
-    pub fn lower(self) -> (Loops, Vec<Value>) {
+    pub fn lower(self, grain: i64) -> (Loops, Vec<Value>) {
         let y = self.graph.ty(self.top);
         let name = self.graph.node(self.top.node).op.name();
         let name = if self.fused { format!("fused_{name}") } else { name.to_string() };
         let x: Vec<Type> = self.params.iter().map(|v| self.graph.ty(*v).clone()).collect();
-        let mut k = Loops::new(&name, &x, std::slice::from_ref(y), Access::Write);
+        let mut k = Loops::new(&name, &x, std::slice::from_ref(y), Access::Write, grain);
         let out = k.result(0);
         let rank = self.domain.len();
         // Views of the whole nest: those of the outer stage, the outer part of those of the inner stage, the result.

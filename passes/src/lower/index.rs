@@ -165,7 +165,7 @@ impl Lowering {
         let y = self.result(frame, id, 0)?;
         let site = self.site.clone();
         self.out.copy(&site, &types[0], buffers[0].clone(), y.clone())?;
-        let mut k = Loops::new(node.op.name(), &[types[2].clone(), types[1].clone()], &types[..1], Access::ReadWrite);
+        let mut k = Loops::new(node.op.name(), &[types[2].clone(), types[1].clone()], &types[..1], Access::ReadWrite, self.out.grain);
         match op {
             Scatter::Elements(op) => scatter_elements(&mut k, op, &types[0].shape),
             Scatter::Nd(kind) => scatter_nd(&mut k, kind, &types[0].shape),
@@ -185,7 +185,7 @@ impl Lowering {
             let v = k.load(0, at);
             k.cast(DType::Bool, v)
         };
-        let mut k = Loops::new("count_non_zero", std::slice::from_ref(&x), std::slice::from_ref(&scalar), Access::Write);
+        let mut k = Loops::new("count_non_zero", std::slice::from_ref(&x), std::slice::from_ref(&scalar), Access::Write, self.out.grain);
         let zero = k.int(0);
         let total = k.set_new(zero);
         k.serial(&[x.elems()], &[View::dense(&[x.elems()])], &[zero], |k, _, at| {
@@ -203,7 +203,7 @@ impl Lowering {
             self.out.define(symbol, limit);
         }
         let to = self.result(frame, id, 0)?;
-        let mut k = Loops::new("non_zero", std::slice::from_ref(&x), std::slice::from_ref(&y), Access::Write);
+        let mut k = Loops::new("non_zero", std::slice::from_ref(&x), std::slice::from_ref(&y), Access::Write, self.out.grain);
         let zero = k.int(0);
         let next = k.set_new(zero);
         let result = k.result(0);

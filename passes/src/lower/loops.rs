@@ -8,10 +8,8 @@ use nnc_ir::{DType, Dim, Op, ScalarFn, Type};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 
-/// Scalar operations that are worth a task of their own.
-const GRAIN: i64 = 1 << 15;
-/// More tasks than this many are not asked for where the outer loops give them.
-const ENOUGH_TASKS: i64 = 256;
+/// Scalar operations that all tasks together have at least, where the outer loops give tasks enough.
+const ENOUGH_WORK: i64 = 1 << 23;
 /// What a dimension that only the run knows is taken for when work is split.
 const TYPICAL: i64 = 64;
 
@@ -24,6 +22,8 @@ pub struct Loops {
     pub y: Vec<Type>,
     /// The larger tensor that the only result is a window of.
     pub within: Option<Within>,
+    /// Scalar operations that are worth a task of their own.
+    pub grain: i64,
 }
 
 impl Deref for Loops {
@@ -41,9 +41,9 @@ impl DerefMut for Loops {
 
 impl Loops {
     /// Loops that compute `op`: its dimensions, in order of appearance in operands, results and attributes, are the first sizes.
-    pub fn of(op: &Op, x: &[Type], y: &[Type], results: Access, within: Option<&Within>) -> Loops {
+    pub fn of(op: &Op, x: &[Type], y: &[Type], results: Access, within: Option<&Within>, grain: i64) -> Loops {
         let whole = within.map(|w| y[0].with_shape(w.shape.clone()));
-        let mut k = Loops::new(op.name(), x, whole.as_ref().map_or(y, std::slice::from_ref), results);
+        let mut k = Loops::new(op.name(), x, whole.as_ref().map_or(y, std::slice::from_ref), results, grain);
         k.y = y.to_vec();
         k.within = within.cloned();
         let (x, y) = (k.rename_types(x), k.rename_types(y));
@@ -54,10 +54,10 @@ impl Loops {
     }
 
     /// Loops that no tensor operation describes.
-    pub fn new(name: &str, x: &[Type], y: &[Type], results: Access) -> Loops {
+    pub fn new(name: &str, x: &[Type], y: &[Type], results: Access, grain: i64) -> Loops {
         // The number of sizes is known when all have been asked for.
         let builder = KernelBuilder::new(name, u32::MAX);
-        let mut k = Loops { builder, sizes: vec![], index: HashMap::new(), x: x.to_vec(), y: y.to_vec(), within: None };
+        let mut k = Loops { builder, sizes: vec![], index: HashMap::new(), x: x.to_vec(), y: y.to_vec(), within: None, grain };
         for d in x.iter().chain(y).flat_map(|t| &t.shape) {
             k.symbol(d);
         }
@@ -234,7 +234,7 @@ impl Loops {
     pub fn parallel(&mut self, dims: &[Dim], views: &[View], work: i64, f: impl FnOnce(&mut Loops, &[ExprId], &[ExprId])) {
         let zero = self.int(0);
         let zeros = vec![zero; views.len()];
-        let Some(split) = Split::new(dims, work) else { return self.serial(dims, views, &zeros, f) };
+        let Some(split) = Split::new(dims, work, self.grain) else { return self.serial(dims, views, &zeros, f) };
         let last = dims[split.axis].clone();
         let chunks = last.ceil_div(&Dim::Const(split.chunk));
         let count = self.symbol(&(Dim::product(&dims[..split.axis]) * chunks.clone()));
@@ -332,19 +332,19 @@ struct Split {
 
 impl Split {
     /// `None` where it is not worth it.
-    fn new(dims: &[Dim], work: i64) -> Option<Split> {
+    fn new(dims: &[Dim], work: i64, grain: i64) -> Option<Split> {
         let count = |d: &Dim| d.as_const().unwrap_or(TYPICAL).max(1);
         let inside = |axis: usize| dims[axis + 1..].iter().fold(work.max(1), |n, d| n.saturating_mul(count(d)));
         let known = dims.iter().all(|d| d.as_const().is_some());
-        if dims.is_empty() || (known && inside(0).saturating_mul(count(&dims[0])) <= GRAIN) {
+        if dims.is_empty() || (known && inside(0).saturating_mul(count(&dims[0])) <= grain) {
             return None;
         }
         let (mut axis, mut tasks) = (0, count(&dims[0]));
-        while axis + 1 < dims.len() && tasks < ENOUGH_TASKS && inside(axis) > GRAIN {
+        while axis + 1 < dims.len() && tasks < ENOUGH_WORK / grain && inside(axis) > grain {
             axis += 1;
             tasks = tasks.saturating_mul(count(&dims[axis]));
         }
-        let chunk = (GRAIN / inside(axis)).clamp(1, dims[axis].as_const().unwrap_or(GRAIN).max(1));
+        let chunk = (grain / inside(axis)).clamp(1, dims[axis].as_const().unwrap_or(grain).max(1));
         Some(Split { axis, chunk })
     }
 }

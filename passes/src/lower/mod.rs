@@ -43,10 +43,10 @@ pub use group::reshape_is_affine;
 pub use movement::contiguous;
 
 /// The program of a graph, its workspace planned. The report names every node that cannot be lowered. The loops are the same for
-/// every target: a backend puts its own kernels in the place of those that it recognises.
-pub fn lower(graph: &Graph, _: &Target) -> Result<Program, Report> {
+/// every target but for how they are cut into tasks: a backend puts its own kernels in the place of those that it recognises.
+pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
     let graph = expand::expand(graph, &has_kernel)?;
-    let mut l = Lowering { out: Emitter::new(&graph.name), site: Site::default(), errors: vec![], compiled: HashMap::new() };
+    let mut l = Lowering { out: Emitter::new(&graph.name, target.grain), site: Site::default(), errors: vec![], compiled: HashMap::new() };
     let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
     let mut targets = vec![];
     for (i, o) in graph.outputs.iter().enumerate() {
@@ -264,7 +264,7 @@ impl Lowering {
         let compiled = match self.compiled.get(&key) {
             Some(c) => c.clone(),
             None => {
-                let mut k = Loops::of(&node.op, &key.1, &node.types, access, key.2.as_ref());
+                let mut k = Loops::of(&node.op, &key.1, &node.types, access, key.2.as_ref(), self.out.grain);
                 f(&mut k)?;
                 let compiled = self.out.kernel(k);
                 self.compiled.entry(key).or_insert(compiled).clone()
@@ -283,7 +283,7 @@ impl Lowering {
         let graph = frame.graph;
         let root = Value { node: id, port: 0 };
         let inside = |n: NodeId| n == id || inlined[n.0 as usize];
-        let (k, operands) = Group::new(graph, root, &inside)?.lower();
+        let (k, operands) = Group::new(graph, root, &inside)?.lower(self.out.grain);
         let mut buffers = operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
         buffers.push(self.result(frame, id, 0)?);
         let site = self.site.clone();
@@ -364,7 +364,7 @@ impl Lowering {
         let ty = frame.graph.ty(node.operands[0]).clone();
         let from = self.operand(frame, node.operands[0])?;
         let known = frame.graph.known(node.operands[0]).map(<[Dim]>::to_vec);
-        let mut k = Loops::new("check_sizes", std::slice::from_ref(&ty), &[], Access::Write);
+        let mut k = Loops::new("check_sizes", std::slice::from_ref(&ty), &[], Access::Write, self.out.grain);
         let zero = k.int(0);
         let n = k.size(&ty.elems());
         k.for_each(n, |k, i| {

@@ -66,7 +66,7 @@ impl Lowering {
     pub(super) fn halo(&mut self, frame: &Frame, id: NodeId, op: &Pad) -> Result<()> {
         let y = &frame.graph.node(id).types[0];
         let at = self.operand(frame, Value { node: id, port: 0 })?;
-        self.out.launch(&self.site.clone(), halo(y, op), vec![at])
+        self.out.launch(&self.site.clone(), halo(y, op, self.out.grain), vec![at])
     }
 
     /// A slice that is one piece of its operand is that piece.
@@ -78,8 +78,8 @@ impl Lowering {
 }
 
 /// Zeros around a window of the tensor `y` that other kernels write: boxes before and after it along each axis behind the second.
-pub fn halo(y: &Type, op: &Pad) -> Loops {
-    let mut k = Loops::new("halo", &[], std::slice::from_ref(y), Access::Write);
+pub fn halo(y: &Type, op: &Pad, grain: i64) -> Loops {
+    let mut k = Loops::new("halo", &[], std::slice::from_ref(y), Access::Write, grain);
     let strides = row_major(&y.shape);
     let inside = |i: usize| y.shape[i].clone() - op.lo[i].clone() - op.hi[i].clone();
     let view = View::new(strides[..2].to_vec());

@@ -33,6 +33,8 @@ pub struct Compiled {
 
 #[derive(Default)]
 pub struct Emitter {
+    /// Scalar operations that are worth a task of their own.
+    pub grain: i64,
     pub program: Program,
     kernels: HashMap<Kernel, u32>,
     /// Constants by a hash of a sample of their bytes.
@@ -51,9 +53,9 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    pub fn new(name: &Arc<str>) -> Emitter {
+    pub fn new(name: &Arc<str>, grain: i64) -> Emitter {
         let program = Program { name: name.clone(), ..Program::default() };
-        Emitter { program, steps: vec![vec![]], ..Emitter::default() }
+        Emitter { grain, program, steps: vec![vec![]], ..Emitter::default() }
     }
 
     pub fn buffer(&mut self, dtype: DType, elems: Dim, place: Place) -> BufferRef {
@@ -222,7 +224,7 @@ impl Emitter {
         to: (&Type, View, BufferRef),
         access: Access,
     ) -> Result<()> {
-        let mut k = Loops::new("copy", std::slice::from_ref(from.0), std::slice::from_ref(to.0), access);
+        let mut k = Loops::new("copy", std::slice::from_ref(from.0), std::slice::from_ref(to.0), access, self.grain);
         let mut dims = dims.to_vec();
         let mut views = [from.1, to.1];
         super::view::collapse(&mut dims, &mut views);

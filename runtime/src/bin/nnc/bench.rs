@@ -17,8 +17,8 @@ pub fn bench(a: &Bench) -> Outcome {
         profile::check(to)?;
     }
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, Missing::Random, &a.compilation)?;
-    let interpreted = a.engine == Some(args::Engine::Interp);
-    let (times, workspace, outputs, profile) = if interpreted {
+    let in_one_go = matches!(a.engine, Some(args::Engine::Interp | args::Engine::Vulkan));
+    let (times, workspace, outputs, profile) = if in_one_go {
         if a.profile.is_some() {
             ready.session.launches()?;
         }

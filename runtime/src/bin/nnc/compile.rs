@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use nnc::artifact::Draft;
 use nnc::build;
 use nnc::ir::kernel::Program;
+use nnc::ir::target::GpuIsa;
 use nnc::ir::{Error, Result, Target};
 use nnc::{Options, Weights};
 use nnc_backends::cpu::{self, Compiled};
@@ -22,8 +23,11 @@ pub fn compile(a: &Compile) -> Outcome {
     // --stop-after without a file is for looking at.
     let output = a.output.as_deref().unwrap_or("-".as_ref());
     let options = for_files(model::options(&a.compilation), a.compilation.target.is_none());
-    let target = build::target_of(&options)?;
     refuse(a, emit, output)?;
+    if matches!(emit, Emit::Ptx | Emit::Spv) {
+        return gpu(a, emit, output, &model::options(&a.compilation));
+    }
+    let target = build::target_of(&options)?;
     let mut watch = Watch::new(&a.compilation)?;
     let graph = model::load_graph(&a.model, &a.compilation)?;
     if emit == Emit::Nn || options.stop_after.is_some() {
@@ -51,6 +55,22 @@ pub fn compile(a: &Compile) -> Outcome {
     stats(a, numbers(&program, &compiled, &watch, code, output))
 }
 
+/// The kernels of a model for a GPU. What it does not take is no part of them: --opt-report names it.
+fn gpu(a: &Compile, emit: Emit, output: &Path, options: &Options) -> Outcome {
+    let device = build::gpu(&options.target, if emit == Emit::Spv { GpuIsa::SpirV } else { GpuIsa::Sm80 })?;
+    let mut watch = Watch::new(&a.compilation)?;
+    let graph = model::load_graph(&a.model, &a.compilation)?;
+    let program = build::gpu_program(graph, &device, options, &mut watch)?;
+    let plan = nnc_backends::gpu::plan::plan(program, &device)?;
+    for s in plan.selections() {
+        watch.selection(&s);
+    }
+    watch.finish()?;
+    file(output, |f| f.write_all(&plan.code()).map_err(|e| Error::io(format!("cannot write {}: {e}", output.display()))))?;
+    let kernels = plan.device_kernels().len();
+    stats(a, json!({"passes": watch.stats(), "target": device.name, "kernels": plan.kernels.len(), "device_kernels": kernels}))
+}
+
 /// A graph to a library and its header.
 pub fn graph(graph: nnc::ir::Graph, output: &Path, options: &Options) -> Outcome {
     let options = &for_files(options.clone(), options.target == "native");
@@ -71,8 +91,8 @@ fn refuse(a: &Compile, emit: Emit, output: &Path) -> Outcome {
     if a.format.is_some() {
         return Err(Error::unsupported("--format onnx-text is not in this version").into());
     }
-    if matches!(emit, Emit::Ptx | Emit::Spv | Emit::Nncg) {
-        return Err(Error::unsupported(format!("--emit {} is not in this version: it compiles for CPUs", name(emit))).into());
+    if emit == Emit::Nncg {
+        return Err(Error::unsupported("--emit nncg is not in this version: the kernels alone are written to .spv and .ptx").into());
     }
     if a.compilation.stats.is_some() && is_dash(output) {
         return Err(Error::input("--stats and -o - both write to stdout: name a file").into());

@@ -3,6 +3,7 @@
 use crate::args::{Check, Info, ListOps, ListTargets};
 use crate::edge::{self, Outcome, is_dash};
 use crate::model;
+use nnc::ir::target::Gpu;
 use nnc::ir::{Graph, Op, Report, Target};
 use nnc::support::{self, Support};
 use nnc::{Description, Format, Library, Port, Size};
@@ -171,14 +172,17 @@ pub fn list_targets(a: &ListTargets) -> Outcome {
         "x86-64-v4" => "AVX-512 F, BW, CD, DQ, VL",
         Target::BOTH => "both, chosen when a file is loaded: what `compile` takes where none is named",
         "aarch64" => "64-bit Arm: Neon",
+        "spirv1.5" => "GPUs by Vulkan 1.2: kernels to .spv, --engine vulkan",
+        "nvptx-sm_80" | "nvptx-sm_90" => "NVIDIA GPUs of this and later generations: kernels to .ptx",
         _ => "",
     };
     if a.json {
-        let rows: Vec<Value> = Target::NAMES.iter().map(|n| json!({"name": n, "about": about(n), "native": *n == native})).collect();
+        let rows: Vec<Value> =
+            Target::NAMES.iter().chain(Gpu::NAMES).map(|n| json!({"name": n, "about": about(n), "native": *n == native})).collect();
         return edge::print(&format!("{}\n", json!({"native": native, "targets": rows})));
     }
     let mut out = format!("{:12} {} on this machine\n", "native", native);
-    for n in Target::NAMES {
+    for n in Target::NAMES.iter().chain(Gpu::NAMES) {
         let _ = writeln!(out, "{n:12} {}", about(n));
     }
     edge::print(&out)

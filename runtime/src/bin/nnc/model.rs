@@ -103,6 +103,7 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
             let options = Options { engine, threads, ..options(c) };
             let mut watch = observe::Watch::new(c)?;
             let session = nnc::session(graph.clone(), &options, &mut watch)?;
+            session.selections().iter().for_each(|s| watch.selection(s));
             watch.finish()?;
             session
         }
@@ -129,8 +130,8 @@ fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {
         args::Engine::Interp => Ok(Engine::Interpreter),
         args::Engine::Jit => Ok(Engine::Jit),
         args::Engine::So => Ok(Engine::SharedLibrary),
-        args::Engine::Cuda => Err(Error::unsupported("there is no CUDA engine in this version; engines that run here: interp, jit, so").into()),
-        args::Engine::Vulkan => Err(Error::unsupported("there is no Vulkan engine in this version; engines that run here: interp, jit, so").into()),
+        args::Engine::Vulkan => Ok(Engine::Vulkan),
+        args::Engine::Cuda => Err(Error::unsupported("there is no CUDA engine in this version; engines are interp, jit, so, vulkan").into()),
     }
 }
 

@@ -54,6 +54,7 @@ impl Job<'_> {
     fn session(&self, graph: Graph) -> Outcome<Session> {
         let engine = match self.a.engine {
             Some(args::Engine::So) => Engine::SharedLibrary,
+            Some(args::Engine::Vulkan) => Engine::Vulkan,
             _ => Engine::Jit,
         };
         let options = Options { engine, threads: self.a.threads, ..model::options(&self.a.compilation) };

@@ -1,0 +1,324 @@
+//! Runs kernels on the CPU: the oracle of the printers. A group's threads go in step, those that are elsewhere being masked, so that
+//! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors.
+
+use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use nnc_ir::{Error, Result};
+
+/// What a launch is given.
+pub struct Launch<'a> {
+    pub groups: u32,
+    pub scalars: &'a [i32],
+    /// One a buffer of the kernel.
+    pub buffers: &'a mut [Vec<u8>],
+    /// Threads in a subgroup.
+    pub lanes: u32,
+}
+
+/// Runs all groups, one after another.
+pub fn run(k: &Kernel, launch: &mut Launch) -> Result<()> {
+    let n = k.threads as usize;
+    for group in 0..launch.groups {
+        // Shared memory that nobody wrote reads as NaN, or -1.
+        let shared = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
+        let mut g = Group { k, launch, group, shared, values: vec![vec![]; k.types.len()] };
+        g.block(&k.body, &vec![true; n])?;
+    }
+    Ok(())
+}
+
+struct Group<'a, 'b> {
+    k: &'a Kernel,
+    launch: &'a mut Launch<'b>,
+    group: u32,
+    shared: Vec<Vec<u8>>,
+    /// By value, then by thread: bits.
+    values: Vec<Vec<u64>>,
+}
+
+impl Group<'_, '_> {
+    fn wrong<T>(&self, what: String) -> Result<T> {
+        Err(Error::internal(format!("GPU kernel {}, group {}: {what}", self.k.name, self.group)))
+    }
+
+    fn get(&self, v: Val, thread: usize) -> u64 {
+        self.values[v.0 as usize][thread]
+    }
+
+    /// Sets a value of the active threads.
+    fn set(&mut self, v: Val, active: &[bool], f: impl Fn(&Self, usize) -> Result<u64>) -> Result<()> {
+        let mut out = std::mem::take(&mut self.values[v.0 as usize]);
+        out.resize(active.len(), 0);
+        for (t, slot) in out.iter_mut().enumerate() {
+            if active[t] {
+                *slot = f(self, t)?;
+            }
+        }
+        self.values[v.0 as usize] = out;
+        Ok(())
+    }
+
+    fn holds(&self, cond: Val, active: &[bool]) -> Vec<bool> {
+        active.iter().enumerate().map(|(t, a)| *a && self.get(cond, t) != 0).collect()
+    }
+
+    /// Hands loop values on. All are read before any is written.
+    fn carry(&mut self, pairs: &[(Val, Val)], active: &[bool]) -> Result<()> {
+        let read: Vec<Vec<u64>> = pairs.iter().map(|(_, from)| self.values[from.0 as usize].clone()).collect();
+        for ((to, _), from) in pairs.iter().zip(read) {
+            self.set(*to, active, |_, t| Ok(from[t]))?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, s: Space, index: u64) -> Result<(Elem, usize)> {
+        let elem = self.k.elem(s);
+        let at = index as u32 as usize * elem.bytes() as usize;
+        let len = match s {
+            Space::Global(i) => self.launch.buffers[i as usize].len(),
+            Space::Shared(i) => self.shared[i as usize].len(),
+        };
+        if at + elem.bytes() as usize > len {
+            return self.wrong(format!("element {} of {s}, which has {} bytes", index as u32 as i32, len));
+        }
+        Ok((elem, at))
+    }
+
+    fn block(&mut self, body: &[Stmt], active: &[bool]) -> Result<()> {
+        if !active.contains(&true) {
+            return Ok(());
+        }
+        body.iter().try_for_each(|s| self.stmt(s, active))
+    }
+
+    fn stmt(&mut self, s: &Stmt, active: &[bool]) -> Result<()> {
+        match s {
+            Stmt::Let(v, op) => self.set(*v, active, |g, t| g.value(op, t, active)),
+            Stmt::Store { to, index, value } => {
+                for t in (0..active.len()).filter(|t| active[*t]) {
+                    let (elem, at) = self.place(*to, self.get(*index, t))?;
+                    let bytes = self.get(*value, t).to_le_bytes();
+                    let memory = match to {
+                        Space::Global(i) => &mut self.launch.buffers[*i as usize],
+                        Space::Shared(i) => &mut self.shared[*i as usize],
+                    };
+                    memory[at..at + elem.bytes() as usize].copy_from_slice(&bytes[..elem.bytes() as usize]);
+                }
+                Ok(())
+            }
+            Stmt::If { cond, then, otherwise, joined } => {
+                let yes = self.holds(*cond, active);
+                let no: Vec<bool> = active.iter().zip(&yes).map(|(a, y)| *a && !y).collect();
+                for (branch, mask) in [(then, &yes), (otherwise, &no)] {
+                    self.block(branch, mask)?;
+                }
+                for j in joined {
+                    self.set(j.value, &yes, |g, t| Ok(g.get(j.then, t)))?;
+                    self.set(j.value, &no, |g, t| Ok(g.get(j.otherwise, t)))?;
+                }
+                Ok(())
+            }
+            Stmt::For { index, lo, hi, carried, body } => {
+                let signed = |g: &Self, v: Val, t: usize| extend(g.k.ty(v), g.get(v, t));
+                self.carry(&carried.iter().map(|c| (c.value, c.first)).collect::<Vec<_>>(), active)?;
+                self.carry(&[(*index, *lo)], active)?;
+                loop {
+                    let on: Vec<bool> = (0..active.len()).map(|t| active[t] && signed(self, *index, t) < signed(self, *hi, t)).collect();
+                    if !on.contains(&true) {
+                        return Ok(());
+                    }
+                    self.block(body, &on)?;
+                    self.carry(&carried.iter().map(|c| (c.value, c.next)).collect::<Vec<_>>(), &on)?;
+                    let at = self.values[index.0 as usize].clone();
+                    self.set(*index, &on, |_, t| Ok(at[t].wrapping_add(1)))?;
+                }
+            }
+            Stmt::While { carried, head, cond, body } => {
+                self.carry(&carried.iter().map(|c| (c.value, c.first)).collect::<Vec<_>>(), active)?;
+                let mut on = active.to_vec();
+                loop {
+                    self.block(head, &on)?;
+                    if on.contains(&true) {
+                        on = self.holds(*cond, &on);
+                    }
+                    if !on.contains(&true) {
+                        return Ok(());
+                    }
+                    self.block(body, &on)?;
+                    self.carry(&carried.iter().map(|c| (c.value, c.next)).collect::<Vec<_>>(), &on)?;
+                }
+            }
+            Stmt::Barrier if active.iter().all(|a| *a) => Ok(()),
+            Stmt::Barrier => self.wrong("a barrier that not all threads reach".into()),
+        }
+    }
+
+    fn value(&self, op: &Op, t: usize, active: &[bool]) -> Result<u64> {
+        let get = |v: Val| self.get(v, t);
+        let ty = |v: Val| self.k.ty(v);
+        let lanes = self.launch.lanes as usize;
+        Ok(match *op {
+            Op::Const(_, bits) => bits,
+            Op::Scalar(i) => self.launch.scalars[i as usize] as u32 as u64,
+            Op::Thread => t as u64,
+            Op::Group => self.group.into(),
+            Op::Groups => self.launch.groups.into(),
+            Op::Lane => (t % lanes) as u64,
+            Op::Lanes => lanes as u64,
+            Op::Unary(u, a) => unary(u, ty(a), get(a)),
+            Op::Binary(b, x, y) => match integer(b, ty(x), get(x), get(y)) {
+                Some(bits) => bits,
+                None if ty(x).is_float() => float(b, ty(x), get(x), get(y)),
+                None => return self.wrong(format!("{op} divides by zero or shifts by the width")),
+            },
+            Op::MulAdd(a, b, c) => float(Binary::Add, ty(a), float(Binary::Mul, ty(a), get(a), get(b)), get(c)),
+            Op::Compare(c, a, b) => compare(c, ty(a), get(a), get(b)).into(),
+            Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
+            Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
+            Op::Load { from, index } => {
+                let (elem, at) = self.place(from, get(index))?;
+                let memory = match from {
+                    Space::Global(i) => &self.launch.buffers[i as usize],
+                    Space::Shared(i) => &self.shared[i as usize],
+                };
+                let mut bytes = [0; 8];
+                bytes[..elem.bytes() as usize].copy_from_slice(&memory[at..at + elem.bytes() as usize]);
+                let bits = u64::from_le_bytes(bytes);
+                match elem {
+                    Elem::I8 => bits as u8 as i8 as i32 as u32 as u64,
+                    Elem::I16 => bits as u16 as i16 as i32 as u32 as u64,
+                    _ => bits,
+                }
+            }
+            Op::SubgroupFold(f, a) => {
+                let first = t / lanes * lanes;
+                let all: Vec<u64> = (first..(first + lanes).min(active.len())).filter(|t| active[*t]).map(|t| self.get(a, t)).collect();
+                let two = |x: u64, y: u64| match f {
+                    Fold::Add => integer(Binary::Add, ty(a), x, y).unwrap_or_else(|| float(Binary::Add, ty(a), x, y)),
+                    Fold::Max => {
+                        if compare(Compare::Lt, ty(a), x, y) {
+                            y
+                        } else {
+                            x
+                        }
+                    }
+                    Fold::Min => {
+                        if compare(Compare::Lt, ty(a), y, x) {
+                            y
+                        } else {
+                            x
+                        }
+                    }
+                };
+                all.into_iter().reduce(two).unwrap_or_default()
+            }
+            Op::SubgroupXor(a, mask) => {
+                let other = t / lanes * lanes + ((t % lanes) ^ mask as usize);
+                if other < active.len() { self.get(a, other) } else { get(a) }
+            }
+        })
+    }
+}
+
+/// The signed number that the bits of an integer are.
+fn extend(ty: Ty, bits: u64) -> i64 {
+    if ty == Ty::I64 { bits as i64 } else { i64::from(bits as u32 as i32) }
+}
+
+fn cut(ty: Ty, bits: u64) -> u64 {
+    if ty == Ty::I64 { bits } else { u64::from(bits as u32) }
+}
+
+/// An operation of integers or `bool`; `None` for floats, and where it is not defined.
+pub fn integer(op: Binary, ty: Ty, a: u64, b: u64) -> Option<u64> {
+    if ty.is_float() {
+        return None;
+    }
+    let (x, y, width) = (extend(ty, a), extend(ty, b), u64::from(ty.bits()));
+    Some(cut(
+        ty,
+        match op {
+            Binary::Add => x.wrapping_add(y) as u64,
+            Binary::Sub => x.wrapping_sub(y) as u64,
+            Binary::Mul => x.wrapping_mul(y) as u64,
+            Binary::DivS if ty == Ty::I32 => x.checked_div(y)? as u64,
+            Binary::DivS => x.checked_div(y)? as u64,
+            Binary::RemS => x.checked_rem(y)? as u64,
+            Binary::DivU => a.checked_div(b)?,
+            Binary::RemU => a.checked_rem(b)?,
+            Binary::And => a & b,
+            Binary::Or => a | b,
+            Binary::Xor => a ^ b,
+            Binary::Shl if b < width => a << b,
+            Binary::ShrS if b < width => (x >> b) as u64,
+            Binary::ShrU if b < width => a >> b,
+            Binary::Shl | Binary::ShrS | Binary::ShrU | Binary::Div => return None,
+        },
+    ))
+}
+
+fn f(ty: Ty, bits: u64) -> f64 {
+    if ty == Ty::F64 { f64::from_bits(bits) } else { f32::from_bits(bits as u32).into() }
+}
+
+fn put(ty: Ty, x: f64) -> u64 {
+    if ty == Ty::F64 { x.to_bits() } else { (x as f32).to_bits().into() }
+}
+
+fn float(op: Binary, ty: Ty, a: u64, b: u64) -> u64 {
+    let (x, y) = (f(ty, a), f(ty, b));
+    // Two roundings of these give what one gives.
+    put(
+        ty,
+        match op {
+            Binary::Add => x + y,
+            Binary::Sub => x - y,
+            Binary::Mul => x * y,
+            _ => x / y,
+        },
+    )
+}
+
+fn unary(op: Unary, ty: Ty, a: u64) -> u64 {
+    let x = f(ty, a);
+    match op {
+        Unary::Not if ty == Ty::Bool => 1 - a,
+        Unary::Not => cut(ty, !a),
+        Unary::Neg => put(ty, -x),
+        Unary::Abs => put(ty, x.abs()),
+        Unary::Sqrt => put(ty, x.sqrt()),
+        Unary::Floor => put(ty, x.floor()),
+        Unary::Ceil => put(ty, x.ceil()),
+        Unary::Round => put(ty, x.round_ties_even()),
+        Unary::Trunc => put(ty, x.trunc()),
+    }
+}
+
+fn compare(op: Compare, ty: Ty, a: u64, b: u64) -> bool {
+    let order = match (op, ty.is_float()) {
+        (_, true) => f(ty, a).partial_cmp(&f(ty, b)),
+        (Compare::LtU | Compare::LeU, _) => Some(a.cmp(&b)),
+        _ => Some(extend(ty, a).cmp(&extend(ty, b))),
+    };
+    match op {
+        Compare::Eq => order.is_some_and(|o| o.is_eq()),
+        Compare::Ne => order.is_none_or(|o| o.is_ne()),
+        Compare::Lt | Compare::LtU => order.is_some_and(|o| o.is_lt()),
+        Compare::Le | Compare::LeU => order.is_some_and(|o| o.is_le()),
+    }
+}
+
+fn convert(op: Convert, from: Ty, to: Ty, a: u64) -> u64 {
+    match op {
+        Convert::ExtendS => extend(from, a) as u64,
+        Convert::ExtendU | Convert::FromBool | Convert::Bits => a,
+        Convert::Low => cut(Ty::I32, a),
+        // Straight from the integer: by way of f64 would round twice.
+        Convert::FloatS if to == Ty::F32 => (extend(from, a) as f32).to_bits().into(),
+        Convert::FloatU if to == Ty::F32 => (a as f32).to_bits().into(),
+        Convert::FloatS => (extend(from, a) as f64).to_bits(),
+        Convert::FloatU => (a as f64).to_bits(),
+        Convert::IntS => cut(to, f(from, a) as i64 as u64),
+        Convert::IntU => cut(to, f(from, a) as u64),
+        Convert::Resize => put(to, f(from, a)),
+    }
+}

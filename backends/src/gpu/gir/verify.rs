@@ -1,0 +1,216 @@
+//! What must hold of a kernel before it is printed: types, definitions before uses, stores to what is written, memory and threads that
+//! the device has, and barriers and subgroup operations only where all threads of a group come by.
+
+use super::{Binary, Compare, Convert, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use nnc_ir::target::Gpu;
+use nnc_ir::{Error, Result};
+
+/// The first thing that is wrong with the kernel.
+pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
+    let mut v = Verifier { k, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
+    let wrong = |what: String| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
+    if k.threads == 0 || k.threads > device.max_threads {
+        return wrong(format!("{} threads in a group, {} are possible", k.threads, device.max_threads));
+    }
+    if k.shared_bytes() > u64::from(device.shared_bytes) {
+        return wrong(format!("{} bytes of shared memory, there are {}", k.shared_bytes(), device.shared_bytes));
+    }
+    if k.buffers.len() > device.max_buffers as usize || k.scalars * 4 > device.scalar_bytes {
+        return wrong(format!("{} buffers and {} scalars are too many", k.buffers.len(), k.scalars));
+    }
+    v.block(&k.body, true).or_else(wrong)
+}
+
+struct Verifier<'a> {
+    k: &'a Kernel,
+    defined: Vec<bool>,
+    /// Whether all threads of a group have the same value.
+    uniform: Vec<bool>,
+    /// What open regions have defined, to be forgotten at their ends.
+    in_scope: Vec<Vec<Val>>,
+}
+
+type Check = std::result::Result<(), String>;
+
+impl Verifier<'_> {
+    fn used(&self, v: Val) -> Check {
+        match self.defined.get(v.0 as usize) {
+            Some(true) => Ok(()),
+            _ => Err(format!("{v} is used where it is not defined")),
+        }
+    }
+
+    fn typed(&self, v: Val, ty: Ty) -> Check {
+        self.used(v)?;
+        if self.k.ty(v) == ty { Ok(()) } else { Err(format!("{v} is {}, not {}", self.k.ty(v).name(), ty.name())) }
+    }
+
+    fn define(&mut self, v: Val, uniform: bool) -> Check {
+        match self.defined.get_mut(v.0 as usize) {
+            Some(d) if !*d => *d = true,
+            _ => return Err(format!("{v} is defined twice, or has no type")),
+        }
+        self.uniform[v.0 as usize] = uniform;
+        if let Some(list) = self.in_scope.last_mut() {
+            list.push(v);
+        }
+        Ok(())
+    }
+
+    fn is_uniform(&self, v: Val) -> bool {
+        self.uniform[v.0 as usize]
+    }
+
+    /// A region; what it defines ends with it. `results` are checked while they are still visible.
+    fn region(&mut self, body: &[Stmt], uniform: bool, results: &[(Val, Ty)]) -> Check {
+        self.in_scope.push(vec![]);
+        self.block(body, uniform)?;
+        results.iter().try_for_each(|(v, ty)| self.typed(*v, *ty))?;
+        self.close();
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        for v in self.in_scope.pop().unwrap_or_default() {
+            self.defined[v.0 as usize] = false;
+        }
+    }
+
+    fn block(&mut self, body: &[Stmt], uniform: bool) -> Check {
+        body.iter().try_for_each(|s| self.stmt(s, uniform))
+    }
+
+    fn place(&self, s: Space, index: Val) -> Check {
+        let known = match s {
+            Space::Global(i) => (i as usize) < self.k.buffers.len(),
+            Space::Shared(i) => (i as usize) < self.k.shared.len(),
+        };
+        if !known {
+            return Err(format!("there is no {s}"));
+        }
+        self.typed(index, Ty::I32)
+    }
+
+    fn stmt(&mut self, s: &Stmt, uniform: bool) -> Check {
+        let ty = |v: Val| self.k.ty(v);
+        match s {
+            Stmt::Let(v, op) => {
+                op.operands().try_for_each(|a| self.used(a))?;
+                let found = self.op(op)?;
+                if self.k.types.get(v.0 as usize) != Some(&found) {
+                    return Err(format!("{v} = {op} is {}", found.name()));
+                }
+                if matches!(op, Op::SubgroupFold(..) | Op::SubgroupXor(..)) && !uniform {
+                    return Err(format!("{v} = {op} stands where not all threads of a group come by"));
+                }
+                let all = op.operands().all(|a| self.is_uniform(a));
+                let same = !matches!(op, Op::Thread | Op::Lane | Op::SubgroupFold(..) | Op::SubgroupXor(..)) && all;
+                // Another thread may write between the loads of two threads.
+                self.define(*v, same && !matches!(op, Op::Load { .. }))
+            }
+            Stmt::Store { to, index, value } => {
+                self.place(*to, *index)?;
+                self.typed(*value, self.k.elem(*to).ty())?;
+                match to {
+                    Space::Global(i) if !self.k.buffers[*i as usize].written => Err(format!("a store to {to}, which is only read")),
+                    _ => Ok(()),
+                }
+            }
+            Stmt::If { cond, then, otherwise, joined } => {
+                self.typed(*cond, Ty::Bool)?;
+                let inside = uniform && self.is_uniform(*cond);
+                let side = |f: fn(&super::Joined) -> Val| joined.iter().map(|j| (f(j), ty(j.value))).collect::<Vec<_>>();
+                let (a, b) = (side(|j| j.then), side(|j| j.otherwise));
+                self.region(then, inside, &a)?;
+                let of_then: Vec<bool> = joined.iter().map(|j| self.is_uniform(j.then)).collect();
+                self.region(otherwise, inside, &b)?;
+                for (j, then) in joined.iter().zip(of_then) {
+                    self.define(j.value, then && self.is_uniform(j.otherwise) && self.is_uniform(*cond))?;
+                }
+                Ok(())
+            }
+            Stmt::For { index, lo, hi, carried, body } => {
+                self.typed(*lo, ty(*index))?;
+                self.typed(*hi, ty(*index))?;
+                if !ty(*index).is_int() {
+                    return Err(format!("the loop's index {index} is {}", ty(*index).name()));
+                }
+                carried.iter().try_for_each(|c| self.typed(c.first, ty(c.value)))?;
+                // What is carried may differ from the second iteration on.
+                carried.iter().try_for_each(|c| self.define(c.value, false))?;
+                let same = uniform && self.is_uniform(*lo) && self.is_uniform(*hi);
+                self.in_scope.push(vec![]);
+                self.define(*index, same)?;
+                let next: Vec<(Val, Ty)> = carried.iter().map(|c| (c.next, ty(c.value))).collect();
+                self.region(body, same, &next)?;
+                self.close();
+                Ok(())
+            }
+            Stmt::While { carried, head, cond, body } => {
+                carried.iter().try_for_each(|c| self.typed(c.first, ty(c.value)))?;
+                carried.iter().try_for_each(|c| self.define(c.value, false))?;
+                self.in_scope.push(vec![]);
+                self.block(head, false)?;
+                self.typed(*cond, Ty::Bool)?;
+                let next: Vec<(Val, Ty)> = carried.iter().map(|c| (c.next, ty(c.value))).collect();
+                self.region(body, false, &next)?;
+                self.close();
+                Ok(())
+            }
+            Stmt::Barrier if uniform => Ok(()),
+            Stmt::Barrier => Err("a barrier stands where not all threads of a group come by".into()),
+        }
+    }
+
+    /// The type of what an operation gives; an error where it does not take its operands.
+    fn op(&self, op: &Op) -> std::result::Result<Ty, String> {
+        let ty = |v: Val| self.k.ty(v);
+        let fail = || Err(format!("{op} takes no operands of these types"));
+        let ok = |fits: bool, out: Ty| if fits { Ok(out) } else { fail() };
+        match *op {
+            Op::Const(t, _) => Ok(t),
+            Op::Scalar(i) => ok(i < self.k.scalars, Ty::I32),
+            Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => Ok(Ty::I32),
+            Op::Unary(Unary::Not, a) => ok(!ty(a).is_float(), ty(a)),
+            Op::Unary(_, a) => ok(ty(a).is_float(), ty(a)),
+            Op::Binary(b, x, y) => {
+                let t = ty(x);
+                let fits = match b {
+                    Binary::Add | Binary::Sub | Binary::Mul => t != Ty::Bool,
+                    Binary::Div => t.is_float(),
+                    Binary::And | Binary::Or | Binary::Xor => !t.is_float(),
+                    Binary::DivS | Binary::DivU | Binary::RemS | Binary::RemU | Binary::Shl | Binary::ShrS | Binary::ShrU => t.is_int(),
+                };
+                ok(fits && t == ty(y), t)
+            }
+            Op::MulAdd(a, b, c) => ok(ty(a).is_float() && ty(a) == ty(b) && ty(b) == ty(c), ty(a)),
+            Op::Compare(c, a, b) => {
+                let fits = match c {
+                    Compare::Eq | Compare::Ne => true,
+                    Compare::Lt | Compare::Le => ty(a) != Ty::Bool,
+                    Compare::LtU | Compare::LeU => ty(a).is_int(),
+                };
+                ok(fits && ty(a) == ty(b), Ty::Bool)
+            }
+            Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
+            Op::Convert(c, to, a) => {
+                let from = ty(a);
+                let fits = match c {
+                    Convert::ExtendS | Convert::ExtendU => from == Ty::I32 && to == Ty::I64,
+                    Convert::Low => from == Ty::I64 && to == Ty::I32,
+                    Convert::FromBool => from == Ty::Bool && to == Ty::I32,
+                    Convert::FloatS | Convert::FloatU => from.is_int() && to.is_float(),
+                    Convert::IntS | Convert::IntU => from.is_float() && to.is_int(),
+                    Convert::Resize => from.is_float() && to.is_float() && from != to,
+                    Convert::Bits => from != Ty::Bool && to != Ty::Bool && from.bits() == to.bits() && from != to,
+                };
+                ok(fits, to)
+            }
+            Op::Load { from, index } => {
+                self.place(from, index)?;
+                Ok(self.k.elem(from).ty())
+            }
+            Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => ok(ty(a) != Ty::Bool, ty(a)),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Runs of a planned program: memory by the plan, launches in one recording where nothing has to be read back between them, kernels
+//! that the device does not take on the host.
+
+use super::{Device, Launch};
+use nnc_backends::gpu::lower;
+use nnc_backends::gpu::plan::{DeviceKernel, Placed, Plan};
+use nnc_backends::{abi, gpu};
+use nnc_ir::dim::Dim;
+use nnc_ir::eval::{Env, bind_types};
+use nnc_ir::kernel::eval::eval_kernel;
+use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program, Step, size_index};
+use nnc_ir::tensor::checked_elems;
+use nnc_ir::{DType, Error, Report, Result, Tensor};
+use std::sync::{Mutex, PoisonError};
+
+/// A program on some device.
+pub trait Model: Send + Sync {
+    fn plan(&self) -> &Plan;
+
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+}
+
+/// A program on a device. Runs go one at a time.
+pub struct Runner<D: Device> {
+    plan: Plan,
+    state: Mutex<State<D>>,
+}
+
+struct State<D: Device> {
+    // What the device made goes before it.
+    recording: Option<(Vec<Vec<usize>>, D::Recording)>,
+    kernels: Vec<Option<D::Kernel>>,
+    /// The weights, the word for faults, the workspace, then inputs, outputs, blocks.
+    memory: Vec<Option<D::Buffer>>,
+    device: D,
+}
+
+const WEIGHTS: usize = 0;
+const FAULTS: usize = 1;
+const WORK: usize = 2;
+const INPUTS: usize = 3;
+/// Bytes behind what is asked for, so that windows end on whole words.
+const SPARE: u64 = 64;
+
+impl<D: Device> Runner<D> {
+    /// Compiles all kernels for the device and uploads the weights.
+    pub fn new(program: Program, mut device: D) -> Result<Runner<D>, Report> {
+        let plan = gpu::plan::plan(program, device.limits())?;
+        let mut kernels = vec![];
+        for placed in &plan.kernels {
+            kernels.push(match placed {
+                Placed::Device(d) => Some(device.compile(&d.kernel)?),
+                Placed::Host(_) => None,
+            });
+        }
+        let slots = INPUTS + plan.program.inputs.len() + plan.program.outputs.len() + plan.program.heap as usize;
+        let mut memory: Vec<Option<D::Buffer>> = (0..slots).map(|_| None).collect();
+        let end = plan.program.weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64);
+        let weights = device.allocate(end + SPARE)?;
+        for (at, t) in &plan.program.weights {
+            device.upload(&weights, *at, &t.bytes())?;
+        }
+        let faults = device.allocate(4)?;
+        device.upload(&faults, 0, &[0; 4])?;
+        (memory[WEIGHTS], memory[FAULTS]) = (Some(weights), Some(faults));
+        Ok(Runner { plan, state: Mutex::new(State { recording: None, kernels, memory, device }) })
+    }
+}
+
+impl<D: Device> Runner<D> {
+    /// Gives the device back.
+    pub fn into_device(self) -> D {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).device
+    }
+}
+
+impl<D: Device> Model for Runner<D> {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let p = &self.plan.program;
+        let env = Env::default();
+        bind_types(&p.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![] };
+        let work = run.count(&p.workspace)? as u64;
+        run.reserve(WORK, work, false)?;
+        for (i, t) in inputs.iter().enumerate() {
+            let slot = INPUTS + i;
+            run.reserve(slot, t.byte_len() as u64, false)?;
+            let State { device, memory, .. } = &mut *run.state;
+            device.upload(memory[slot].as_ref().ok_or_else(no_memory)?, 0, &t.bytes())?;
+        }
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
+        let known = self.plan.is_static() && run.state.recording.as_ref().is_some_and(|(s, _)| *s == shapes);
+        if known {
+            run.submit_recorded()?;
+        } else {
+            run.steps(&p.steps)?;
+            run.flush(self.plan.is_static().then_some(shapes))?;
+        }
+        p.outputs.iter().map(|port| run.output(port)).collect()
+    }
+}
+
+fn no_memory() -> Error {
+    Error::internal("a buffer of the device is used before it is there")
+}
+
+struct Run<'a, D: Device> {
+    plan: &'a Plan,
+    state: &'a mut State<D>,
+    env: Env,
+    /// Launches that wait for the next submission.
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    kernel: usize,
+    /// Memory, first byte, bytes.
+    windows: Vec<(usize, u64, u64)>,
+    scalars: Vec<i32>,
+    groups: u32,
+}
+
+/// Part of a memory: which, where a buffer starts in it, the element that is meant, and how many elements the buffer has.
+struct Window {
+    slot: usize,
+    start: u64,
+    offset: u64,
+    elems: u64,
+}
+
+impl<D: Device> Run<'_, D> {
+    fn count(&self, d: &Dim) -> Result<usize> {
+        usize::try_from(self.env.dim(d)?).map_err(|_| Error::input(format!("the size {d} is negative")))
+    }
+
+    /// Makes a memory at least so large, where `keep` with its contents.
+    fn reserve(&mut self, slot: usize, bytes: u64, keep: bool) -> Result<()> {
+        let have = self.state.memory[slot].as_ref().map(D::bytes);
+        if have.is_some_and(|have| have >= bytes) {
+            return Ok(());
+        }
+        // What waits was promised the memory that there is.
+        self.flush(None)?;
+        self.state.recording = None;
+        let State { device, memory, .. } = &mut *self.state;
+        let new = device.allocate(if keep { bytes.max(2 * have.unwrap_or(0)) } else { bytes } + SPARE)?;
+        if let (true, Some(old)) = (keep, &memory[slot]) {
+            device.copy(old, &new, D::bytes(old).min(D::bytes(&new)))?;
+        }
+        memory[slot] = Some(new);
+        Ok(())
+    }
+
+    fn window(&mut self, r: &BufferRef) -> Result<Window> {
+        let p = &self.plan.program;
+        let b = &p.buffers[r.buffer.0 as usize];
+        let (elems, offset) = (self.count(&b.elems)?, self.count(&r.offset)? as u64);
+        let bytes = (checked_elems(b.dtype, &[elems])? * b.dtype.bytes()) as u64;
+        let outputs = INPUTS + p.inputs.len();
+        let (slot, start) = match &b.place {
+            Place::Weight { offset } => (WEIGHTS, *offset),
+            Place::Input(i) => (INPUTS + *i as usize, 0),
+            Place::Output(i) => (outputs + *i as usize, 0),
+            Place::Work { offset } => (WORK, self.count(offset)? as u64),
+            Place::Heap { slot } => (outputs + p.outputs.len() + *slot as usize, 0),
+            Place::Unplanned => return Err(Error::internal(format!("buffer {} has no place", r.buffer.0))),
+        };
+        if matches!(b.place, Place::Output(_) | Place::Heap { .. }) {
+            self.reserve(slot, bytes, true)?;
+        }
+        Ok(Window { slot, start, offset, elems: elems as u64 })
+    }
+
+    fn steps(&mut self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            match step {
+                Step::Launch(l) => self.launch(l).map_err(|e| e.at(&l.loc))?,
+                Step::Bind { symbol, from } => {
+                    let mut bytes = [0; 8];
+                    self.element(from, &mut bytes)?;
+                    self.env.bind(symbol, i64::from_le_bytes(bytes))?;
+                }
+                Step::Check { a, b, at_most, what } => {
+                    let (a, b) = (self.env.dim(a)?, self.env.dim(b)?);
+                    if a != b && !(*at_most && a < b) {
+                        return Err(Error::input(format!("{what}; they are {a} and {b}")));
+                    }
+                }
+                Step::If { cond, then, otherwise } => {
+                    let branch = if self.holds(cond)? { then } else { otherwise };
+                    self.steps(branch)?;
+                }
+                Step::While { cond, body } => {
+                    while self.holds(cond)? {
+                        self.steps(body)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn holds(&mut self, cond: &BufferRef) -> Result<bool> {
+        let mut byte = [0];
+        self.element(cond, &mut byte)?;
+        Ok(byte[0] != 0)
+    }
+
+    /// Reads the element that a reference starts with, when all that was launched is done.
+    fn element(&mut self, r: &BufferRef, bytes: &mut [u8]) -> Result<()> {
+        let w = self.window(r)?;
+        self.flush(None)?;
+        let State { device, memory, .. } = &mut *self.state;
+        device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * bytes.len() as u64, bytes)
+    }
+
+    fn launch(&mut self, l: &nnc_ir::kernel::Launch) -> Result<()> {
+        let plan = self.plan;
+        let k = &plan.program.kernels[l.kernel as usize];
+        let sizes = l.sizes.iter().map(|d| self.env.dim(d)).collect::<Result<Vec<i64>>>()?;
+        let windows = l.buffers.iter().map(|r| self.window(r)).collect::<Result<Vec<_>>>()?;
+        match &plan.kernels[l.kernel as usize] {
+            Placed::Device(d) => self.on_device(l.kernel as usize, k, d, &sizes, &windows),
+            Placed::Host(_) => self.on_host(k, &sizes, &windows),
+        }
+    }
+
+    fn on_device(&mut self, index: usize, k: &Kernel, d: &DeviceKernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
+        let too_large = |what: &str| Error::limit(format!("kernel {}: {what} is more than a GPU's indices hold", k.name));
+        let size = |s: &str| sizes.get(size_index(s)?).copied();
+        let tasks = k.tasks.eval(&size).map_err(|s| Error::internal(format!("kernel {}: {s} is no size", k.name)))?;
+        if tasks <= 0 {
+            return Ok(());
+        }
+        let narrow = |n: i64, what: &str| i32::try_from(n).map_err(|_| too_large(what));
+        let mut scalars = vec![narrow(tasks, "its number of tasks")?];
+        for s in sizes {
+            scalars.push(narrow(*s, "a size")?);
+        }
+        let mut views = vec![];
+        for ((w, p), offset) in windows.iter().zip(&k.params).zip(&d.offsets) {
+            narrow(w.elems as i64, "the length of a buffer")?;
+            if *offset {
+                scalars.push(narrow(w.offset as i64, "an offset")?);
+            }
+            let bytes = w.elems * p.dtype.bytes() as u64;
+            if bytes > self.plan.device.buffer_bytes {
+                let most = self.plan.device.buffer_bytes;
+                return Err(Error::limit(format!("kernel {}: a buffer of {bytes} bytes; the device takes {most} at once", k.name)));
+            }
+            views.push((w.slot, w.start, bytes.next_multiple_of(4)));
+        }
+        if d.fails {
+            views.push((FAULTS, 0, 4));
+        }
+        let groups = lower::groups(tasks as u32, &self.plan.device);
+        self.pending.push(Pending { kernel: index, windows: views, scalars, groups });
+        Ok(())
+    }
+
+    /// What the device does not take: its operands come here, its results go back.
+    fn on_host(&mut self, k: &Kernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
+        self.flush(None)?;
+        let State { device, memory, .. } = &mut *self.state;
+        let mut buffers = vec![];
+        for (w, p) in windows.iter().zip(&k.params) {
+            let bytes = p.dtype.bytes() as u64;
+            let mut data = vec![0; ((w.elems - w.offset.min(w.elems)) * bytes) as usize];
+            // What is only written comes too: kernels need not write all of it.
+            device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * bytes, &mut data)?;
+            buffers.push(data);
+        }
+        eval_kernel(k, sizes, &mut buffers)?;
+        for ((w, p), data) in windows.iter().zip(&k.params).zip(&buffers) {
+            if p.access != Access::Read {
+                device.upload(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * p.dtype.bytes() as u64, data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what waits. `keep` is given where it is all of a run: it stays recorded for inputs of these shapes.
+    fn flush(&mut self, keep: Option<Vec<Vec<usize>>>) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let state = &mut *self.state;
+        let mut launches = vec![];
+        for p in &pending {
+            let kernel = state.kernels[p.kernel].as_ref().ok_or_else(no_memory)?;
+            let buffer = |(slot, at, bytes): &(usize, u64, u64)| Ok((state.memory[*slot].as_ref().ok_or_else(no_memory)?, *at, *bytes));
+            let buffers = p.windows.iter().map(buffer).collect::<Result<Vec<_>>>()?;
+            launches.push(Launch { kernel, buffers, scalars: p.scalars.clone(), groups: p.groups });
+        }
+        let recording = state.device.record(&launches)?;
+        state.device.submit(&recording)?;
+        state.recording = keep.map(|shapes| (shapes, recording));
+        self.faults()
+    }
+
+    fn submit_recorded(&mut self) -> Result<()> {
+        let State { device, recording, .. } = &mut *self.state;
+        if let Some((_, recording)) = recording {
+            device.submit(recording)?;
+        }
+        self.faults()
+    }
+
+    /// The error that a kernel left.
+    fn faults(&mut self) -> Result<()> {
+        if !self.plan.kernels.iter().any(|k| matches!(k, Placed::Device(d) if d.fails)) {
+            return Ok(());
+        }
+        let State { device, memory, .. } = &mut *self.state;
+        let word = memory[FAULTS].as_ref().ok_or_else(no_memory)?;
+        let mut code = [0; 4];
+        device.download(word, 0, &mut code)?;
+        let code = i32::from_le_bytes(code);
+        if code == abi::OK {
+            return Ok(());
+        }
+        device.upload(word, 0, &[0; 4])?;
+        let text = usize::try_from(code).ok().and_then(|c| abi::ERROR_TEXTS.get(c)).copied().unwrap_or("a kernel failed");
+        Err(Error::input(text))
+    }
+
+    fn output(&mut self, port: &nnc_ir::kernel::Port) -> Result<Tensor> {
+        let shape = self.env.shape(&port.ty.shape)?;
+        let dtype: DType = port.ty.dtype;
+        let mut data = vec![0; checked_elems(dtype, &shape)? * dtype.bytes()];
+        let w = self.window(&BufferRef { buffer: port.buffer, offset: Dim::Const(0) })?;
+        let State { device, memory, .. } = &mut *self.state;
+        device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start, &mut data)?;
+        Tensor::from_bytes(dtype, shape, data.into())
+    }
+}
