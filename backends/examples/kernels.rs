@@ -9,7 +9,7 @@ use nnc_backends::cpu::isa::{Isa, Machine};
 use nnc_backends::cpu::kernels::conv::{Conv, Image, conv};
 use nnc_backends::cpu::kernels::depthwise::{Depthwise, depthwise};
 use nnc_backends::cpu::kernels::gemm::{Gemm, Matrix, gemm};
-use nnc_backends::cpu::kernels::pool::{GlobalAverage, Pool, PoolKind, global_average, pool};
+use nnc_backends::cpu::kernels::pool::{Pool, PoolKind, pool};
 use nnc_backends::cpu::kernels::post::{Act, Post};
 use nnc_backends::cpu::kernels::reorder::{Reorder, to_blocked, to_plain};
 use nnc_backends::cpu::kernels::rows::{RowKind, Rows, rows};
@@ -182,31 +182,21 @@ impl Bench {
             kind: PoolKind::Max,
             batch: Size::Const(1),
             channels: 64,
-            size: [Size::Const(112); 2],
-            out: [Size::Const(56); 2],
-            kernel: [3; 2],
-            stride: [2; 2],
-            dilation: [1; 2],
-            pad_before: [1; 2],
-            pad_after: [1; 2],
-            input: at(0, 0),
-            output: Image::dense(1, true, 64, &[56, 56], &[(0, 0); 2]),
+            size: [1, 112, 112].map(Size::Const),
+            out: [1, 56, 56].map(Size::Const),
+            kernel: [1, 3, 3],
+            stride: [1, 2, 2],
+            dilation: [1; 3],
+            pad_before: [0, 1, 1],
+            pad_after: [0, 1, 1],
+            input: Image::dense(0, true, 64, &[1, 112, 112], &[]),
+            output: Image::dense(1, true, 64, &[1, 56, 56], &[]),
         };
         let (large, small) = (64 * 112 * 112, 64 * 56 * 56);
         let kernel = pool(&desc, self.isa, &self.machine).expect("a plain pool");
         self.traffic("max pool 64 3x3 s2 at 112", &kernel, &mut [noise(large, 1), vec![0.0; small]]);
         let kernel = pool(&Pool { kind: PoolKind::Average, ..desc }, self.isa, &self.machine).expect("a plain pool");
         self.traffic("average pool 64 3x3 s2 at 112", &kernel, &mut [noise(large, 1), vec![0.0; small]]);
-        let desc = GlobalAverage {
-            name: "k".into(),
-            batch: Size::Const(1),
-            channels: 2048,
-            size: [Size::Const(7); 2],
-            input: Image::dense(0, true, 2048, &[7, 7], &[(0, 0); 2]),
-            output: (1, Size::Const(2048)),
-        };
-        let kernel = global_average(&desc, self.isa).expect("a plain pool");
-        self.traffic("global average 2048 at 7", &kernel, &mut [noise(2048 * 49, 1), vec![0.0; 2048]]);
         let mut desc = Reorder {
             name: "k".into(),
             batch: Size::Const(1),

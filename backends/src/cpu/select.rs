@@ -205,15 +205,14 @@ impl Site<'_> {
         Image { word, origin: Size::Const(0), image, plane, pitches }
     }
 
-    /// The result in blocks, as an image with a height where it has one spatial dimension and `flat` asks for two. It may be a window
-    /// of a larger tensor.
-    fn result(&mut self, flat: bool) -> Image {
+    /// The result in blocks, as an image of `dims` spatial dimensions or more. It may be a window of a larger tensor.
+    fn result(&mut self, dims: usize) -> Image {
         let word = self.output();
         let Some(w) = self.origin.within.clone() else {
-            let shape = with_height(&self.y().shape.clone(), flat);
+            let shape = raised(&self.y().shape, dims);
             return self.image(word, &shape, true);
         };
-        let image = self.image(word, &with_height(&w.shape, flat), true);
+        let image = self.image(word, &raised(&w.shape, dims), true);
         Image { origin: self.size(&w.offset()), ..image }
     }
 
@@ -294,7 +293,7 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
     let groups = op.group as i64;
     let in_channels = known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK };
     let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
-    let (input, output) = (s.image(0, &xs, !plain), s.result(false));
+    let (input, output) = (s.image(0, &xs, !plain), s.result(0));
     let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_channels / BLOCK))?;
     let batch = s.size(&xs[0]);
@@ -357,19 +356,18 @@ fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
     winograd(&w, s.isa)
 }
 
-/// Two spatial dimensions; a single one gets a height of 1.
-fn pair(v: &[i64], height: i64) -> Result<[i64; 2]> {
-    match v {
-        [w] => Ok([height, *w]),
-        [h, w] => Ok([*h, *w]),
-        _ => no("more than 2 spatial dimensions"),
-    }
+/// `N` spatial dimensions, those that are missing in front `fill`.
+fn spread<const N: usize>(v: &[i64], fill: i64) -> Result<[i64; N]> {
+    let Some(missing) = N.checked_sub(v.len()) else { return no(format!("more than {N} spatial dimensions")) };
+    let mut all = [fill; N];
+    all[missing..].copy_from_slice(v);
+    Ok(all)
 }
 
-/// The shape, with a height of 1 where it is `flat`.
-fn with_height(shape: &[Dim], flat: bool) -> Vec<Dim> {
+/// The blocked shape, with sizes of 1 in front of its spatial dimensions where they are fewer than `dims`.
+fn raised(shape: &[Dim], dims: usize) -> Vec<Dim> {
     let mut shape = shape.to_vec();
-    if flat {
+    while shape.len() < dims + 3 {
         shape.insert(2, Dim::Const(1));
     }
     shape
@@ -384,11 +382,10 @@ fn channelwise(s: &mut Site) -> Result<kernels::Kernel> {
     }
     let window = op.window(s.x(1))?;
     no_padding(&window)?;
-    let flat = window.kernel.len() == 1;
-    let (xs, ys) = (with_height(&s.x(0).shape, flat), with_height(&s.y().shape, flat));
-    let (kernel, stride, dilation) = (pair(&window.kernel, 1)?, pair(&window.strides, 1)?, pair(&window.dilations, 1)?);
+    let (xs, ys) = (raised(&s.x(0).shape, 2), raised(&s.y().shape, 2));
+    let (kernel, stride, dilation) = (spread(&window.kernel, 1)?, spread(&window.strides, 1)?, spread(&window.dilations, 1)?);
     let channels = known(&xs[1], "channels")? * BLOCK;
-    let (input, output) = (s.image(0, &xs, true), s.result(flat));
+    let (input, output) = (s.image(0, &xs, true), s.result(2));
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(1))?;
     let (batch, out) = (s.size(&xs[0]), [s.size(&ys[2]), s.size(&ys[3])]);
     let name = s.kernel.name.to_string();
@@ -460,8 +457,8 @@ fn pooling(s: &mut Site) -> Result<kernels::Kernel> {
     };
     let w = op.window()?;
     let n = w.kernel.len();
-    let (xs, ys) = (with_height(&s.x(0).shape, n == 1), with_height(&s.y().shape, n == 1));
-    let (before, after) = (pair(&w.pads[..n], 0)?, pair(&w.pads[n..], 0)?);
+    let (xs, ys) = (raised(&s.x(0).shape, 3), raised(&s.y().shape, 3));
+    let (before, after): ([i64; 3], [i64; 3]) = (spread(&w.pads[..n], 0)?, spread(&w.pads[n..], 0)?);
     if before.iter().chain(&after).any(|p| *p < 0) {
         return no("negative padding");
     }
@@ -471,11 +468,11 @@ fn pooling(s: &mut Site) -> Result<kernels::Kernel> {
         kind,
         batch: s.size(&xs[0]),
         channels: known(&xs[1], "channels")? * BLOCK,
-        size: [s.size(&xs[2]), s.size(&xs[3])],
-        out: [s.size(&ys[2]), s.size(&ys[3])],
-        kernel: pair(&w.kernel, 1)?,
-        stride: pair(&w.strides, 1)?,
-        dilation: pair(&w.dilations, 1)?,
+        size: [2, 3, 4].map(|d: usize| s.size(&xs[d])),
+        out: [2, 3, 4].map(|d: usize| s.size(&ys[d])),
+        kernel: spread(&w.kernel, 1)?,
+        stride: spread(&w.strides, 1)?,
+        dilation: spread(&w.dilations, 1)?,
         pad_before: before,
         pad_after: after,
         input,

@@ -152,8 +152,9 @@ impl Conv {
         };
         let depth = self.depth();
         // A pixel of the output brings stride-many input pixels. Those between the taps are not read, but they take their share of
-        // the cache: every other line means every other set of it.
-        let fresh: i64 = self.stride.iter().product();
+        // the cache: every other line means every other set of it. A chunk is rather less than a plane of a volume, so that each of
+        // the planes under its taps brings pixels of its own.
+        let fresh: i64 = self.stride.iter().rev().take(2).chain(self.kernel.iter().rev().skip(2)).product();
         Ok(Contract {
             name: self.name.clone(),
             batch: vec![self.batch, Size::Const(self.groups)],

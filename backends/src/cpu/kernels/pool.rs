@@ -17,7 +17,7 @@ pub enum PoolKind {
     AveragePadded,
 }
 
-/// Pooling over 2 spatial dimensions (a one-dimensional one has a height of 1).
+/// Pooling over depth, height and width, 1 where there are fewer dimensions.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pool {
     pub name: String,
@@ -25,13 +25,13 @@ pub struct Pool {
     pub batch: Size,
     pub channels: i64,
     /// Input size; `input.origin` is the first pixel inside the image.
-    pub size: [Size; 2],
-    pub out: [Size; 2],
-    pub kernel: [i64; 2],
-    pub stride: [i64; 2],
-    pub dilation: [i64; 2],
-    pub pad_before: [i64; 2],
-    pub pad_after: [i64; 2],
+    pub size: [Size; 3],
+    pub out: [Size; 3],
+    pub kernel: [i64; 3],
+    pub stride: [i64; 3],
+    pub dilation: [i64; 3],
+    pub pad_before: [i64; 3],
+    pub pad_after: [i64; 3],
     pub input: Image,
     pub output: Image,
 }
@@ -72,59 +72,71 @@ impl Pool {
     }
 }
 
-/// Generates the kernel. A task is (image, block of channels, chunk of output rows).
+/// Generates the kernel. A task is (image, block of channels, chunk of output rows, of all depths).
 pub fn pool(p: &Pool, isa: Isa, m: &Machine) -> Result<Kernel> {
-    if p.input.pitches.len() != 1 || p.output.pitches.len() != 1 {
-        return Err(Error::unsupported(format!("{}: pooling of other than 2 dimensions", p.name)));
+    if p.input.pitches.len() != 2 || p.output.pitches.len() != 2 {
+        return Err(Error::unsupported(format!("{}: pooling of other than 3 dimensions", p.name)));
     }
     let blocks = (p.channels + BLOCK - 1) / BLOCK;
-    let rows = match (p.out[0], p.batch) {
-        (Size::Const(h), Size::Const(n)) => {
-            let pieces = (m.threads * 4 / (n * blocks).max(1)).clamp(1, h);
-            (h + pieces - 1) / pieces
+    let rows = match (p.out[0], p.out[1], p.batch) {
+        (Size::Const(d), Size::Const(h), Size::Const(n)) => {
+            let pieces = (m.threads * 4 / (n * blocks).max(1)).clamp(1, (d * h).max(1));
+            (d * h + pieces - 1) / pieces
         }
         _ => 16,
     };
     let mut builder = Builder::new(&p.name, isa.lanes());
     let b = &mut builder;
-    let sizes = [b.size(p.size[0]), b.size(p.size[1])];
-    let out = [b.size(p.out[0]), b.size(p.out[1])];
-    let chunks = b.ceil_div(out[0], rows);
+    let sizes = p.size.map(|s| b.size(s));
+    let out = p.out.map(|s| b.size(s));
+    let all = b.imul(out[0], out[1]);
+    let chunks = b.ceil_div(all, rows);
     let (t, chunk) = b.idivrem(b.task(), chunks);
     let (n, block) = b.idivrem(t, blocks);
     let from = b.imul(chunk, rows);
     let to = b.iadd(from, rows);
-    let to = b.imin(to, out[0]);
+    let to = b.imin(to, all);
     let plane = |b: &mut Builder, image: &Image| {
         let base = b.word(image.word);
         let at = [(n, Step::floats(image.image, 1)), (block, Step::floats(image.plane, 1)), (X::C(1), Step::floats(image.origin, 1))];
         b.element(base, &at)
     };
     let (input, output) = (plane(b, &p.input), plane(b, &p.output));
-    let (in_pitch, out_pitch) = (b.step(Step::floats(p.input.pitches[0], 1)), b.step(Step::floats(p.output.pitches[0], 1)));
+    let pitches = |b: &mut Builder, image: &Image| [0, 1].map(|d: usize| b.step(Step::floats(image.pitches[d], 1)));
+    let (in_pitch, out_pitch) = (pitches(b, &p.input), pitches(b, &p.output));
     // Columns whose windows lie inside the image: their taps need no clamping.
-    let inner_from = b.imin((p.pad_before[1] + p.stride[1] - 1) / p.stride[1], out[1]);
-    let span = (p.kernel[1] - 1) * p.dilation[1] + 1;
-    let room = b.iadd(sizes[1], p.pad_before[1] - span);
-    let room = b.imax(room, -p.stride[1]);
-    let up = b.iadd(room, p.stride[1]);
-    let inner_to = b.idiv(up, p.stride[1]);
-    let inner_to = b.imin(inner_to, out[1]);
+    let inner_from = b.imin((p.pad_before[2] + p.stride[2] - 1) / p.stride[2], out[2]);
+    let span = (p.kernel[2] - 1) * p.dilation[2] + 1;
+    let room = b.iadd(sizes[2], p.pad_before[2] - span);
+    let room = b.imax(room, -p.stride[2]);
+    let up = b.iadd(room, p.stride[2]);
+    let inner_to = b.idiv(up, p.stride[2]);
+    let inner_to = b.imin(inner_to, out[2]);
     let inner_to = b.imax(inner_to, inner_from);
-    b.for_(from, to, 1, |b, y| {
-        let rows = p.window(b, 0, X::R(y), sizes[0]);
-        let skip = b.imul(rows.first, in_pitch);
-        let line = b.ptr(input, skip);
-        let skip = b.imul(X::R(y), out_pitch);
-        let target = b.ptr(output, skip);
-        let step = b.imul(in_pitch, p.dilation[0]);
-        let spot = Spot { p, line, target, rows, step, sizes };
+    b.for_(from, to, 1, |b, row| {
+        let at = match p.out[0] {
+            Size::Const(1) => [X::C(0), X::R(row)],
+            _ => {
+                let (z, y) = b.idivrem(X::R(row), out[1]);
+                [z, y]
+            }
+        };
+        let windows = [0, 1].map(|d: usize| p.window(b, d, at[d], sizes[d]));
+        let (mut line, mut target) = (input, output);
+        for d in 0..2 {
+            let skip = b.imul(windows[d].first, in_pitch[d]);
+            line = b.ptr(line, skip);
+            let skip = b.imul(at[d], out_pitch[d]);
+            target = b.ptr(target, skip);
+        }
+        let steps = [0, 1].map(|d: usize| b.imul(in_pitch[d], p.dilation[d]));
+        let spot = Spot { p, line, target, windows, steps, width: sizes[2] };
         b.for_(0, inner_from, 1, |b, x| spot.edge(b, x));
         b.for_(inner_from, inner_to, 1, |b, x| spot.inner(b, x));
-        b.for_(inner_to, out[1], 1, |b, x| spot.edge(b, x));
+        b.for_(inner_to, out[2], 1, |b, x| spot.edge(b, x));
     });
-    let tasks = Tasks(vec![Factor::Size(p.batch), Factor::Size(Size::Const(blocks)), Factor::Chunks { of: vec![p.out[0]], per: rows }]);
-    Ok(Kernel { func: builder.finish(), tasks })
+    let chunks = Factor::Chunks { of: vec![p.out[0], p.out[1]], per: rows };
+    Ok(Kernel { func: builder.finish(), tasks: Tasks(vec![Factor::Size(p.batch), Factor::Size(Size::Const(blocks)), chunks]) })
 }
 
 /// One output row.
@@ -133,10 +145,11 @@ struct Spot<'p> {
     /// First row of the windows, at column 0 of the image, and the output row.
     line: I,
     target: I,
-    rows: Window,
-    /// Bytes from one row of taps to the next.
-    step: X,
-    sizes: [X; 2],
+    /// In depth and height.
+    windows: [Window; 2],
+    /// Bytes from one plane of taps, and from one row of them, to the next.
+    steps: [X; 2],
+    width: X,
 }
 
 impl Spot<'_> {
@@ -164,7 +177,8 @@ impl Spot<'_> {
         let count = if self.p.kind == PoolKind::Max {
             None
         } else {
-            let n = b.imul(count, self.rows.count);
+            let n = b.imul(count, self.windows[1].count);
+            let n = b.imul(n, self.windows[0].count);
             let n = b.splat_int(n);
             Some(b.un(VUn::FromInt, n))
         };
@@ -177,100 +191,46 @@ impl Spot<'_> {
         }
     }
 
+    /// `row` for each row of taps, with its pointer, of those that start at byte `column` of an image's row.
+    fn rows(&self, b: &mut Builder, column: X, row: impl Fn(&mut Builder, I)) {
+        let at = b.iadd(self.line, column);
+        let plane = b.var(at);
+        b.times(self.windows[0].taps, |b| {
+            let line = b.var(plane);
+            b.times(self.windows[1].taps, |b| {
+                row(b, line);
+                b.inc(line, self.steps[1]);
+            });
+            b.inc(plane, self.steps[0]);
+        });
+    }
+
     /// A pixel whose columns are all inside.
     fn inner(&self, b: &mut Builder, x: I) {
         let p = self.p;
         let acc = self.init(b);
-        let at = b.imul(x, p.stride[1] * BLOCK_BYTES);
-        let at = b.iadd(self.line, at);
-        let at = b.var(at);
-        b.times(self.rows.taps, |b| {
-            for s in 0..p.kernel[1] {
-                self.tap(b, &acc, Addr::from(at).off((s * p.dilation[1] - p.pad_before[1]) * BLOCK_BYTES));
+        let column = b.imul(x, p.stride[2] * BLOCK_BYTES);
+        self.rows(b, column, |b, line| {
+            for s in 0..p.kernel[2] {
+                self.tap(b, &acc, Addr::from(line).off((s * p.dilation[2] - p.pad_before[2]) * BLOCK_BYTES));
             }
-            b.inc(at, self.step);
         });
-        self.store(b, &acc, x, X::C(p.kernel[1]));
+        self.store(b, &acc, x, X::C(p.kernel[2]));
     }
 
     /// A pixel whose window the image's sides may cut.
     fn edge(&self, b: &mut Builder, x: I) {
         let p = self.p;
         let acc = self.init(b);
-        let cols = p.window(b, 1, X::R(x), self.sizes[1]);
-        let at = b.imul(cols.first, BLOCK_BYTES);
-        let at = b.iadd(self.line, at);
-        let at = b.var(at);
-        b.times(self.rows.taps, |b| {
-            let q = b.var(at);
+        let cols = p.window(b, 2, X::R(x), self.width);
+        let column = b.imul(cols.first, BLOCK_BYTES);
+        self.rows(b, column, |b, line| {
+            let q = b.var(line);
             b.times(cols.taps, |b| {
                 self.tap(b, &acc, q.into());
-                b.inc(q, p.dilation[1] * BLOCK_BYTES);
+                b.inc(q, p.dilation[2] * BLOCK_BYTES);
             });
-            b.inc(at, self.step);
         });
         self.store(b, &acc, x, cols.count);
     }
-}
-
-/// The mean of every channel over all pixels, in the blocked layout.
-#[derive(Clone, PartialEq, Debug)]
-pub struct GlobalAverage {
-    pub name: String,
-    pub batch: Size,
-    pub channels: i64,
-    pub size: [Size; 2],
-    pub input: Image,
-    /// Word of the output, and f32 values from image to image: `[N][C/16][16]`.
-    pub output: (u32, Size),
-}
-
-/// Generates the kernel. A task is (image, block of channels).
-pub fn global_average(g: &GlobalAverage, isa: Isa) -> Result<Kernel> {
-    if g.input.pitches.len() != 1 {
-        return Err(Error::unsupported(format!("{}: pooling of other than 2 dimensions", g.name)));
-    }
-    let blocks = (g.channels + BLOCK - 1) / BLOCK;
-    let mut builder = Builder::new(&g.name, isa.lanes());
-    let b = &mut builder;
-    let (n, block) = b.idivrem(b.task(), blocks);
-    let base = b.word(g.input.word);
-    let image = &g.input;
-    let at = [(n, Step::floats(image.image, 1)), (block, Step::floats(image.plane, 1)), (X::C(1), Step::floats(image.origin, 1))];
-    let line = b.element(base, &at);
-    let line = b.var(line);
-    let pitch = b.step(Step::floats(image.pitches[0], 1));
-    let (height, width) = (b.size(g.size[0]), b.size(g.size[1]));
-    let vecs = BLOCK as usize / isa.lanes();
-    // Four sums a vector hide the latency of addition.
-    const SUMS: i64 = 4;
-    let acc: Vec<V> = (0..vecs * SUMS as usize).map(|_| b.constant(0.0)).collect();
-    let (full, rest) = b.idivrem(width, SUMS);
-    b.times(height, |b| {
-        let p = b.var(line);
-        let add = |b: &mut Builder, n: i64| {
-            for j in 0..n {
-                for v in 0..vecs {
-                    let a = acc[j as usize * vecs + v];
-                    let x = b.load(Addr::from(p).off(j * BLOCK_BYTES + v as i64 * b.width()));
-                    b.bin_to(VBin::Add, a, a, x);
-                }
-            }
-            b.inc(p, n * BLOCK_BYTES);
-        };
-        b.times(full, |b| add(b, SUMS));
-        b.times(rest, |b| add(b, 1));
-        b.inc(line, pitch);
-    });
-    let pixels = b.imul(height, width);
-    let pixels = b.splat_int(pixels);
-    let pixels = b.un(VUn::FromInt, pixels);
-    let out = b.word(g.output.0);
-    let out = b.element(out, &[(n, Step::floats(g.output.1, 1)), (block, Step::bytes(BLOCK_BYTES))]);
-    for v in 0..vecs {
-        let s = (1..SUMS as usize).fold(acc[v], |s, j| b.add(s, acc[j * vecs + v]));
-        let y = b.div(s, pixels);
-        b.store(Addr::from(out).off(v as i64 * b.width()), y);
-    }
-    Ok(Kernel { func: builder.finish(), tasks: Tasks(vec![Factor::Size(g.batch), Factor::Size(Size::Const(blocks))]) })
 }
