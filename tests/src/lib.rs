@@ -4,3 +4,4 @@
 pub mod assertion;
 pub mod command;
 pub mod data;
+pub mod random_graph;
