@@ -4,13 +4,14 @@
 //! operator takes them so, else brought to the example's shapes; what nothing fits is a new input. Between steps come pairs that cancel
 //! (transpose and back, split and concat, pad and slice), which rewrites like to look through.
 //!
-//! Engines round differently, and a comparison or a `floor` makes much of little. So a graph can be made *with noise*: every result of
-//! floats is off by a few units in its last place. What noise moves, engines may move.
+//! Engines round differently, and a comparison or a `floor` makes much of little. So there are graphs *with noise*: every number that is
+//! computed in floats is off by a few units in its last place. What noise moves, engines may move.
 
 use nnc_frontend::onnx::call::Item;
 use nnc_frontend::onnx::examples::{Example, Port};
 use nnc_ir::examples::tolerance;
-use nnc_ir::{Builder, DType, Dim, Graph, Report, Tensor, Type, V};
+use nnc_ir::ops::Class;
+use nnc_ir::{Builder, DType, Dim, Graph, NodeId, Op, Report, Tensor, Type, V, Value};
 
 /// Random numbers (splitmix64, Steele et al. 2014).
 #[derive(Clone)]
@@ -56,15 +57,13 @@ struct Growth<'g, 'e> {
     examples: &'e [Example],
     dice: Dice,
     values: Vec<V<'g>>,
-    /// How much results of floats are off, in units of what their type is compared by.
-    noise: Option<Dice>,
     inputs: usize,
 }
 
-/// The graph of a seed after so many steps. `noise` is the seed of what is added to results; the graph is otherwise the same.
-pub fn graph(examples: &[Example], seed: u64, steps: usize, noise: Option<u64>) -> Result<Graph, Report> {
+/// The graph of a seed after so many steps.
+pub fn graph(examples: &[Example], seed: u64, steps: usize) -> Result<Graph, Report> {
     let b = Builder::new(format!("random {seed}"));
-    let mut g = Growth { b: &b, examples, dice: Dice::new(seed), values: vec![], noise: noise.map(Dice::new), inputs: 0 };
+    let mut g = Growth { b: &b, examples, dice: Dice::new(seed), values: vec![], inputs: 0 };
     for _ in 0..2 {
         let dtype = if g.dice.chance(60) { DType::F32 } else { *g.dice.of(&TYPES) };
         let rank = g.dice.below(4) + 1;
@@ -113,10 +112,7 @@ impl<'g> Growth<'g, '_> {
         let operands = operands.unwrap_or_else(|| example.inputs.iter().map(|item| self.brought(item, open)).collect());
         let Ok(results) = example.call(self.b, operands, open) else { return false };
         for item in results.into_iter().take(example.outputs) {
-            for v in item.tensors().iter().copied().filter(|v| !v.is_poison()) {
-                let v = self.noisy(v);
-                self.values.push(v);
-            }
+            self.values.extend(item.tensors().iter().filter(|v| !v.is_poison()));
         }
         true
     }
@@ -212,14 +208,43 @@ impl<'g> Growth<'g, '_> {
             _ => v,
         }
     }
+}
 
-    /// A result of floats off by a little, where there is noise.
-    fn noisy(&mut self, v: V<'g>) -> V<'g> {
-        let dtype = v.ty().dtype;
-        let Some(dice) = self.noise.as_mut().filter(|_| dtype.is_float()) else { return v };
-        let share = (dice.below(2001) as f64 - 1000.0) / 1000.0;
-        let wide = v.cast(DType::F64);
-        (wide * wide.scalar_like(1.0 + share * tolerance(dtype))).cast(dtype)
+/// The graph with noise on what it computes, bodies of control flow included.
+pub fn noisy(mut graph: Graph, dice: &mut Dice) -> Result<Graph, Report> {
+    let computed: Vec<NodeId> = graph.order().into_iter().filter(|id| is_computed(&graph, *id)).collect();
+    for id in graph.order() {
+        let regions = std::mem::take(&mut graph.node_mut(id).regions);
+        graph.node_mut(id).regions = regions.into_iter().map(|r| noisy(r, dice)).collect::<Result<_, _>>()?;
+    }
+    let b = Builder::from_graph(graph);
+    let mut replaced = vec![];
+    for id in computed {
+        for port in 0..b.with_graph(|g| g.node(id).types.len() as u32) {
+            let v = b.v(Value { node: id, port });
+            let dtype = v.ty().dtype;
+            if dtype.is_float() {
+                let share = (dice.below(2001) as f64 - 1000.0) / 1000.0;
+                let wide = v.cast(DType::F64);
+                let product = wide * wide.scalar_like(1.0 + share * tolerance(dtype));
+                let reader = if wide.value() == v.value() { product.node() } else { wide.node() };
+                replaced.push((v.value(), reader, product.cast(dtype).value()));
+            }
+        }
+    }
+    let mut graph = b.finish()?;
+    for (v, reader, off) in replaced.into_iter().filter(|(v, _, off)| v != off) {
+        graph.replace(v, off);
+        graph.set_operand(reader, 0, v);
+    }
+    Ok(graph)
+}
+
+/// Whether the node's results are rounded: those that are moved are not.
+fn is_computed(graph: &Graph, id: NodeId) -> bool {
+    match graph.node(id).op.class() {
+        Some(class) => !matches!(class, Class::Move | Class::Index | Class::Sort | Class::Source | Class::Control),
+        None => !matches!(graph.node(id).op, Op::Input),
     }
 }
 
