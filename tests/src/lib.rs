@@ -4,4 +4,6 @@
 pub mod assertion;
 pub mod command;
 pub mod data;
+
+pub mod random_graph;
 pub mod variants;

@@ -22,11 +22,12 @@ pub fn compile(a: &Compile) -> Outcome {
     let emit = emit(a)?;
     // --stop-after without a file is for looking at.
     let output = a.output.as_deref().unwrap_or("-".as_ref());
-    let options = for_files(model::options(&a.compilation), a.compilation.target.is_none());
+    let options = model::options(&a.compilation);
     refuse(a, emit, output)?;
     if matches!(emit, Emit::Ptx | Emit::Spv) {
-        return gpu(a, emit, output, &model::options(&a.compilation));
+        return gpu(a, emit, output, &options);
     }
+    let options = for_files(options, a.compilation.target.is_none());
     let target = build::target_of(&options)?;
     let mut watch = Watch::new(&a.compilation)?;
     let graph = model::load_graph(&a.model, &a.compilation)?;
