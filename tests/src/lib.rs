@@ -4,6 +4,5 @@
 pub mod assertion;
 pub mod command;
 pub mod data;
-
 pub mod random_graph;
 pub mod variants;

@@ -67,8 +67,8 @@ fn loops_may_be_left() {
 fn locals_are_carried_and_joined() {
     // Collatz: a while loop that swaps roles by an if.
     let mut b = KernelBuilder::new("collatz", 0);
-    let (x, y) = (b.param(DType::I64, Access::Read, 8.into()), b.param(DType::I64, Access::Write, 8.into()));
-    let i = b.tasks(8.into());
+    let (x, y) = (b.param(DType::I64, Access::Read, 8i64.into()), b.param(DType::I64, Access::Write, 8i64.into()));
+    let i = b.tasks(8i64.into());
     let start = b.load(x, i);
     let (zero, one, two, three) = (b.int(0), b.int(1), b.int(2), b.int(3));
     let (n, steps) = (b.set_new(start), b.set_new(zero));
@@ -101,8 +101,8 @@ fn locals_are_carried_and_joined() {
 #[test]
 fn a_fault_ends_its_task_and_is_told() {
     let mut b = KernelBuilder::new("gather", 0);
-    let (x, y) = (b.param(DType::I64, Access::Read, 4.into()), b.param(DType::I64, Access::Write, 4.into()));
-    let i = b.tasks(4.into());
+    let (x, y) = (b.param(DType::I64, Access::Read, 4i64.into()), b.param(DType::I64, Access::Write, 4i64.into()));
+    let i = b.tasks(4i64.into());
     let v = b.load(x, i);
     let v = b.bind(v);
     let four = b.int(4);
