@@ -280,7 +280,7 @@ impl Allowed {
                 return Err(format!("result {i} is {}, expected {}", g.ty(), w.ty()));
             }
             let (a, b) = (g.to_f64s(), w.to_f64s());
-            let far = |k: &usize| !same(a[*k], b[*k]) && allowed[*k].is_finite() && !((a[*k] - b[*k]).abs() <= allowed[*k]);
+            let far = |k: &usize| !same(a[*k], b[*k]) && allowed[*k].is_finite() && ((a[*k] - b[*k]).is_nan() || (a[*k] - b[*k]).abs() > allowed[*k]);
             if let Some(k) = (0..b.len()).find(far) {
                 return Err(format!("result {i} ({}): element {k} is {}, expected {} +- {:.1e}", w.ty(), a[k], b[k], allowed[k]));
             }

@@ -31,7 +31,7 @@ pub struct Train {
 #[derive(Debug)]
 pub enum Item {
     Stmt(Stmt),
-    Data(Data),
+    Data(Box<Data>),
     /// `measure name = expr`: one number a sample, averaged.
     Measure(Name, Expr),
     /// `update PATTERN with OPTIMISER`.

@@ -59,7 +59,7 @@ impl Parser<'_> {
             _ => return self.statement().map(Item::Stmt),
         };
         match word.as_str() {
-            "data" | "test" => return self.data().map(Item::Data),
+            "data" | "test" => return Ok(Item::Data(Box::new(self.data()?))),
             "measure" | "schedule" => {
                 self.bump()?;
                 let name = self.name("a name")?;

@@ -7,7 +7,7 @@ use nnc_ir::DType;
 
 impl Lowering<'_> {
     /// What a load gives as an element.
-    pub(super) fn from_memory(&mut self, d: DType, bits: Val) -> Value {
+    pub(super) fn loaded(&mut self, d: DType, bits: Val) -> Value {
         if d == DType::I64 {
             return self.full(bits);
         }
@@ -24,7 +24,7 @@ impl Lowering<'_> {
     }
 
     /// What is stored for an element.
-    pub(super) fn to_memory(&mut self, d: DType, v: Value) -> Val {
+    pub(super) fn stored(&mut self, d: DType, v: Value) -> Val {
         match d {
             DType::I64 => self.wide(v),
             DType::BF16 => {

@@ -189,7 +189,7 @@ fn log_parts(k: &mut Builder, x: Val) -> (Val, Val) {
         k,
         r,
         &[
-            3.333_333_1e-1,
+            3.333_333e-1,
             -2.499_999_4e-1,
             2.000_071_5e-1,
             -1.666_805_7e-1,
@@ -289,7 +289,7 @@ pub fn sin_cos(k: &mut Builder, x: Val) -> (Val, Val) {
 /// asin of what is in [0, 0.5], and of the square root of a smaller number elsewhere.
 fn asin_core(k: &mut Builder, x: Val) -> Val {
     let z = k.mul(x, x);
-    let p = polynomial(k, z, &[1.666_675_2e-1, 7.495_300_3e-2, 4.547_002_6e-2, 2.418_131_1e-2, 4.216_32e-2]);
+    let p = polynomial(k, z, &[1.666_675_2e-1, 7.495_300_3e-2, 4.547_002_6e-2, 2.418_131e-2, 4.216_32e-2]);
     let p = k.mul(p, z);
     let p = k.mul(p, x);
     k.add(p, x)
@@ -399,7 +399,7 @@ pub fn sinh(k: &mut Builder, x: Val) -> Val {
     let far = k.sub(e, q);
     let far = copysign(k, far, x);
     let z = k.mul(x, x);
-    let p = polynomial(k, z, &[1.666_671_6e-1, 8.333_028e-3, 2.037_219_2e-4]);
+    let p = polynomial(k, z, &[1.666_671_6e-1, 8.330_284e-3, 2.037_219_2e-4]);
     let p = k.mul(p, z);
     let p = k.mul(p, x);
     let near = k.add(p, x);

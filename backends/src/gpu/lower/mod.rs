@@ -277,7 +277,7 @@ impl Lowering<'_> {
                     bits
                 } else {
                     let v = self.eval(*value)?;
-                    self.to_memory(self.k.params[*buf as usize].dtype, v)
+                    self.stored(self.k.params[*buf as usize].dtype, v)
                 };
                 self.b.store(self.buffers[*buf as usize], at, v);
             }
@@ -452,7 +452,7 @@ impl Lowering<'_> {
                 let i = self.done(*index)?;
                 let at = self.element(*buf, i);
                 let bits = self.b.load(self.buffers[*buf as usize], at);
-                Ok(self.from_memory(self.k.params[*buf as usize].dtype, bits))
+                Ok(self.loaded(self.k.params[*buf as usize].dtype, bits))
             }
             Expr::Cast { to, arg } => {
                 let v = self.done(*arg)?;

@@ -26,7 +26,7 @@ impl Lowering<'_> {
             let y = self.float(fun, d, a, b)?;
             // Not every integer or opposite is a number of the smallest types.
             let exact = matches!(fun, ScalarFn::Neg | ScalarFn::Abs | ScalarFn::Relu | ScalarFn::Max | ScalarFn::Min | ScalarFn::Sign);
-            if same && !(exact && !d.is_small_float()) { self.round(d, y) } else { y }
+            if same && (!exact || d.is_small_float()) { self.round(d, y) } else { y }
         } else {
             let y = self.integer(fun, d, a, b);
             if same { self.wrap(d, y) } else { y }
