@@ -60,7 +60,7 @@ fn sizes_that_do_not_fit_at_run_time_are_the_inputs_fault() {
     });
     let t = |n: usize| Tensor::new(&[n], &vec![1f32; n]);
     assert_eq!(eval(&g, &[t(3), t(3)]).unwrap(), [Tensor::new(&[3], &[2f32; 3])]);
-    assert_eq!(eval(&g, &[t(1), t(3)]).unwrap_err().code(), Code::Input);
+    assert_eq!(eval(&g, &[t(1), t(3)]).unwrap(), [Tensor::new(&[3], &[2f32; 3])]);
     let e = eval(&g, &[t(2), t(3)]).unwrap_err();
     assert_eq!(e.notes(), ["computing `sum` (add)"]);
 }

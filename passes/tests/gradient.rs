@@ -53,6 +53,7 @@ const FLAT: &[&str] = &[
     "string_split",
     "string_normalize",
     "regex_match",
+    "image_decode",
 ];
 
 /// Inside the function's domain, away from its kinks and from ties.

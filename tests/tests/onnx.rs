@@ -182,7 +182,8 @@ fn expanded_twins_agree() {
         let work = tempfile::tempdir().expect("a folder");
         let (data, model) = (twin.join("test_data_set_0"), twin.join("model.onnx"));
         let first = call(&["run"], &[("", &model), ("-i", &data), ("-o", work.path())]);
-        let close = ["run", "--rtol", "1e-4", "--atol", "1e-6"];
+        // Where a function rounds to half precision between its steps, an operator rounds once.
+        let close = ["run", "--rtol", if n.contains("fp16") { "1e-3" } else { "1e-4" }, "--atol", "1e-6"];
         let second = first.and_then(|()| call(&close, &[("", &case.join("model.onnx")), ("-i", &data), ("--expect", work.path())]));
         report.extend(second.err().map(|why| format!("{n}: {why}")));
     }

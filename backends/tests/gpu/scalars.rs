@@ -133,6 +133,11 @@ fn every_function_on_every_type() {
             for (i, got) in numbers(out, &buffers[buffers.len() - 1]).into_iter().enumerate() {
                 let args = if f == ScalarFn::Where { vec![cond[i], a[i], b[i]] } else { vec![a[i], b[i]][..f.arity()].to_vec() };
                 let want = f.eval(d, &args);
+                // Devices may take subnormal numbers for zero, or lose digits of them.
+                let subnormal = |x: &Num| d == DType::F32 && x.as_f64() != 0.0 && x.as_f64().abs() < f64::from(f32::MIN_POSITIVE);
+                if matches!(f, ScalarFn::Mod | ScalarFn::Fmod | ScalarFn::Pow) && args.iter().chain([&want]).any(subnormal) {
+                    continue;
+                }
                 let error = ulps(out, got, want);
                 if error > tolerance(f, a[i].as_f64()) {
                     wrong.push(format!("{} of {} {args:?}: {got:?}, not {want:?} ({error} units)", f.name(), d.name()));
