@@ -4,5 +4,6 @@
 pub mod assertion;
 pub mod command;
 pub mod data;
+pub mod onnx;
 pub mod random_graph;
 pub mod variants;

@@ -1,0 +1,105 @@
+//! Kernels for GPUs without a GPU: Mesa's Vulkan driver for processors runs them, Khronos' validator and NVIDIA's assembler read them.
+
+use nnc_tests::command::{call, nnc};
+use nnc_tests::data::{lavapipe, onnx_suite, ptxas, root, skip};
+use nnc_tests::onnx::{cases, held_against};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Networks of the examples, and inputs for them.
+const NETWORKS: [(&str, &str); 4] = [
+    ("lenet5", "x=random:1 --dim N=3"),
+    ("squeezenet1_1", "x=random:1 --dim N=1"),
+    ("resnet18", "x=random:1 --dim N=1 --dim H=224 --dim W=224"),
+    ("mobilenet_v2", "x=random:1 --dim N=1"),
+];
+
+/// A recurrent layer: a loop over launches.
+const LSTM: &str = "module net(x: f32[7,2,5]) -> (y: f32[7,2,6]) {
+  w = param [1,24,5] ~ glorot
+  r = param [1,24,6] ~ glorot
+  h, _, _ = lstm(x, w, r, hidden_size=6)
+  y = reshape(h, shape=[7,2,6])
+  return y
+}
+";
+
+#[test]
+fn official_cases_on_vulkan() {
+    if let Err(why) = lavapipe() {
+        return skip("official_cases_on_vulkan", &why);
+    }
+    let suite = match onnx_suite() {
+        Ok(folder) => folder,
+        Err(why) => return skip("official_cases_on_vulkan", &why),
+    };
+    let head = "Official cases (onnx 1.22.0, node and simple) that do not pass on Vulkan.";
+    held_against("tests/onnx/vulkan.txt", head, &[("vulkan", &cases(&suite)[..], "vulkan")]);
+}
+
+/// What both of two engines compute of a network, held against each other.
+fn agrees(folder: &Path, model: &str, input: &str) {
+    call(folder, &format!("run {model} -i {input} -o {model}.out")).ok();
+    call(folder, &format!("run {model} -i {input} --engine vulkan --expect {model}.out -o {model}.gpu")).ok();
+}
+
+#[test]
+fn networks_on_vulkan() {
+    if let Err(why) = lavapipe() {
+        return skip("networks_on_vulkan", &why);
+    }
+    let f = tempfile::tempdir().expect("a folder");
+    for (name, input) in NETWORKS {
+        fs::copy(root().join(format!("examples/{name}.nn")), f.path().join(format!("{name}.nn"))).expect("an example");
+        agrees(f.path(), &format!("{name}.nn"), input);
+    }
+    fs::write(f.path().join("lstm.nn"), LSTM).expect("written");
+    agrees(f.path(), "lstm.nn", "x=random:1");
+}
+
+/// Compiles each network to `NAME.EXTENSION` and gives the files to `check`.
+fn compiled(extension: &str, check: impl Fn(&Path)) {
+    let f = tempfile::tempdir().expect("a folder");
+    for (name, _) in NETWORKS {
+        let out = f.path().join(format!("{name}.{extension}"));
+        let done = nnc().arg("compile").arg(root().join(format!("examples/{name}.nn"))).arg("-o").arg(&out).output().expect("the command starts");
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        check(&out);
+    }
+}
+
+#[test]
+fn the_validator_takes_our_spirv() {
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        return skip("the_validator_takes_our_spirv", "spirv-val is absent (Debian's spirv-tools)");
+    }
+    compiled("spv", |file| {
+        let done = Command::new("spirv-val").args(["--target-env", "vulkan1.2"]).arg(file).output().expect("spirv-val starts");
+        assert!(done.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&done.stderr));
+    });
+}
+
+/// All kernels assemble, for the oldest and the newest GPUs that we name, and none keeps registers in memory.
+#[test]
+fn nvidias_assembler_takes_our_ptx() {
+    let ptxas = match ptxas() {
+        Ok(path) => path,
+        Err(why) => return skip("nvidias_assembler_takes_our_ptx", &why),
+    };
+    compiled("ptx", |file| {
+        let mut kernels = 0;
+        for arch in ["sm_80", "sm_90"] {
+            let done =
+                Command::new(&ptxas).args(["-v", "-arch", arch, "-o"]).arg(file.with_extension(arch)).arg(file).output().expect("ptxas starts");
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(done.status.success(), "{}: {said}", file.display());
+            let spills = said.lines().filter(|l| l.contains("bytes spill stores"));
+            spills.for_each(|l| {
+                assert!(l.contains(" 0 bytes spill stores, 0 bytes spill loads"), "{}: {l}", file.display());
+                kernels += 1;
+            });
+        }
+        assert!(kernels > 8, "{kernels} kernels in {}", file.display());
+    });
+}
