@@ -5,5 +5,6 @@ pub mod assertion;
 pub mod command;
 pub mod data;
 pub mod onnx;
+pub mod ptx;
 pub mod random_graph;
 pub mod variants;

@@ -1,0 +1,119 @@
+//! The PTX that we print, interpreted: every operation's examples and whole networks give what the interpreter of graphs, or compiled
+//! code, gives; and what the interpreter of PTX is there to catch, it catches.
+
+use nnc::gpu::run::{Model, Runner};
+use nnc_backends::cpu::native_target;
+use nnc_ir::error::Code;
+use nnc_ir::eval::{Env, run};
+use nnc_ir::examples::{Example, Values, compare, examples, random_tensor};
+use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::{DType, Graph, Report, Tensor};
+use nnc_passes::Options;
+use nnc_tests::data::root;
+use nnc_tests::ptx::{self, Machine, Window};
+
+fn on_ptx(graph: Graph, x: &[Tensor]) -> Result<Option<Vec<Tensor>>, String> {
+    let target = native_target().with_gpu(&Gpu::new(GpuIsa::Sm80));
+    let program = match nnc_passes::compile(graph, &target, &Options::default(), &mut ()) {
+        // What lowering refuses is its own suite's to say.
+        Err(Report(errors)) if errors.iter().all(|e| e.code() == Code::Unsupported) => return Ok(None),
+        other => other.map_err(|r| r.to_string())?,
+    };
+    let runner = Runner::new(program, Machine::default()).map_err(|r| r.to_string())?;
+    runner.run(x).map(Some).map_err(|e| e.to_string())
+}
+
+fn check(e: &Example) -> Result<bool, String> {
+    let graph = e.graph().map_err(|r| r.to_string())?;
+    let x = e.tensors(0).map_err(|e| e.to_string())?;
+    let want = run(&graph, &x, &Env::default()).map_err(|e| e.to_string())?;
+    let Some(got) = on_ptx(graph, &x)? else { return Ok(false) };
+    got.iter().zip(&want).enumerate().try_for_each(|(i, (g, w))| compare(g, w).map_err(|m| format!("y{i}: {m}")))?;
+    Ok(true)
+}
+
+#[test]
+fn every_operation() {
+    let (mut ran, mut wrong) = (0, vec![]);
+    // Angles beyond 8192 are not reduced exactly yet.
+    let far = |e: &Example| ["sin.", "cos.", "tan."].iter().any(|f| e.name.starts_with(f)) && e.name.ends_with(".edges");
+    for e in examples().into_iter().filter(|e| !far(e)) {
+        match check(&e) {
+            Ok(true) => ran += 1,
+            Ok(false) => {}
+            Err(m) => wrong.push(format!("{}: {m}", e.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{} examples:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(ran > 500, "{ran} examples ran");
+}
+
+/// A network of the examples, its symbols set, on an input of this shape: within 1e-4 of compiled code's largest result.
+fn network(name: &str, dims: &[(&str, i64)], shape: &[usize]) {
+    let path = root().join(format!("examples/{name}.nn"));
+    let dims = dims.iter().map(|(s, n)| (s.to_string(), *n)).collect();
+    let options = nnc::Options { dims, ..Default::default() };
+    let graph = nnc::load(&path, &options).unwrap_or_else(|r| panic!("{name}: {r}")).graph;
+    let x = [random_tensor(DType::F32, shape, &Values::Small, 1)];
+    let want = nnc::session(graph.clone(), &options, &mut ()).unwrap_or_else(|r| panic!("{name}: {r}")).run(&x).expect("values");
+    let got = on_ptx(graph, &x).unwrap_or_else(|e| panic!("{name}: {e}")).expect("a program");
+    for (g, w) in got.iter().zip(&want) {
+        let (g, w) = (g.to_f64s(), w.to_f64s());
+        let most = w.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+        assert!(most > 0.0 && g.len() == w.len());
+        let far = g.iter().zip(&w).position(|(a, b)| (a - b).abs() > 1e-4 * most || a.is_nan());
+        assert_eq!(far.map(|i| (i, g[i], w[i])), None, "{name}");
+    }
+}
+
+#[test]
+fn lenet5() {
+    network("lenet5", &[("N", 2)], &[2, 1, 28, 28]);
+}
+
+#[test]
+fn squeezenet() {
+    network("squeezenet1_1", &[("N", 1)], &[1, 3, 224, 224]);
+}
+
+/// Runs hand-written instructions as two groups of 64 threads, with a buffer of 64 words that is read and one that is written.
+fn run_text(body: &str) -> Result<Vec<u8>, String> {
+    let registers = ".reg .pred %p<8>;\n.reg .b32 %r<8>;\n.reg .b64 %l<8>;\n.reg .f32 %f<8>;\n.shared .align 16 .b8 shared0[256];\n";
+    let start = "ld.param.u64 %l0, [k_b0];\nld.param.u64 %l1, [k_b1];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %l2, %r0, 4;\nadd.s64 %l3, %l0, %l2;\n\
+                 add.s64 %l4, %l1, %l2;\nmov.u32 %r1, shared0;\nmad.lo.u32 %r1, %r0, 4, %r1;\n";
+    let text = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(\n.param .u64 k_b0,\n.param .u64 k_b1\n)\n.maxntid 64, 1, 1\n{{\n{registers}{start}\
+         {body}\nret;\n}}\n"
+    );
+    let entry = ptx::parse(&text)?.pop().expect("an entry point");
+    let (mut a, mut b) = ((0..256).map(|i| i as u8).collect::<Vec<_>>(), vec![0; 256]);
+    let buffers = vec![Window { data: &mut a, written: false }, Window { data: &mut b, written: true }];
+    ptx::run(&entry, &mut ptx::Launch { groups: [2, 1], buffers, scalars: &[] })?;
+    Ok(b)
+}
+
+fn fails(body: &str, why: &str) {
+    let e = run_text(body).expect_err(why);
+    assert!(e.contains(why), "`{why}` is not in: {e}");
+}
+
+#[test]
+fn hazards_are_errors() {
+    // The neighbour's word by way of shared memory.
+    let swap = "ld.global.nc.u32 %r2, [%l3];\nst.shared.u32 [%r1], %r2;\nbar.sync 0;\nxor.b32 %r3, %r1, 4;\nld.shared.u32 %r4, [%r3];\nst.global.u32 [%l4], %r4;";
+    let out = run_text(swap).expect("nothing is wrong with it");
+    assert_eq!((out[0], out[4], out[8]), (4, 0, 12));
+    fails(&swap.replace("bar.sync 0;\n", ""), "byte 0x4 is read while thread 1 writes it");
+    fails(&swap.replace("st.shared.u32 [%r1], %r2;\n", ""), "of shared memory is read, and nobody wrote it");
+    fails(&swap.replace("[%l4]", "[%l4+4]"), "byte 256 of buffer 1, which has 256");
+    fails(&swap.replace("[%l4]", "[%l4+2]"), "is no multiple of 4");
+    fails(&swap.replace("st.global.u32 [%l4]", "st.global.u32 [%l3]"), "buffer 0 is only to be read");
+    fails(&swap.replace("[%l4], %r4", "[%l1], %r4"), "is written by thread");
+    fails(&swap.replace("bar.sync 0;", "setp.lt.u32 %p0, %r0, 3;\n@%p0 bra $L1;\nbar.sync 0;\n$L1:"), "a barrier that 61 of 64 threads come by");
+    fails(
+        &swap.replace("bar.sync 0;", "setp.lt.u32 %p0, %r0, 3;\n@%p0 bra $L1;\nshfl.sync.bfly.b32 %r5, %r0, 1, 31, 0xffffffff;\n$L1:\nbar.sync 0;"),
+        "partner",
+    );
+    fails(&swap.replace("%r4;", "%r9;"), "%r9 is not declared");
+    fails(&swap.replace("ld.shared.u32", "ld.local.u32"), "a space that the interpreter does not know");
+}
