@@ -368,12 +368,13 @@ impl<'g> Call<'g> {
         dims.iter().map(Dim::as_const).collect::<Option<Vec<_>>>().ok_or_else(|| self.unknown(i, what))
     }
 
-    /// As [`Call::known_ints`], for operators of opset 1: their counts had the type of the data.
-    pub fn old_ints(&self, i: usize, what: &str) -> Result<Vec<i64>> {
-        let values = self.fold(self.x(i)?).map(|t| t.to_f64s()).ok_or_else(|| self.unknown(i, what))?;
-        match values.iter().find(|v| v.fract() != 0.0 || v.abs() > 1e15) {
+    /// Counts as operators of opset 1 take them, in the type of the data: as integers, and their values where these are known.
+    pub fn old_counts(&self, i: usize, what: &str) -> Result<(V<'g>, Option<Vec<i64>>)> {
+        let v = self.x(i)?;
+        let known = self.fold(v).map(|t| t.to_f64s());
+        match known.iter().flatten().find(|v| v.fract() != 0.0 || v.abs() > 1e15) {
             Some(v) => Err(Error::shape(format!("input {i} ({what}) should hold whole numbers, found {v}"))),
-            None => Ok(values.into_iter().map(|v| v as i64).collect()),
+            None => Ok((v.cast(DType::I64), known.map(|k| k.into_iter().map(|v| v as i64).collect()))),
         }
     }
 
@@ -388,6 +389,20 @@ impl<'g> Call<'g> {
             Some(dims) => Ok(dims),
             None => self.read(self.x(i)?, what).map(|(dims, _)| dims),
         }
+    }
+
+    /// As [`Call::dims_or_read`], of a vector that must have `n` elements.
+    pub fn dims_of(&self, i: usize, n: usize, what: &str) -> Result<Vec<Dim>> {
+        match self.dims(i)? {
+            Some(dims) => Ok(dims),
+            None => self.read(self.long(self.x(i)?, n), what).map(|(dims, _)| dims),
+        }
+    }
+
+    /// A vector whose length is open as one of the `n` elements that it must have; the run compares.
+    pub fn long(&self, v: V<'g>, n: usize) -> V<'g> {
+        let open = v.ty().rank() == 1 && v.ty().elems().as_const().is_none();
+        if open { v.reshape(vec![Dim::from(n)]) } else { v }
     }
 
     /// Binds fresh symbols to the elements of an integer tensor of rank 0 or 1; the tensor comes back as the binding node.

@@ -72,10 +72,10 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     scan::check(&data, scan::Kind::Model).map_err(in_file)?;
     let proto = ModelProto::decode(data).map_err(|e| in_file(Error::syntax(format!("no ONNX protobuf: {e}"))))?;
     let graph = proto.graph.as_deref().ok_or_else(|| in_file(Error::syntax("the file holds no graph")))?;
-    if proto.ir_version > NEWEST_IR {
-        return Err(in_file(Error::unsupported(format!("IR version {} is newer than {NEWEST_IR}, the newest known", proto.ir_version))).into());
-    }
     let b = Builder::new(text(&graph.name));
+    if proto.ir_version > NEWEST_IR {
+        b.error(in_file(Error::unsupported(format!("IR version {} is newer than {NEWEST_IR}, the newest known", proto.ir_version))));
+    }
     let opsets = opsets(&proto.opset_import, &b);
     let fixed = !(options.dims.is_empty() && options.shapes.is_empty() && options.values.is_empty());
     let cx = Context::new(&proto, External::new(folder).map_err(in_file)?, fixed, &b);

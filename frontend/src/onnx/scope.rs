@@ -9,7 +9,7 @@ use super::proto::*;
 use super::tensor;
 use nnc_ir::ops::source::Dims;
 use nnc_ir::{Builder, DType, Error, Graph, Loc, Report, Result, Tensor, V, Value};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::rc::Rc;
@@ -33,6 +33,9 @@ pub struct Context<'m> {
     fixed: bool,
     max_nodes: usize,
     nodes_left: Cell<usize>,
+    ir_version: i64,
+    /// Domains that nodes use and that no import names.
+    unimported: RefCell<HashSet<String>>,
 }
 
 /// Domain, name, overload.
@@ -49,7 +52,8 @@ impl<'m> Context<'m> {
         }
         let held = model.graph.iter().map(|g| g.node.len()).chain(model.functions.iter().map(|f| f.node.len())).sum::<usize>();
         let max_nodes = MAX_NODES.0 + MAX_NODES.1 * held;
-        Context { functions, external, fixed, max_nodes, nodes_left: Cell::new(max_nodes) }
+        let (nodes_left, unimported) = (Cell::new(max_nodes), RefCell::default());
+        Context { functions, external, fixed, max_nodes, nodes_left, ir_version: model.ir_version, unimported }
     }
 }
 
@@ -150,6 +154,23 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         }
     }
 
+    /// The version of operators that the model does not import. Files before IR version 3 have no imports: they are of opset 1.
+    fn unimported(&self, domain: &str) -> Result<i64> {
+        if domain.is_empty() && self.cx.ir_version < 3 {
+            return Ok(1);
+        }
+        let named = |d: &str| if d.is_empty() { "ai.onnx".to_string() } else { d.to_string() };
+        let known: Vec<String> = self.place.opsets.keys().map(|d| named(d)).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        let e = Error::unsupported(format!("the model imports no operator set `{}`", named(domain))).note(format!("it imports {known}"));
+        // Said once; what else is wrong with its nodes shows when they are taken for those of the newest version.
+        let Some(newest) = ops::newest(domain) else { return Err(e) };
+        if self.cx.unimported.borrow_mut().insert(domain.to_string()) {
+            self.b.error(e.note(format!("its nodes are checked as those of version {newest}")));
+        }
+        Ok(newest)
+    }
+
     /// The node's results. Poison among them is an error that is recorded already.
     fn results(&self, node: &'m NodeProto, loc: &Loc) -> Result<Vec<Item<V<'g>>>> {
         let left = self.cx.nodes_left.get();
@@ -176,9 +197,9 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         if let Some((key, (f, opsets))) = self.cx.functions.get_key_value(&(domain.clone(), &*node.op_type, &*node.overload)) {
             return self.inline(node, key, f, opsets, inputs);
         }
-        let Some(opset) = self.place.opsets.get(&domain).copied().or((domain.is_empty() && self.place.opsets.is_empty()).then_some(1)) else {
-            let known: Vec<&str> = self.place.opsets.keys().map(String::as_str).collect();
-            return Err(Error::unsupported(format!("the model imports no operator set `{domain}`")).note(format!("it imports {known:?}")));
+        let opset = match self.place.opsets.get(&domain) {
+            Some(version) => *version,
+            None => self.unimported(&domain)?,
         };
         let op = text(&node.op_type);
         ops::find(&domain, &op, opset)?;

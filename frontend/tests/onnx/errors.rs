@@ -49,6 +49,29 @@ fn opsets_are_told_apart() {
 }
 
 #[test]
+fn imports_are_asked_for_once() {
+    let nodes = vec![
+        node("Relu", "x", "a", vec![]),
+        node("Frobnicate", "a", "b", vec![]),
+        node("Softmax", "a", "c", vec![string("axis", "last")]),
+        NodeProto { domain: name("ai.onnx.ml"), ..node("Normalizer", "x", "d", vec![]) },
+    ];
+    let m = model(17, graph(vec![value("x", F32, "2,3")], nodes, ["b", "c", "d"].map(|n| value(n, F32, "")).to_vec()));
+    let mut all = problems(&ModelProto { opset_import: vec![import("com.example", 1)], ir_version: 99, ..m.clone() });
+    let says = |all: &[String], what: &[&str]| {
+        assert!(all.len() == what.len() && all.iter().zip(what).all(|(a, w)| a.contains(w)), "{all:#?}");
+    };
+    let rest =
+        ["imports no operator set `ai.onnx`", "operator Frobnicate is not", "`axis` should be an integer", "imports no operator set `ai.onnx.ml`"];
+    assert!(all.remove(0).contains("IR version 99 is newer than"), "{all:#?}");
+    says(&all, &rest);
+    says(&problems(&ModelProto { opset_import: vec![], ..m.clone() }), &rest);
+    // Before IR version 3 a file without imports is of opset 1.
+    let old = ModelProto { ir_version: 2, opset_import: vec![], ..m };
+    says(&problems(&old), &[rest[1], rest[2], rest[3]]);
+}
+
+#[test]
 fn attributes_are_checked() {
     assert!(one(17, node("Softmax", "x", "y", vec![float("axis", 1.0)]))[0].contains("attribute `axis` should be an integer, found a float"));
     assert!(one(17, node("Softmax", "x", "y", vec![int("axis", 2)]))[0].contains("axis 2 is outside a tensor of rank 2"));

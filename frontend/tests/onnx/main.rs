@@ -9,6 +9,7 @@ mod hostile;
 mod import;
 mod model;
 mod narrow;
+mod old;
 mod open;
 mod operators;
 mod random;

@@ -32,7 +32,7 @@ pub const ROWS: &[Row] = &[
     op("Softsign", 1, (1, 1), |c| act(c, Act::Softsign {})),
     op("SwiGLU", 28, (2, 2), swiglu),
     op("Swish", 24, (1, 1), |c| act(c, Act::Swish { alpha: float(c, "alpha", 1.0)? })),
-    op("ThresholdedRelu", 10, (1, 1), |c| act(c, Act::ThresholdedRelu { alpha: float(c, "alpha", 1.0)? })),
+    op("ThresholdedRelu", 1, (1, 1), |c| act(c, Act::ThresholdedRelu { alpha: float(c, "alpha", 1.0)? })),
 ];
 
 fn float(c: &Call, name: &str, default: f64) -> Result<Real> {

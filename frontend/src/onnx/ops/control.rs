@@ -5,9 +5,10 @@ use super::{MANY, Row, items, op};
 use crate::onnx::call::{Arg, Call, Item, Region, is_operand, regroup};
 use nnc_ir::error::Code;
 use nnc_ir::ops::control::{If, Loop, Scan};
+use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::movement::Slice;
 use nnc_ir::ops::reduce::ReduceKind;
-use nnc_ir::ops::source::{Dims, ReadDims};
+use nnc_ir::ops::source::{Dims, Iota, ReadDims};
 use nnc_ir::ops::{Class, Op};
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
@@ -49,6 +50,11 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
         let differ = format!("output {k} is {} in one branch and {} in the other", layouts[k].kind(), others[k].kind());
         return Err(c.unknown(0, "the condition").note(differ));
     }
+    if is_exception(&yes, &no) {
+        yes = refused(c, &no)?;
+    } else if is_exception(&no, &yes) {
+        no = refused(c, &yes)?;
+    }
     for k in 0..yes.outputs.len() {
         let (a, b) = (yes.ty(yes.outputs[k].value).clone(), no.ty(no.outputs[k].value).clone());
         if a.rank() != b.rank() && is_squeeze(c, condition, &yes, k) {
@@ -71,7 +77,17 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     Ok(regroup(&layouts, &c.b.op_all(If {}, &x, vec![yes, no])))
 }
 
-/// In the place of a branch that does not fit the sizes which the user has fixed: results of the types of `other`, the branch that does, and
+/// Whether a branch gives a constant scalar for what the other computes as a tensor, as `2 / (d - 1)` of a vector `d` that is zero where
+/// d is 1. Values have one rank, that of what is computed; a run that takes the exception is refused.
+fn is_exception(branch: &Graph, other: &Graph) -> bool {
+    (0..branch.outputs.len()).any(|k| {
+        let (v, w) = (branch.outputs[k].value, other.outputs[k].value);
+        let (a, b) = (branch.ty(v), other.ty(w));
+        branch.constant(v).is_some() && other.constant(w).is_none() && a.dtype == b.dtype && a.rank() == 0 && b.rank() > 0
+    })
+}
+
+/// In the place of a branch that does not fit the sizes which the user has fixed, or the rank of the other branch's results: results of the types of `other`, the branch that does, and
 /// an error of the run, which asks for a size of -1.
 fn refused(c: &Call, other: &Graph) -> Result<Graph> {
     let b = c.b.nested(&*other.name);
@@ -357,8 +373,9 @@ fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if declared != x.len() || results < states {
         return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {states} states and {scanned} inputs are scanned")));
     }
-    if c.opt(0).is_some() {
-        return Err(Error::unsupported("sequences of different lengths are not supported").note("pad them, and leave sequence_lens out"));
+    let lens = c.opt(0).map(|v| v.cast(DType::I64));
+    if lens.is_some_and(|v| v.ty().rank() != 1) {
+        return Err(Error::shape("sequence_lens should be a vector, one length a sequence"));
     }
     let backward = c.ints("directions")?.unwrap_or(vec![0; scanned]);
     if backward.len() != scanned {
@@ -381,13 +398,49 @@ fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let outside: Vec<V<'g>> = operands(&outside).collect();
     let sequence = c.b.nested("sequence");
     let mut own: Vec<V> = x.iter().map(|v| sequence.input("x", without(v.ty(), 1))).collect();
-    own.iter_mut().skip(states).zip(&backward).filter(|(_, b)| **b == 1).for_each(|(v, _)| *v = flipped(*v));
+    let len = lens.map(|v| sequence.input("length", without(v.ty(), 1)));
+    let steps = sequence.op(Iota { shape: vec![x[states].ty().shape[1].clone()], axis: 0 }, &[]);
+    for (v, _) in own.iter_mut().skip(states).zip(&backward).filter(|(_, b)| **b == 1) {
+        *v = match len {
+            None => flipped(*v),
+            // From the sequence's own end; steps beyond it find whatever there is and do not count.
+            Some(len) => {
+                let (zero, one) = (sequence.constant(Tensor::scalar(0i64)), sequence.constant(Tensor::scalar(1i64)));
+                sequence.op(Gather { axis: 0 }, &[*v, (len - one - steps).max(zero)])
+            }
+        };
+    }
+    own.extend(len.map(|_| steps));
     own.extend(outside.iter().map(|v| sequence.input("outer", v.ty())));
-    let y = sequence.op_all(Scan { states, scanned, reverse: false }, &own, vec![step]);
+    own.extend(len);
+    let inner = scanned + usize::from(len.is_some());
+    let step = if len.is_some() { ended(c, &step, states, scanned)? } else { step };
+    let y = sequence.op_all(Scan { states, scanned: inner, reverse: false }, &own, vec![step]);
     y.into_iter().take(results).for_each(|v| sequence.output("", v));
     let sequence = sequence.finish().map_err(|mut e| e.0.remove(0))?;
-    let operands: Vec<V<'g>> = x.iter().copied().chain(outside).collect();
-    Ok(c.b.op_all(Scan { states: 0, scanned: x.len(), reverse: false }, &operands, vec![sequence]))
+    let operands: Vec<V<'g>> = x.iter().copied().chain(lens).chain(outside).collect();
+    Ok(c.b.op_all(Scan { states: 0, scanned: x.len() + usize::from(lens.is_some()), reverse: false }, &operands, vec![sequence]))
+}
+
+/// A step of a scan with the number of the step as one more scanned input, and the sequence's length as the last capture: from there on
+/// states stay and results are zeros.
+fn ended(c: &Call, step: &Graph, states: usize, scanned: usize) -> Result<Graph> {
+    let b = c.b.nested(&*step.name);
+    let mut x: Vec<V> = vec![];
+    let scalar = || Type::new(DType::I64, vec![]);
+    let mut t = None;
+    for (i, id) in step.inputs.iter().enumerate() {
+        if i == states + scanned {
+            t = Some(b.input("t", scalar()));
+        }
+        x.push(b.input("x", step.node(*id).types[0].clone()));
+    }
+    let t = t.unwrap_or_else(|| b.input("t", scalar()));
+    let alive = t.less(b.input("length", scalar()));
+    for (k, y) in b.inline(step, &x).into_iter().enumerate() {
+        b.output("", alive.select(y, x.get(k).copied().filter(|_| k < states).unwrap_or_else(|| y.scalar_like(0.0))));
+    }
+    b.finish().map_err(|mut r| r.0.remove(0))
 }
 
 /// Axis `from` becomes axis `to`, the others keep their order.

@@ -8,6 +8,7 @@ mod convert;
 mod det;
 mod detect;
 mod einsum;
+mod experimental;
 mod image;
 mod index;
 mod loss;
@@ -93,6 +94,7 @@ pub const TABLE: &[&[Row]] = &[
     det::ROWS,
     detect::ROWS,
     einsum::ROWS,
+    experimental::ROWS,
     image::ROWS,
     index::ROWS,
     loss::ROWS,
@@ -183,6 +185,12 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
         return Err(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len())));
     }
     Ok(y)
+}
+
+/// The newest version of a domain's operators that is known.
+pub fn newest(domain: &str) -> Option<i64> {
+    let since = rows().filter(|r| r.domain == domain).map(|r| r.since).max()?;
+    Some(if domain.is_empty() { NEWEST_OPSET } else { since })
 }
 
 /// Whether the operator draws random numbers.

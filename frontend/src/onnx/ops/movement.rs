@@ -5,6 +5,7 @@ use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::movement::{Pad, PadMode, Slice};
+use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::Iota;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
@@ -79,7 +80,7 @@ fn slice_attributes<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     Ok(vec![sliced(c.x(0)?, &list("starts")?, &list("ends")?, c.ints("axes")?, None)?])
 }
 
-fn slice<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+pub fn slice<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (axes, steps) = (axes_input(c, 3, "axes")?, axes_input(c, 4, "steps")?);
     match (c.dims(1)?, c.dims(2)?, axes, steps) {
         (Some(starts), Some(ends), None, None) => Ok(vec![sliced(c.x(0)?, &starts, &ends, None, None)?]),
@@ -165,11 +166,23 @@ fn equal_parts<'g>(x: V<'g>, axis: usize, n: usize) -> Result<Vec<V<'g>>> {
     parts(x, axis, &vec![d.floor_div(&Dim::from(n)); n])
 }
 
+/// Lengths of parts that only the run knows, one an output. Where they do not make up the axis, the run refuses them.
+fn read_sizes<'g>(c: &Call<'g>, x: V<'g>, axis: usize, sizes: V<'g>) -> Result<Vec<Dim>> {
+    let sizes = c.long(sizes, c.outputs.len());
+    let whole = c.b.dims(vec![x.ty().shape[axis].clone()]);
+    let fits = sizes.reduce(ReduceKind::Sum, &[0], true).equal(whole);
+    c.read(fits.select(sizes, c.b.constant(Tensor::scalar(-1i64))), "split").map(|(dims, _)| dims)
+}
+
 /// Opsets 1 (lengths as attribute or input) and 2 (attribute).
 fn split_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, axis) = (c.x(0)?, c.axis("axis", 0)?);
     if c.opset < 2 && c.opt(1).is_some() {
-        return parts(x, axis, &c.old_ints(1, "split")?.into_iter().map(Dim::Const).collect::<Vec<_>>());
+        let (sizes, known) = c.old_counts(1, "split")?;
+        return match known {
+            Some(known) => parts(x, axis, &known.into_iter().map(Dim::Const).collect::<Vec<_>>()),
+            None => parts(x, axis, &read_sizes(c, x, axis, sizes)?),
+        };
     }
     match c.ints("split")? {
         Some(sizes) => parts(x, axis, &sizes.into_iter().map(Dim::Const).collect::<Vec<_>>()),
@@ -184,7 +197,7 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if c.opt(1).is_some() {
         let sizes = match c.dims(1)? {
             Some(sizes) => sizes,
-            None => c.read(c.x(1)?, "split")?.0,
+            None => read_sizes(c, x, axis, c.x(1)?.cast(DType::I64))?,
         };
         return parts(x, axis, &sizes);
     }
@@ -253,8 +266,8 @@ fn pad<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let pads = match (c.dims(1)?, axes_input(c, 3, "axes")?) {
         (Some(pads), None) => on_axes(rank, &pads, None)?,
         (Some(pads), Some(Axes::Known(axes))) => on_axes(rank, &pads, Some(axes))?,
-        (None, None) => on_axes(rank, &read_signed(c, c.x(1)?)?, None)?,
-        (None, Some(Axes::Known(axes))) => on_axes(rank, &read_signed(c, c.x(1)?)?, Some(axes))?,
+        (None, None) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 2 * rank))?, None)?,
+        (None, Some(Axes::Known(axes))) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 2 * axes.len()))?, Some(axes))?,
         (_, Some(Axes::Open(axes))) => {
             let named = Named::new(c, axes, rank);
             named.check(c)?;
@@ -282,8 +295,8 @@ fn read_signed<'g>(c: &Call<'g>, v: V<'g>) -> Result<Vec<Dim>> {
 fn center_crop_pad<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut x = c.x(0)?;
     let rank = x.ty().rank();
-    let sizes = c.dims_or_read(1, "shape")?;
     let axes = c.ints("axes")?.unwrap_or_else(|| (0..rank as i64).collect());
+    let sizes = c.dims_of(1, axes.len(), "shape")?;
     if axes.len() != sizes.len() {
         return Err(Error::shape(format!("{} lengths for {} axes", sizes.len(), axes.len())));
     }

@@ -18,6 +18,7 @@ pub const ROWS: &[Row] = &[
     op("LogSoftmax", 1, (1, 1), |c| flattened(c, |x, axis| x.builder().op(LogSoftmax { axis }, &[x]))),
     op("LogSoftmax", 13, (1, 1), |c| Ok(vec![c.b.op(LogSoftmax { axis: c.axis("axis", -1)? }, &[c.x(0)?])])),
     op("LpNormalization", 1, (1, 1), lp_norm),
+    op("MeanVarianceNormalization", 1, (1, 1), mean_variance_norm_old),
     op("MeanVarianceNormalization", 9, (1, 1), mean_variance_norm),
     op("RMSNormalization", 23, (2, 2), rms_norm),
     op("Softmax", 1, (1, 1), |c| flattened(c, |x, axis| x.builder().op(Softmax { axis }, &[x]))),
@@ -32,34 +33,38 @@ pub fn per_channel<'g>(v: V<'g>, x: V<'g>) -> V<'g> {
 }
 
 fn batch_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    // Before opset 14 is_test and the extra outputs chose between training and inference; momentum matters in training only.
-    c.ignore(&["consumed_inputs", "is_test"]);
+    c.ignore(&["consumed_inputs"]);
     let (x, scale, bias, mean, var) = (c.x(0)?, c.x(1)?, c.x(2)?, c.x(3)?, c.x(4)?);
     let (epsilon, momentum) = (c.float("epsilon", 1e-5)?, c.float("momentum", 0.9)?);
     let rank = x.ty().rank();
     if rank < 2 && !x.is_poison() {
         return Err(Error::shape(format!("expected [N,C,..], found {}", x.ty())));
     }
-    if !c.flag("spatial", true)? {
-        // One set of statistics an element of a sample.
-        c.outputs_below(1, "training is not supported with spatial=0")?;
-        let std = (var + var.scalar_like(epsilon)).sqrt();
-        return Ok(vec![(x - mean) / std * scale + bias]);
-    }
-    if c.opset < 14 || !c.flag("training_mode", false)? {
+    // Before opset 14 outputs beyond the first mean training, unless is_test (up to 6) says that it is none.
+    let training = if c.opset < 14 { !c.flag("is_test", false)? && (1..5).any(|i| c.wants(i)) } else { c.flag("training_mode", false)? };
+    let spatial = c.flag("spatial", true)?;
+    if !training {
         c.outputs_below(1, "statistics are results of training only")?;
-        let y = c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, mean, var]);
+    }
+    // One set of statistics an element of a sample.
+    let by_element = |mean: V<'g>, var: V<'g>| (x - mean) / (var + var.scalar_like(epsilon)).sqrt() * scale + bias;
+    if !training {
+        let y = if spatial { c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, mean, var]) } else { by_element(mean, var) };
         return Ok(vec![y; 5]);
     }
-    let axes: Vec<usize> = (0..rank).filter(|a| *a != 1).collect();
-    let vector = |v: V<'g>| v.reshape(vec![x.ty().shape[1].clone()]);
+    let axes: Vec<usize> = (0..rank).filter(|a| if spatial { *a != 1 } else { *a == 0 }).collect();
+    let vector = |v: V<'g>| v.reshape(x.ty().shape[1..if spatial { 2 } else { rank }].to_vec());
     let wide = x.cast(mean.ty().dtype);
     let batch_mean = wide.mean_keep(&axes);
     let centred = wide - batch_mean;
     let (batch_mean, batch_var) = (vector(batch_mean), vector((centred * centred).mean_keep(&axes)));
-    let y = c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, batch_mean, batch_var]);
+    let y = if spatial {
+        c.b.op(BatchNorm { epsilon: Real(epsilon) }, &[x, scale, bias, batch_mean, batch_var])
+    } else {
+        by_element(batch_mean, batch_var)
+    };
     let running = |old: V<'g>, new: V<'g>| old * old.scalar_like(momentum) + new * new.scalar_like(1.0 - momentum);
-    Ok(vec![y, running(mean, batch_mean), running(var, batch_var)])
+    Ok(vec![y, running(mean, batch_mean), running(var, batch_var), batch_mean, batch_var])
 }
 
 fn instance_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
@@ -145,8 +150,23 @@ fn mean_variance_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let axes = c.ints("axes")?.unwrap_or(vec![0, 2, 3]);
     let axes = axes.iter().map(|a| nnc_ir::types::normalize_axis(*a, x.ty().rank())).collect::<Result<Vec<_>>>()?;
+    Ok(vec![by_deviation(x - x.mean_keep(&axes), &axes)])
+}
+
+/// The experimental operator of opset 1: each sample on its own.
+fn mean_variance_norm_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let first = if c.flag("across_channels", false)? { 1 } else { 2 };
+    if x.ty().rank() <= first {
+        return Err(Error::shape(format!("expected [N,C,..], found {}", x.ty())));
+    }
+    let axes: Vec<usize> = (first..x.ty().rank()).collect();
     let centred = x - x.mean_keep(&axes);
-    // The specification adds 1e-9 to the deviation, not to the variance.
-    let std = (centred * centred).mean_keep(&axes).sqrt();
-    Ok(vec![centred / (std + std.scalar_like(1e-9))])
+    Ok(vec![if c.flag("normalize_variance", true)? { by_deviation(centred, &axes) } else { centred }])
+}
+
+/// The specification adds 1e-9 to the deviation, not to the variance.
+fn by_deviation<'g>(centred: V<'g>, axes: &[usize]) -> V<'g> {
+    let std = (centred * centred).mean_keep(axes).sqrt();
+    centred / (std + std.scalar_like(1e-9))
 }

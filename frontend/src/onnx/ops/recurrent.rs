@@ -51,6 +51,33 @@ impl Cell {
     }
 }
 
+/// The function of a gate.
+#[derive(Clone, Copy)]
+enum Gate {
+    Act(Act),
+    /// `alpha * x + beta`
+    Affine {
+        alpha: Real,
+        beta: Real,
+    },
+    /// `alpha * tanh(beta * x)`
+    ScaledTanh {
+        alpha: Real,
+        beta: Real,
+    },
+}
+
+impl Gate {
+    fn expand(self, x: V) -> V {
+        let k = |v: Real| x.scalar_like(v.0);
+        match self {
+            Gate::Act(act) => act.expand(x),
+            Gate::Affine { alpha, beta } => x * k(alpha) + k(beta),
+            Gate::ScaledTanh { alpha, beta } => (x * k(beta)).tanh() * k(alpha),
+        }
+    }
+}
+
 /// The weights of one direction.
 struct Weights<'g> {
     /// Of the recurrent products, `[gates * hidden, hidden]`.
@@ -133,7 +160,7 @@ impl<'g> Layer<'g> {
         bias: Option<V<'g>>,
         mut weights: Weights<'g>,
         states: Vec<V<'g>>,
-        acts: &[Act],
+        acts: &[Gate],
     ) -> Result<Vec<V<'g>>> {
         let b = self.x.builder();
         let (n, h) = (self.cell.gates(), self.hidden);
@@ -183,7 +210,7 @@ impl<'g> Layer<'g> {
     }
 
     /// The next states from the input's products `[batch, gates * hidden]`.
-    fn step<'r>(&self, x: V<'r>, old: &[V<'r>], weights: &Weights<'r>, acts: &[Act]) -> Vec<V<'r>> {
+    fn step<'r>(&self, x: V<'r>, old: &[V<'r>], weights: &Weights<'r>, acts: &[Gate]) -> Vec<V<'r>> {
         let (h, r) = (self.hidden, weights.r);
         let gate = |v: V<'r>, from: usize, count: usize| v.slice_axis(v.ty().rank() - 1, Dim::from(from * h), Dim::from(count * h));
         let rows = |from: usize, count: usize| r.slice_axis(0, Dim::from(from * h), Dim::from(count * h));
@@ -227,7 +254,7 @@ fn transposed_product<'g>(x: V<'g>, w: V<'g>) -> V<'g> {
 }
 
 /// The activations of each direction. Parameters are listed for those functions that have them, in order.
-fn activations(c: &Call, cell: Cell, directions: usize) -> Result<Vec<Vec<Act>>> {
+fn activations(c: &Call, cell: Cell, directions: usize) -> Result<Vec<Vec<Gate>>> {
     let defaults = cell.activations();
     let names = c.strs("activations")?.unwrap_or_else(|| defaults.repeat(directions).iter().map(|s| s.to_string()).collect());
     if names.len() != defaults.len() * directions {
@@ -238,7 +265,16 @@ fn activations(c: &Call, cell: Cell, directions: usize) -> Result<Vec<Vec<Act>>>
     let mut acts = vec![];
     for name in &names {
         let mut a = |default: f64| Real(alpha.next().unwrap_or(default));
-        acts.push(match name.to_lowercase().as_str() {
+        let mut b = |default: f64| Real(beta.next().unwrap_or(default));
+        acts.push(Gate::Act(match name.to_lowercase().as_str() {
+            "affine" => {
+                acts.push(Gate::Affine { alpha: a(1.0), beta: b(0.0) });
+                continue;
+            }
+            "scaledtanh" => {
+                acts.push(Gate::ScaledTanh { alpha: a(1.0), beta: b(1.0) });
+                continue;
+            }
             "sigmoid" => Act::Fn(ScalarFn::Sigmoid),
             "tanh" => Act::Fn(ScalarFn::Tanh),
             "relu" => Act::Fn(ScalarFn::Relu),
@@ -247,9 +283,9 @@ fn activations(c: &Call, cell: Cell, directions: usize) -> Result<Vec<Vec<Act>>>
             "leakyrelu" => Act::LeakyRelu { alpha: a(0.01) },
             "thresholdedrelu" => Act::ThresholdedRelu { alpha: a(1.0) },
             "elu" => Act::Elu { alpha: a(1.0) },
-            "hardsigmoid" => Act::HardSigmoid { alpha: a(0.2), beta: Real(beta.next().unwrap_or(0.5)) },
+            "hardsigmoid" => Act::HardSigmoid { alpha: a(0.2), beta: b(0.5) },
             _ => return Err(Error::unsupported(format!("activation `{name}` is not supported"))),
-        });
+        }));
     }
-    Ok(acts.chunks(defaults.len()).map(<[Act]>::to_vec).collect())
+    Ok(acts.chunks(defaults.len()).map(<[Gate]>::to_vec).collect())
 }

@@ -22,7 +22,7 @@ macro_rules! reductions {
                 let k = c.opt_int("k")?.ok_or_else(|| Error::attribute("attribute `k` is missing"))?;
                 top_k(c, Dim::Const(k))
             }),
-            op("TopK", 10, (2, 2), |c| match &c.dims_or_read(1, "k")?[..] {
+            op("TopK", 10, (2, 2), |c| match &c.dims_of(1, 1, "k")?[..] {
                 [k] => top_k(c, k.clone()),
                 k => Err(Error::shape(format!("k should be one number, found {}", k.len()))),
             }),

@@ -36,6 +36,8 @@ struct Axis<'g> {
     m: Dim,
     factor: V<'g>,
     known: Option<f64>,
+    /// The length after before it was rounded down, where it was.
+    exact: Option<V<'g>>,
     /// Start and end of the region of interest, as shares of the length.
     roi: Option<(V<'g>, V<'g>)>,
 }
@@ -55,8 +57,15 @@ fn upsample<'g>(c: &Call<'g>, factors: Factors) -> Result<Vec<V<'g>>> {
         "bilinear" => "linear",
         m => m,
     };
-    let rule =
-        Rule { mode, coordinates: "asymmetric", nearest: "floor", cubic_a: -0.75, exclude_outside: false, antialias: false, extrapolation: 0.0 };
+    let rule = Rule {
+        mode,
+        coordinates: "asymmetric",
+        nearest: "towards the smaller",
+        cubic_a: -0.75,
+        exclude_outside: false,
+        antialias: false,
+        extrapolation: 0.0,
+    };
     let missing = |name: &str| Error::attribute(format!("attribute `{name}` is missing"));
     let scales = match factors {
         Factors::Input(i) => c.x(i)?,
@@ -124,18 +133,17 @@ fn region<'g>(roi: Option<V<'g>>, i: usize, axes: usize) -> Option<(V<'g>, V<'g>
 }
 
 /// A vector with one element an axis.
-fn one_an_axis(v: V, what: &str, axes: usize) -> Result<()> {
+fn one_an_axis<'g>(c: &Call<'g>, v: V<'g>, what: &str, axes: usize) -> Result<V<'g>> {
+    let v = c.long(v, axes);
     if v.ty().rank() == 1 && v.ty().elems().is(axes as i64) {
-        return Ok(());
+        return Ok(v);
     }
     Err(Error::shape(format!("{what} should be a vector of {axes}, one an axis, found {}", v.ty())))
 }
 
 fn by_scales<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], scales: V<'g>, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
-    one_an_axis(scales, "scales", axes.len())?;
-    if let Some(r) = roi {
-        one_an_axis(r, "roi", 2 * axes.len())?;
-    }
+    let scales = one_an_axis(c, scales, "scales", axes.len())?;
+    let roi = roi.map(|r| one_an_axis(c, r, "roi", 2 * axes.len())).transpose()?;
     let known = c.fold(scales).map(|t| t.to_f64s());
     let regions = roi.and_then(|r| c.fold(r)).map(|t| t.to_f64s());
     for (i, a) in axes.iter().enumerate() {
@@ -159,7 +167,8 @@ fn by_scales<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], scales: V<'g>, roi:
                 c.read((n * share * factor).floor(), "the result's length")?.0[0].clone()
             }
         };
-        x = resized(c, x, *a, Axis { n, m, factor, known: known.as_ref().map(|k| k[i]), roi }, rule)?;
+        let exact = Some(c.b.op(Dims { values: vec![n.clone()], scalar: true }, &[]).cast(DType::F64) * factor);
+        x = resized(c, x, *a, Axis { n, m, factor, known: known.as_ref().map(|k| k[i]), exact, roi }, rule)?;
     }
     Ok(vec![x])
 }
@@ -177,7 +186,7 @@ fn scaled(n: &Dim, s: f64) -> Option<Dim> {
 }
 
 fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
-    let mut sizes = c.dims_or_read(3, "sizes")?;
+    let mut sizes = c.dims_of(3, axes.len(), "sizes")?;
     if sizes.len() != axes.len() {
         return Err(Error::shape(format!("{} sizes for {} axes", sizes.len(), axes.len())));
     }
@@ -197,14 +206,13 @@ fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: O
         }
         common = Some(s);
     }
-    if let Some(r) = roi {
-        one_an_axis(r, "roi", 2 * axes.len())?;
-    }
+    let roi = roi.map(|r| one_an_axis(c, r, "roi", 2 * axes.len())).transpose()?;
     for (i, (a, m)) in axes.iter().zip(sizes).enumerate() {
         let n = x.ty().shape[*a].clone();
         let factor = common.unwrap_or_else(|| scalar(&m) / scalar(&n));
         let known = c.fold(factor).map(|t| t.num(0).as_f64());
-        x = resized(c, x, *a, Axis { n, m, factor, known, roi: region(roi, i, axes.len()) }, rule)?;
+        let exact = common.map(|s| scalar(&n) * s);
+        x = resized(c, x, *a, Axis { n, m, factor, known, exact, roi: region(roi, i, axes.len()) }, rule)?;
     }
     Ok(vec![x])
 }
@@ -241,6 +249,7 @@ fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) ->
             "round_prefer_floor" => (at - half).map(ScalarFn::Ceil),
             "round_prefer_ceil" => (at + half).floor(),
             "floor" => at.floor(),
+            "towards the smaller" => a.factor.less(a.factor.scalar_like(1.0)).select(at.map(ScalarFn::Ceil), at.floor()),
             _ => at.map(ScalarFn::Ceil),
         };
         gather(x, index.cast(DType::I64))
@@ -258,7 +267,7 @@ fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) ->
     if a.roi.is_none() {
         return Ok(y);
     }
-    let outside = at.less(at.scalar_like(0.0)).or(at.greater(last.cast(DType::F64)));
+    let outside = at.less(at.scalar_like(0.0)).or(at.greater(last.cast(at.ty().dtype)));
     Ok(along(outside).select(y.scalar_like(rule.extrapolation), y))
 }
 
@@ -278,7 +287,7 @@ fn repeats(s: f64, rule: &Rule) -> Option<i64> {
         match rule.nearest {
             "round_prefer_floor" => (at - 0.5).ceil(),
             "round_prefer_ceil" => (at + 0.5).floor(),
-            "floor" => at.floor(),
+            "floor" | "towards the smaller" => at.floor(),
             _ => at.ceil(),
         }
         .max(0.0)
@@ -297,15 +306,16 @@ fn repeated(x: V, axis: usize, times: i64) -> V {
     x.reshape(apart).expand(spread).reshape(joined)
 }
 
-/// For each output position, the position in the input: f64 `[m]`.
+/// For each output position, the position in the input, `[m]`. In f32 where the nearest element counts: half-way positions are then those
+/// that other runtimes find half-way, with factors like 0.7 that binary fractions only come near to.
 fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
-    let i = c.b.op(Iota { shape: vec![a.m.clone()], axis: 0 }, &[]).cast(DType::F64);
+    let wide = if rule.mode == "nearest" { DType::F32 } else { DType::F64 };
+    let i = c.b.op(Iota { shape: vec![a.m.clone()], axis: 0 }, &[]).cast(wide);
     let k = |v: f64| i.scalar_like(v);
-    let length = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(DType::F64);
-    let (n, m) = (length(&a.n), length(&a.m));
-    // The result's length before it was rounded down.
-    let exact = n * a.factor;
-    let half_pixel = (i + k(0.5)) / a.factor - k(0.5);
+    let length = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(wide);
+    let (n, m, factor) = (length(&a.n), length(&a.m), a.factor.cast(wide));
+    let exact = a.exact.map_or(m, |e| e.cast(wide));
+    let half_pixel = (i + k(0.5)) / factor - k(0.5);
     match rule.coordinates {
         "half_pixel_symmetric" => {
             let centre = n / k(2.0);
@@ -313,10 +323,10 @@ fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
         }
         "pytorch_half_pixel" => m.greater(k(1.0)).select(half_pixel, k(0.0)),
         "align_corners" => exact.equal(k(1.0)).select(k(0.0), i * (n - k(1.0)) / (exact - k(1.0))),
-        "asymmetric" => i / a.factor,
-        "tf_half_pixel_for_nn" => (i + k(0.5)) / a.factor,
+        "asymmetric" => i / factor,
+        "tf_half_pixel_for_nn" => (i + k(0.5)) / factor,
         "tf_crop_and_resize" => {
-            let (start, end) = a.roi.unwrap_or((k(0.0), k(1.0)));
+            let (start, end) = a.roi.map_or((k(0.0), k(1.0)), |(s, e)| (s.cast(wide), e.cast(wide)));
             let span = n - k(1.0);
             let spread = start * span + i * (end - start) * span / (m - k(1.0));
             m.greater(k(1.0)).select(spread, (start + end) * span * k(0.5))

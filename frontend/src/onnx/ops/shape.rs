@@ -6,7 +6,7 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::Dims;
 use nnc_ir::types::{ShapeText, broadcast, normalize_axis};
-use nnc_ir::{DType, Dim, Error, Result, V};
+use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 
 pub const ROWS: &[Row] = &[
     op("Concat", 1, (1, MANY), concat),
@@ -210,17 +210,32 @@ pub fn tiled<'g>(x: V<'g>, repeats: &[Dim]) -> Result<V<'g>> {
 }
 
 fn tile<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    Ok(vec![tiled(c.x(0)?, &c.dims_or_read(1, "repeats")?)?])
+    let x = c.x(0)?;
+    Ok(vec![tiled(x, &c.dims_of(1, x.ty().rank(), "repeats")?)?])
 }
 
 /// Opset 1: a number of tiles along one axis.
 fn tile_axis<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let (tiles, axis) = (c.old_ints(1, "tiles")?, c.old_ints(2, "axis")?);
-    let ([tiles], [axis]) = (&tiles[..], &axis[..]) else { return Err(Error::shape("tiles and axis are scalars")) };
-    let mut repeats = vec![Dim::Const(1); x.ty().rank()];
-    repeats[normalize_axis(*axis, x.ty().rank())?] = Dim::Const((*tiles).max(0));
-    Ok(vec![tiled(x, &repeats)?])
+    let rank = x.ty().rank();
+    let ((tiles, count), (axis, place)) = (c.old_counts(1, "tiles")?, c.old_counts(2, "axis")?);
+    if [tiles, axis].iter().any(|v| v.ty().elems().as_const().is_some_and(|n| n != 1)) {
+        return Err(Error::shape("tiles and axis are scalars"));
+    }
+    let mut repeats = vec![Dim::Const(1); rank];
+    if let (Some(tiles), Some(axis)) = (count.as_deref().and_then(<[i64]>::first), place.as_deref().and_then(<[i64]>::first)) {
+        repeats[normalize_axis(*axis, rank)?] = Dim::Const((*tiles).max(0));
+        return Ok(vec![tiled(x, &repeats)?]);
+    }
+    let k = |v: i64| c.b.constant(Tensor::scalar(v));
+    let tiles = tiles.reshape(vec![Dim::Const(1)]).max(k(0));
+    if let Some(axis) = place.as_deref().and_then(<[i64]>::first) {
+        repeats[normalize_axis(*axis, rank)?] = c.read(tiles, "tiles")?.0[0].clone();
+        return Ok(vec![tiled(x, &repeats)?]);
+    }
+    let named = Named::new(c, axis.reshape(vec![Dim::Const(1)]), rank);
+    named.check(c)?;
+    Ok(vec![tiled(x, &c.read(named.spread(tiles, k(1)), "tiles")?.0)?])
 }
 
 /// `[N,C,H,W]` and the block size.
