@@ -95,6 +95,28 @@ fn mobilenet_stays_in_blocks() {
 }
 
 #[test]
+fn groups_of_few_channels_share_blocks() {
+    // (channels, groups, groups that are left): whole blocks of 4 groups, of 2, of 1; 3 channels each, all of them; a filter twice a channel.
+    for (inputs, outputs, groups, left) in [(32, 32, 8, 2), (48, 48, 2, 1), (64, 32, 2, 2), (15, 15, 5, 1), (16, 32, 16, 1)] {
+        let g = graph(|b| {
+            let x = conv(image(b, 3, 6), inputs, 1, 1, 1).relu();
+            conv(conv(x, outputs, 3, 2, groups).relu(), 16, 1, 1, 1).mean_keep(&[2, 3])
+        });
+        let o = optimized(&g, &Options::default());
+        let made: Vec<_> = o
+            .order()
+            .into_iter()
+            .filter_map(|id| match &o.node(id).op {
+                Op::Conv(c) if !c.strides.iter().all(|s| *s == 1) => Some((c.layout, c.group)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(made, [(Layout::Blocked(16), left)], "{groups} groups of {inputs} and {outputs} channels");
+        assert_equal(&g, &o, 1e-5);
+    }
+}
+
+#[test]
 fn concat_of_whole_blocks_stays_in_blocks() {
     let fire = |x: V<'_>, out: usize| {
         let s = conv(x, 16, 1, 1, 1).relu();

@@ -1,7 +1,7 @@
 //! Rewrites the graph in the chosen layouts: conversions, blocked operations, packed weights.
 
-use super::Plan;
 use super::flexible::Role;
+use super::{Plan, merged};
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
@@ -171,6 +171,28 @@ impl Emit<'_> {
         }
     }
 
+    /// Weights `[O,C/group,kernel..]` of `group` groups, each `n` of which become one: zeros where a filter has no channels.
+    fn merged(&mut self, w: Value, group: usize, n: usize) -> Result<Value> {
+        let shape = self.ty(w).shape.clone();
+        let (n, left) = (Dim::from(n), Dim::from(group / n));
+        let filters = shape[0].floor_div(&Dim::from(group));
+        let filter = Dim::product(&shape[1..]);
+        // A group's filters, and zeros as many as those of all groups: read in rows of all groups, each begins one further to the right.
+        let own = filters.clone() * filter.clone();
+        let w = self.op(Reshape { shape: vec![left.clone(), n.clone(), own.clone()] }, &[w])?;
+        let none = vec![Dim::Const(0); 3];
+        let after = vec![Dim::Const(0), Dim::Const(0), own.clone() * n.clone()];
+        let w = self.op(Pad { mode: PadMode::Constant, lo: none, hi: after }, &[w])?;
+        let all = n.clone() * n.clone() * own;
+        let w = self.op(Reshape { shape: vec![left.clone(), Dim::product(&self.ty(w).shape[1..])] }, &[w])?;
+        let w = self.op(Slice { starts: vec![Dim::Const(0); 2], sizes: vec![left.clone(), all], steps: vec![] }, &[w])?;
+        let w = self.op(Reshape { shape: vec![left, n.clone(), n.clone(), filters, filter] }, &[w])?;
+        let w = self.transposed(w, vec![0, 1, 3, 2, 4])?;
+        let mut whole = shape;
+        whole[1] = whole[1].clone() * n;
+        self.op(Reshape { shape: whole }, &[w])
+    }
+
     /// Weights in bf16, each two of their rows interleaved ([`takes_narrow`](nnc_ir::ops::contract::takes_narrow)).
     fn narrowed(&mut self, w: Value) -> Result<Value> {
         let shape = self.ty(w).shape.clone();
@@ -197,7 +219,11 @@ impl Emit<'_> {
             x = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &[x])?;
             pads = vec![];
         }
-        let w = self.plain(operands[1])?;
+        let mut w = self.plain(operands[1])?;
+        let together = if let Layout::Blocked(_) = layout { merged(&conv, self.ty(w), self.block) } else { 1 };
+        if together > 1 {
+            w = self.merged(w, conv.group, together)?;
+        }
         let mut w = self.weights(w, layout)?;
         if self.narrow && self.fixed[operands[1].node.0 as usize] && matches!(layout, Layout::Blocked(_)) {
             w = self.narrowed(w)?;
@@ -213,7 +239,7 @@ impl Emit<'_> {
             });
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
-        self.named(id, Conv { layout, pads, ..conv }, args)
+        self.named(id, Conv { layout, pads, group: conv.group / together.max(1), ..conv }, args)
     }
 
     /// A node that works on blocks as well; operands `follows` are in blocks.

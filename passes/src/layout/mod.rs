@@ -81,9 +81,27 @@ pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize)
         _ if channels == 0 || outputs == 0 || group == 0 => Err("it has no channels"),
         _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
         _ if group == 1 => Ok(Layout::Blocked(block)),
-        _ if group == channels && outputs == channels => Ok(Layout::Depthwise(block)),
-        _ if channels / group % b == 0 && outputs / group % b == 0 => Ok(Layout::Blocked(block)),
-        _ => Err("a group's channels are no whole blocks"),
+        _ if group == channels && outputs == channels && ws.len() <= 4 => Ok(Layout::Depthwise(block)),
+        _ if cost::bytes(w) * merged(conv, w, block) as f64 > MERGED_BYTES => {
+            Err("a group's channels are no whole blocks, and all groups as one are large")
+        }
+        _ => Ok(Layout::Blocked(block)),
+    }
+}
+
+/// Bytes that weights may take once zeros have made whole blocks of their groups.
+const MERGED_BYTES: f64 = (256 << 20) as f64;
+
+/// How many neighbouring groups become one, whose channels are whole blocks: all of them where fewer do not. 1 where nothing is to do.
+pub fn merged(conv: &Conv, w: &Type, block: usize) -> usize {
+    let Some([outputs, inputs]) = w.const_shape().map(|s| [s[0], s[1]]) else { return 1 };
+    let fits = |n: usize| {
+        let whole = |channels: i64| channels.checked_mul(n as i64).is_some_and(|c| c % block as i64 == 0);
+        conv.group % n == 0 && whole(inputs) && whole(outputs / conv.group.max(1) as i64)
+    };
+    match conv.group {
+        0 | 1 => 1,
+        groups => (1..=block).find(|n| fits(*n)).unwrap_or(groups),
     }
 }
 
@@ -153,7 +171,8 @@ impl<'a> Plan<'a> {
                 let outputs = waste(cost::dim(&x[1].shape[0]));
                 let fixed = constant[node.operands[1].node.0 as usize];
                 let speed = if narrow && fixed && matches!(layout, Layout::Blocked(_)) { 2.0 } else { 1.0 };
-                let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / (target.fma_per_cycle * speed);
+                let zeros = if let Layout::Blocked(_) = layout { merged(conv, x[1], self.block) as f64 } else { 1.0 };
+                let work = cost::work(&node.op, &x, &node.types) * zeros * inputs * outputs / (target.fma_per_cycle * speed);
                 let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
                 let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;
                 let weights = if fixed { 0.0 } else { 2.0 * cost::copy(x[1], target) };
