@@ -6,7 +6,7 @@ use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
 use nnc_ir::ops::map::Cast;
-use nnc_ir::ops::movement::{Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
+use nnc_ir::ops::movement::{Concat, Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
 use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
 
@@ -208,6 +208,9 @@ impl Emit<'_> {
         let old = self.r.old.node(id);
         let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
         let (conv, operands) = (conv.clone(), old.operands.clone());
+        if let (Layout::Winograd { tile, .. }, 5) = (layout, self.r.old.ty(operands[1]).rank()) {
+            return self.volume(id, &conv, layout, tile);
+        }
         let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
         let mut pads = conv.pads.clone();
         // Minimal filtering fills its patches up as it reads them.
@@ -230,16 +233,77 @@ impl Emit<'_> {
         }
         let mut args = vec![x, w];
         for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
-            args.push(match post {
-                Post::Add => self.blocks(*v)?,
-                _ => {
-                    let v = self.plain(*v)?;
-                    self.filled(v, 0, self.block)?
-                }
-            });
+            args.push(self.post(post, *v)?);
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
         self.named(id, Conv { layout, pads, group: conv.group / together.max(1), ..conv }, args)
+    }
+
+    /// What an epilogue's step reads.
+    fn post(&mut self, post: &Post, v: Value) -> Result<Value> {
+        if *post == Post::Add {
+            return self.blocks(v);
+        }
+        let v = self.plain(v)?;
+        self.filled(v, 0, self.block)
+    }
+
+    /// Minimal filtering of volumes: each plane of the result is an image, made of the planes under its window as more channels.
+    fn volume(&mut self, id: NodeId, conv: &Conv, layout: Layout, tile: usize) -> Result<Value> {
+        let operands = self.r.old.node(id).operands.clone();
+        let out = self.r.old.node(id).types[0].shape.clone();
+        let taps = self.r.old.ty(operands[1]).shape[2].clone();
+        let none = vec![Dim::Const(0); 6];
+        let mut x = self.blocks(operands[0])?;
+        let pads = if conv.pads.is_empty() { vec![0; 6] } else { conv.pads.clone() };
+        if pads[0] != 0 || pads[3] != 0 {
+            let (mut lo, mut hi) = (none.clone(), none.clone());
+            (lo[2], hi[2]) = (Dim::Const(pads[0]), Dim::Const(pads[3]));
+            x = self.op(Pad { mode: PadMode::Constant, lo, hi }, &[x])?;
+        }
+        // [N,C/b,D,H,W,b] -> [N,D,C/b,H,W,b], the planes of each window one after the other, and windows as images.
+        let outside = vec![0, 2, 1, 3, 4, 5];
+        let x = self.transposed(x, outside.clone())?;
+        let mut sizes = self.ty(x).shape.clone();
+        sizes[1] = out[2].clone();
+        let mut under = vec![];
+        for tap in 0..taps.as_const().unwrap_or(1) {
+            let mut starts = none.clone();
+            starts[1] = Dim::Const(tap);
+            under.push(self.op(Slice { starts, sizes: sizes.clone(), steps: vec![] }, &[x])?);
+        }
+        let x = if let [x] = under[..] { x } else { self.op(Concat { axis: 2 }, &under)? };
+        let x = self.images(x)?;
+        // [O,C,kernel..] -> [O,planes,C,3,3], channels in whole blocks.
+        let w = self.plain(operands[1])?;
+        let w = self.filled(w, 1, self.block)?;
+        let w = self.transposed(w, vec![0, 2, 1, 3, 4])?;
+        let mut shape = self.ty(w).shape.clone();
+        shape[1] = shape[1].clone() * shape.remove(2);
+        let w = self.reshaped(w, shape)?;
+        let mut args = vec![x, self.op(WinogradFilter { tile, block: self.block }, &[w])?];
+        for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
+            let mut v = self.post(post, *v)?;
+            if *post == Post::Add {
+                v = self.transposed(v, outside.clone())?;
+                v = self.images(v)?;
+            }
+            args.push(v);
+        }
+        let pads = vec![pads[1], pads[2], pads[4], pads[5]];
+        let y = self.named(id, Conv { layout, pads, strides: vec![], dilations: vec![], ..conv.clone() }, args)?;
+        let mut shape = self.ty(y).shape.clone();
+        shape.splice(..1, [out[0].clone(), out[2].clone()]);
+        let y = self.reshaped(y, shape)?;
+        self.transposed(y, outside)
+    }
+
+    /// `[N,D,..]` as `[N*D,..]`.
+    fn images(&mut self, x: Value) -> Result<Value> {
+        let mut shape = self.ty(x).shape.clone();
+        let images = Dim::product(&shape[..2]);
+        shape.splice(..2, [images]);
+        self.reshaped(x, shape)
     }
 
     /// A node that works on blocks as well; operands `follows` are in blocks.

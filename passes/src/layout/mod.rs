@@ -82,15 +82,17 @@ pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize)
         _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
         _ if group == 1 => Ok(Layout::Blocked(block)),
         _ if group == channels && outputs == channels && ws.len() <= 4 => Ok(Layout::Depthwise(block)),
-        _ if cost::bytes(w) * merged(conv, w, block) as f64 > MERGED_BYTES => {
-            Err("a group's channels are no whole blocks, and all groups as one are large")
-        }
-        _ => Ok(Layout::Blocked(block)),
+        _ => match merged(conv, w, block) {
+            n if n > MERGED_GROUPS => Err("a group's channels are no whole blocks, nor are those of a few groups"),
+            n if cost::bytes(w) * n as f64 > MERGED_BYTES => Err("a group's channels are no whole blocks, and weights of several groups are large"),
+            _ => Ok(Layout::Blocked(block)),
+        },
     }
 }
 
-/// Bytes that weights may take once zeros have made whole blocks of their groups.
-const MERGED_BYTES: f64 = (256 << 20) as f64;
+/// Groups that may become one, and bytes that their weights may take with the zeros between them.
+pub const MERGED_GROUPS: usize = 32;
+const MERGED_BYTES: f64 = (32 << 20) as f64;
 
 /// How many neighbouring groups become one, whose channels are whole blocks: all of them where fewer do not. 1 where nothing is to do.
 pub fn merged(conv: &Conv, w: &Type, block: usize) -> usize {
