@@ -96,8 +96,10 @@ fn mobilenet_stays_in_blocks() {
 
 #[test]
 fn groups_of_few_channels_share_blocks() {
-    // (channels, groups, groups that are left): whole blocks of 4 groups, of 2, of 1; 3 channels each, all of them; a filter twice a channel.
-    for (inputs, outputs, groups, left) in [(32, 32, 8, 2), (48, 48, 2, 1), (64, 32, 2, 2), (15, 15, 5, 1), (16, 32, 16, 1)] {
+    // (channels, groups, groups that are left): whole blocks of 4 groups, of 2, of 1; the last block half full; two groups of one and a
+    // half blocks; all groups, of 3 channels each; two filters for each channel.
+    let cases = [(32, 32, 8, 2), (64, 32, 2, 2), (40, 40, 5, 3), (48, 48, 2, 1), (15, 15, 5, 1), (16, 32, 16, 1)];
+    for (inputs, outputs, groups, left) in cases {
         let g = graph(|b| {
             let x = conv(image(b, 3, 6), inputs, 1, 1, 1).relu();
             conv(conv(x, outputs, 3, 2, groups).relu(), 16, 1, 1, 1).mean_keep(&[2, 3])

@@ -173,9 +173,14 @@ impl Emit<'_> {
 
     /// Weights `[O,C/group,kernel..]` of `group` groups, each `n` of which become one: zeros where a filter has no channels.
     fn merged(&mut self, w: Value, group: usize, n: usize) -> Result<Value> {
+        let filters = self.ty(w).shape[0].floor_div(&Dim::from(group));
+        let (left, missing) = (group.div_ceil(n), group.next_multiple_of(n) - group);
+        let mut hi = vec![Dim::Const(0); self.ty(w).rank()];
+        hi[0] = filters.clone() * Dim::from(missing);
+        let lo = vec![Dim::Const(0); hi.len()];
+        let w = if missing > 0 { self.op(Pad { mode: PadMode::Constant, lo, hi }, &[w])? } else { w };
         let shape = self.ty(w).shape.clone();
-        let (n, left) = (Dim::from(n), Dim::from(group / n));
-        let filters = shape[0].floor_div(&Dim::from(group));
+        let (n, left) = (Dim::from(n), Dim::from(left));
         let filter = Dim::product(&shape[1..]);
         // A group's filters, and zeros as many as those of all groups: read in rows of all groups, each begins one further to the right.
         let own = filters.clone() * filter.clone();
@@ -236,7 +241,7 @@ impl Emit<'_> {
             args.push(self.post(post, *v)?);
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
-        self.named(id, Conv { layout, pads, group: conv.group / together.max(1), ..conv }, args)
+        self.named(id, Conv { layout, pads, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
     }
 
     /// What an epilogue's step reads.

@@ -95,15 +95,21 @@ pub const MERGED_GROUPS: usize = 32;
 const MERGED_BYTES: f64 = (32 << 20) as f64;
 
 /// How many neighbouring groups become one, whose channels are whole blocks: all of them where fewer do not. 1 where nothing is to do.
+/// The last may be filled up with groups of zeros, as far as the last block of channels goes.
 pub fn merged(conv: &Conv, w: &Type, block: usize) -> usize {
     let Some([outputs, inputs]) = w.const_shape().map(|s| [s[0], s[1]]) else { return 1 };
-    let fits = |n: usize| {
-        let whole = |channels: i64| channels.checked_mul(n as i64).is_some_and(|c| c % block as i64 == 0);
-        conv.group % n == 0 && whole(inputs) && whole(outputs / conv.group.max(1) as i64)
+    let (b, groups) = (block as i64, conv.group as i64);
+    let up = |n: i64, to: i64| Some(n.checked_add(to - 1)? / to * to);
+    let fits = |n: i64| {
+        let whole = |channels: i64| {
+            let all = channels.checked_mul(groups)?;
+            Some(n.checked_mul(channels)? % b == 0 && up(groups, n)?.checked_mul(channels)? == up(all, b)?)
+        };
+        whole(inputs) == Some(true) && whole(outputs / groups.max(1)) == Some(true)
     };
     match conv.group {
         0 | 1 => 1,
-        groups => (1..=block).find(|n| fits(*n)).unwrap_or(groups),
+        groups => (1..=b).find(|n| fits(*n)).map_or(groups, |n| n as usize),
     }
 }
 
