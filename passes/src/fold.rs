@@ -6,7 +6,7 @@
 
 use crate::pass::Context;
 use crate::rebuild::Rebuild;
-use crate::{constant, cost, recipe};
+use crate::{constant, cost, layout, recipe};
 use nnc_ir::eval::Env;
 use nnc_ir::known;
 use nnc_ir::ops::Class;
@@ -32,8 +32,13 @@ pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
 
 /// Computes every constant expression that does not inflate the model.
 pub fn weights(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    // The layout pass has weighed what filters gain by growing.
-    Ok(fold(&graph, |op, inputs, out| out <= SMALL_BYTES.max(inputs.saturating_mul(2)) || matches!(op, Op::WinogradFilter(_)), true))
+    // The layout pass has weighed what filters gain by growing, and how many groups share blocks that zeros fill up.
+    let fits = |op: &Op, inputs: usize, out: usize| match op {
+        Op::WinogradFilter(_) => true,
+        Op::Pad(_) => out <= SMALL_BYTES.max(inputs.saturating_mul(1 + layout::MERGED_GROUPS)),
+        _ => out <= SMALL_BYTES.max(inputs.saturating_mul(2)),
+    };
+    Ok(fold(&graph, fits, true))
 }
 
 /// Whether each node's results follow from constants alone, whatever their size.

@@ -3,8 +3,8 @@
 mod graphs;
 use graphs::*;
 use nnc_ir::ops::composite::activation::{Act, Activation};
-use nnc_ir::ops::contract::{Layout, Post};
-use nnc_ir::{Builder, DType, Dim, Op, ScalarFn, Type, V};
+use nnc_ir::ops::contract::{Conv, Layout, Post};
+use nnc_ir::{Builder, DType, Dim, Graph, Op, ScalarFn, Type, V};
 use nnc_passes::Options;
 
 const RELU: Post = Post::Act(Act::Fn(ScalarFn::Relu));
@@ -92,6 +92,51 @@ fn mobilenet_stays_in_blocks() {
     assert_eq!(layouts.iter().filter(|l| **l == Layout::Depthwise(16)).count(), 2);
     assert_eq!((count(&o, "pack"), count(&o, "unpack")), (0, 1), "{:?}", ops(&o));
     assert_equal(&g, &o, 1e-4);
+}
+
+#[test]
+fn groups_of_few_channels_share_blocks() {
+    // (channels, groups, groups that are left): whole blocks of 4 groups, of 2, of 1; the last block half full; two groups of one and a
+    // half blocks; all groups, of 3 channels each; two filters for each channel.
+    let cases = [(32, 32, 8, 2), (64, 32, 2, 2), (40, 40, 5, 3), (48, 48, 2, 1), (15, 15, 5, 1), (16, 32, 16, 1)];
+    for (inputs, outputs, groups, left) in cases {
+        let g = graph(|b| {
+            let x = conv(image(b, 3, 6), inputs, 1, 1, 1).relu();
+            conv(conv(x, outputs, 3, 2, groups).relu(), 16, 1, 1, 1).mean_keep(&[2, 3])
+        });
+        let o = optimized(&g, &Options::default());
+        let made: Vec<_> = o
+            .order()
+            .into_iter()
+            .filter_map(|id| match &o.node(id).op {
+                Op::Conv(c) if !c.strides.iter().all(|s| *s == 1) => Some((c.layout, c.group)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(made, [(Layout::Blocked(16), left)], "{groups} groups of {inputs} and {outputs} channels");
+        assert_eq!(count(&o, "transpose"), 0, "the weights are made when the model is compiled");
+        assert_equal(&g, &o, 1e-5);
+    }
+}
+
+#[test]
+fn planes_of_volumes_are_filtered_as_images() {
+    let volume = |x: V<'_>, kernel: [usize; 3], pads: [i64; 6]| {
+        let op = Conv { strides: vec![], dilations: vec![], pads: pads.to_vec(), group: 1, layout: Layout::Plain, post: vec![] };
+        let c = channels(x);
+        x.builder().op(op, &[x, constant(x.builder(), &[&[c, c], &kernel[..]].concat(), 0.01)]).value()
+    };
+    let g = graph(|b| {
+        let x = b.input("x", Type::new(DType::F32, [2, 24, 4, 9, 10].map(Dim::Const).to_vec()));
+        let y = b.v(volume(x, [3, 3, 3], [1; 6])).relu();
+        let z = b.v(volume(y, [1, 3, 3], [0, 1, 1, 0, 1, 1])) + y;
+        b.v(volume(z.relu(), [2, 3, 3], [1, 0, 1, 0, 1, 0]))
+    });
+    let o = optimized(&g, &Options::default());
+    let filtered = |o: &Graph| o.ids().filter(|id| matches!(&o.node(*id).op, Op::Conv(c) if matches!(c.layout, Layout::Winograd { .. }))).count();
+    assert_eq!(filtered(&o), 3, "{:?}", ops(&o));
+    assert_equal(&g, &o, 1e-5);
+    assert_eq!(filtered(&optimized(&g, &Options { precision: nnc_passes::Precision::Exact, ..Options::default() })), 0);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Rewrites the graph in the chosen layouts: conversions, blocked operations, packed weights.
 
-use super::Plan;
 use super::flexible::Role;
+use super::{Plan, merged};
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
 use nnc_ir::ops::map::Cast;
-use nnc_ir::ops::movement::{Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
+use nnc_ir::ops::movement::{Concat, Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 use nnc_ir::ops::window::Pool;
 use nnc_ir::{DType, Dim, Graph, Loc, NodeId, Op, Report, Result, Type, Value};
 
@@ -171,6 +171,33 @@ impl Emit<'_> {
         }
     }
 
+    /// Weights `[O,C/group,kernel..]` of `group` groups, each `n` of which become one: zeros where a filter has no channels.
+    fn merged(&mut self, w: Value, group: usize, n: usize) -> Result<Value> {
+        let filters = self.ty(w).shape[0].floor_div(&Dim::from(group));
+        let (left, missing) = (group.div_ceil(n), group.next_multiple_of(n) - group);
+        let mut hi = vec![Dim::Const(0); self.ty(w).rank()];
+        hi[0] = filters.clone() * Dim::from(missing);
+        let lo = vec![Dim::Const(0); hi.len()];
+        let w = if missing > 0 { self.op(Pad { mode: PadMode::Constant, lo, hi }, &[w])? } else { w };
+        let shape = self.ty(w).shape.clone();
+        let (n, left) = (Dim::from(n), Dim::from(left));
+        let filter = Dim::product(&shape[1..]);
+        // A group's filters, and zeros as many as those of all groups: read in rows of all groups, each begins one further to the right.
+        let own = filters.clone() * filter.clone();
+        let w = self.op(Reshape { shape: vec![left.clone(), n.clone(), own.clone()] }, &[w])?;
+        let none = vec![Dim::Const(0); 3];
+        let after = vec![Dim::Const(0), Dim::Const(0), own.clone() * n.clone()];
+        let w = self.op(Pad { mode: PadMode::Constant, lo: none, hi: after }, &[w])?;
+        let all = n.clone() * n.clone() * own;
+        let w = self.op(Reshape { shape: vec![left.clone(), Dim::product(&self.ty(w).shape[1..])] }, &[w])?;
+        let w = self.op(Slice { starts: vec![Dim::Const(0); 2], sizes: vec![left.clone(), all], steps: vec![] }, &[w])?;
+        let w = self.op(Reshape { shape: vec![left, n.clone(), n.clone(), filters, filter] }, &[w])?;
+        let w = self.transposed(w, vec![0, 1, 3, 2, 4])?;
+        let mut whole = shape;
+        whole[1] = whole[1].clone() * n;
+        self.op(Reshape { shape: whole }, &[w])
+    }
+
     /// Weights in bf16, each two of their rows interleaved ([`takes_narrow`](nnc_ir::ops::contract::takes_narrow)).
     fn narrowed(&mut self, w: Value) -> Result<Value> {
         let shape = self.ty(w).shape.clone();
@@ -186,6 +213,9 @@ impl Emit<'_> {
         let old = self.r.old.node(id);
         let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
         let (conv, operands) = (conv.clone(), old.operands.clone());
+        if let (Layout::Winograd { tile, .. }, 5) = (layout, self.r.old.ty(operands[1]).rank()) {
+            return self.volume(id, &conv, layout, tile);
+        }
         let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
         let mut pads = conv.pads.clone();
         // Minimal filtering fills its patches up as it reads them.
@@ -197,23 +227,88 @@ impl Emit<'_> {
             x = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &[x])?;
             pads = vec![];
         }
-        let w = self.plain(operands[1])?;
+        let mut w = self.plain(operands[1])?;
+        let together = if let Layout::Blocked(_) = layout { merged(&conv, self.ty(w), self.block) } else { 1 };
+        if together > 1 {
+            w = self.merged(w, conv.group, together)?;
+        }
         let mut w = self.weights(w, layout)?;
         if self.narrow && self.fixed[operands[1].node.0 as usize] && matches!(layout, Layout::Blocked(_)) {
             w = self.narrowed(w)?;
         }
         let mut args = vec![x, w];
         for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
-            args.push(match post {
-                Post::Add => self.blocks(*v)?,
-                _ => {
-                    let v = self.plain(*v)?;
-                    self.filled(v, 0, self.block)?
-                }
-            });
+            args.push(self.post(post, *v)?);
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
-        self.named(id, Conv { layout, pads, ..conv }, args)
+        self.named(id, Conv { layout, pads, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
+    }
+
+    /// What an epilogue's step reads.
+    fn post(&mut self, post: &Post, v: Value) -> Result<Value> {
+        if *post == Post::Add {
+            return self.blocks(v);
+        }
+        let v = self.plain(v)?;
+        self.filled(v, 0, self.block)
+    }
+
+    /// Minimal filtering of volumes: each plane of the result is an image, made of the planes under its window as more channels.
+    fn volume(&mut self, id: NodeId, conv: &Conv, layout: Layout, tile: usize) -> Result<Value> {
+        let operands = self.r.old.node(id).operands.clone();
+        let out = self.r.old.node(id).types[0].shape.clone();
+        let taps = self.r.old.ty(operands[1]).shape[2].clone();
+        let none = vec![Dim::Const(0); 6];
+        let mut x = self.blocks(operands[0])?;
+        let pads = if conv.pads.is_empty() { vec![0; 6] } else { conv.pads.clone() };
+        if pads[0] != 0 || pads[3] != 0 {
+            let (mut lo, mut hi) = (none.clone(), none.clone());
+            (lo[2], hi[2]) = (Dim::Const(pads[0]), Dim::Const(pads[3]));
+            x = self.op(Pad { mode: PadMode::Constant, lo, hi }, &[x])?;
+        }
+        // [N,C/b,D,H,W,b] -> [N,D,C/b,H,W,b], the planes of each window one after the other, and windows as images.
+        let outside = vec![0, 2, 1, 3, 4, 5];
+        let x = self.transposed(x, outside.clone())?;
+        let mut sizes = self.ty(x).shape.clone();
+        sizes[1] = out[2].clone();
+        let mut under = vec![];
+        for tap in 0..taps.as_const().unwrap_or(1) {
+            let mut starts = none.clone();
+            starts[1] = Dim::Const(tap);
+            under.push(self.op(Slice { starts, sizes: sizes.clone(), steps: vec![] }, &[x])?);
+        }
+        let x = if let [x] = under[..] { x } else { self.op(Concat { axis: 2 }, &under)? };
+        let x = self.images(x)?;
+        // [O,C,kernel..] -> [O,planes,C,3,3], channels in whole blocks.
+        let w = self.plain(operands[1])?;
+        let w = self.filled(w, 1, self.block)?;
+        let w = self.transposed(w, vec![0, 2, 1, 3, 4])?;
+        let mut shape = self.ty(w).shape.clone();
+        shape[1] = shape[1].clone() * shape.remove(2);
+        let w = self.reshaped(w, shape)?;
+        let mut args = vec![x, self.op(WinogradFilter { tile, block: self.block }, &[w])?];
+        for (post, v) in conv.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
+            let mut v = self.post(post, *v)?;
+            if *post == Post::Add {
+                v = self.transposed(v, outside.clone())?;
+                v = self.images(v)?;
+            }
+            args.push(v);
+        }
+        let pads = vec![pads[1], pads[2], pads[4], pads[5]];
+        let y = self.named(id, Conv { layout, pads, strides: vec![], dilations: vec![], ..conv.clone() }, args)?;
+        let mut shape = self.ty(y).shape.clone();
+        shape.splice(..1, [out[0].clone(), out[2].clone()]);
+        let y = self.reshaped(y, shape)?;
+        self.transposed(y, outside)
+    }
+
+    /// `[N,D,..]` as `[N*D,..]`.
+    fn images(&mut self, x: Value) -> Result<Value> {
+        let mut shape = self.ty(x).shape.clone();
+        let images = Dim::product(&shape[..2]);
+        shape.splice(..2, [images]);
+        self.reshaped(x, shape)
     }
 
     /// A node that works on blocks as well; operands `follows` are in blocks.

@@ -81,9 +81,35 @@ pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize)
         _ if channels == 0 || outputs == 0 || group == 0 => Err("it has no channels"),
         _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
         _ if group == 1 => Ok(Layout::Blocked(block)),
-        _ if group == channels && outputs == channels => Ok(Layout::Depthwise(block)),
-        _ if channels / group % b == 0 && outputs / group % b == 0 => Ok(Layout::Blocked(block)),
-        _ => Err("a group's channels are no whole blocks"),
+        _ if group == channels && outputs == channels && ws.len() <= 4 => Ok(Layout::Depthwise(block)),
+        _ => match merged(conv, w, block) {
+            n if n > MERGED_GROUPS => Err("a group's channels are no whole blocks, nor are those of a few groups"),
+            n if cost::bytes(w) * n as f64 > MERGED_BYTES => Err("a group's channels are no whole blocks, and weights of several groups are large"),
+            _ => Ok(Layout::Blocked(block)),
+        },
+    }
+}
+
+/// Groups that may become one, and bytes that their weights may take with the zeros between them.
+pub const MERGED_GROUPS: usize = 32;
+const MERGED_BYTES: f64 = (32 << 20) as f64;
+
+/// How many neighbouring groups become one, whose channels are whole blocks: all of them where fewer do not. 1 where nothing is to do.
+/// The last may be filled up with groups of zeros, as far as the last block of channels goes.
+pub fn merged(conv: &Conv, w: &Type, block: usize) -> usize {
+    let Some([outputs, inputs]) = w.const_shape().map(|s| [s[0], s[1]]) else { return 1 };
+    let (b, groups) = (block as i64, conv.group as i64);
+    let up = |n: i64, to: i64| Some(n.checked_add(to - 1)? / to * to);
+    let fits = |n: i64| {
+        let whole = |channels: i64| {
+            let all = channels.checked_mul(groups)?;
+            Some(n.checked_mul(channels)? % b == 0 && up(groups, n)?.checked_mul(channels)? == up(all, b)?)
+        };
+        whole(inputs) == Some(true) && whole(outputs / groups.max(1)) == Some(true)
+    };
+    match conv.group {
+        0 | 1 => 1,
+        groups => (1..=b).find(|n| fits(*n)).map_or(groups, |n| n as usize),
     }
 }
 
@@ -153,7 +179,8 @@ impl<'a> Plan<'a> {
                 let outputs = waste(cost::dim(&x[1].shape[0]));
                 let fixed = constant[node.operands[1].node.0 as usize];
                 let speed = if narrow && fixed && matches!(layout, Layout::Blocked(_)) { 2.0 } else { 1.0 };
-                let work = cost::work(&node.op, &x, &node.types) * inputs * outputs / (target.fma_per_cycle * speed);
+                let zeros = if let Layout::Blocked(_) = layout { merged(conv, x[1], self.block) as f64 } else { 1.0 };
+                let work = cost::work(&node.op, &x, &node.types) * zeros * inputs * outputs / (target.fma_per_cycle * speed);
                 let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
                 let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;
                 let weights = if fixed { 0.0 } else { 2.0 * cost::copy(x[1], target) };

@@ -3,11 +3,13 @@
 //!
 //! A larger tile saves multiplications and costs weights: those of F(4x4) take four times the bytes, which a layer with many
 //! channels and few pixels fetches for little use.
+//!
+//! A volume is filtered as images: each of its planes is one, whose channels are those of all planes under the window.
 
 use crate::cost;
 use crate::pass::{Precision, Refusal};
 use nnc_ir::attrs::AttrValue;
-use nnc_ir::ops::contract::{Conv, Layout};
+use nnc_ir::ops::contract::{Conv, Layout, Post};
 use nnc_ir::target::Isa;
 use nnc_ir::winograd::side;
 use nnc_ir::{Target, Type};
@@ -35,10 +37,11 @@ pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, pre
     // Weights of the plain sums come from memory as well.
     let stream = |taps: usize| 4.0 * taps as f64 * channels(w, target).iter().product::<f64>() / target.memory_bytes_per_cycle;
     choice.cycles = direct.max(cost::LAUNCH + stream(9));
+    let moved = planes(conv, w, y, target);
     let note = |layout: Layout, cycles: f64| Refusal { what: layout.to_attr().to_string(), why: format!("{cycles:.0} cycles") };
     for tile in [2, 4] {
         let (run, cycles) = estimate(w, y, tile, target, stream(side(tile) * side(tile)));
-        let layout = Layout::Winograd { block: target.block, tile, run };
+        let (layout, cycles) = (Layout::Winograd { block: target.block, tile, run }, cycles + moved);
         if cycles < choice.cycles {
             choice.refused.push(note(choice.layout, choice.cycles));
             (choice.layout, choice.cycles) = (layout, cycles);
@@ -52,7 +55,7 @@ pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, pre
 /// Whether there is a kernel for this convolution; the reason against it, where that is worth telling.
 fn fits(conv: &Conv, w: &Type, target: &Target, precision: Precision) -> Result<(), Option<&'static str>> {
     let ones = |v: &[i64]| v.iter().all(|s| *s == 1);
-    let kernel = w.shape.get(2..).filter(|k| k.len() == 2 && k.iter().all(|d| d.is(3)));
+    let kernel = w.shape.get(2..).filter(|k| matches!(k.len(), 2 | 3) && k[k.len() - 2..].iter().all(|d| d.is(3)));
     match () {
         _ if kernel.is_none() || !ones(&conv.strides) || !ones(&conv.dilations) || conv.group != 1 => Err(None),
         _ if precision == Precision::Exact => Err(Some("--precision exact forbids it")),
@@ -61,22 +64,43 @@ fn fits(conv: &Conv, w: &Type, target: &Target, precision: Precision) -> Result<
     }
 }
 
-/// Input and output channels in whole blocks.
+/// Planes under the window of a convolution of volumes with these weights; 1 of images.
+fn depth(w: &Type) -> f64 {
+    if w.rank() == 5 { cost::dim(&w.shape[2]) } else { 1.0 }
+}
+
+/// Channels of an image and of its result in whole blocks.
 fn channels(w: &Type, target: &Target) -> [f64; 2] {
     let block = target.block as f64;
-    [1, 0].map(|axis| (cost::dim(&w.shape[axis]) / block).ceil() * block)
+    let [inputs, outputs] = [1, 0].map(|axis| (cost::dim(&w.shape[axis]) / block).ceil() * block);
+    [inputs * depth(w), outputs]
+}
+
+/// Cycles to make images of a volume, and a volume of their results and of what is added to them.
+fn planes(conv: &Conv, w: &Type, y: &Type, target: &Target) -> f64 {
+    if w.rank() != 5 {
+        return 0.0;
+    }
+    let [inputs, outputs] = channels(w, target);
+    // A plane is moved once, and once more for each window that it is under.
+    let read = inputs / depth(w) + if depth(w) > 1.0 { inputs } else { 0.0 };
+    let results = 1 + conv.post.iter().filter(|p| **p == Post::Add).count();
+    let values = cost::elems(y) / cost::dim(&y.shape[1]).max(1.0) * (read + outputs * results as f64);
+    4.0 * cost::LAUNCH + 8.0 * values / target.memory_bytes_per_cycle
 }
 
 /// Tiles of a run, and cycles in all. `stream` cycles bring the weights.
 fn estimate(w: &Type, y: &Type, tile: usize, target: &Target, stream: f64) -> (usize, f64) {
     let values = (side(tile) * side(tile)) as f64;
     let [inputs, outputs] = channels(w, target);
-    let along = |axis: usize| (cost::dim(&y.shape[axis]) / tile as f64).ceil();
-    let tiles = (cost::dim(&y.shape[0]) * along(2) * along(3)).max(1.0);
+    let (images, plane) = y.shape.split_at(y.rank() - 2);
+    let along = |axis: usize| (cost::dim(&plane[axis]) / tile as f64).ceil();
+    let images = [&images[..1], &images[2..]].concat();
+    let tiles = (images.iter().map(cost::dim).product::<f64>() * along(0) * along(1)).max(1.0);
     // Patches, and products of two blocks of channels, in most of the second-level cache.
     let bytes = 4.0 * values * (inputs + 2.0 * target.block as f64);
     let most = (target.l2_bytes as f64 * 0.75 / bytes).floor().clamp(RUN.0, RUN.1);
-    let known = y.shape[0].as_const().is_some() && y.shape[2].as_const().is_some() && y.shape[3].as_const().is_some();
+    let known = images.iter().chain(plane).all(|d| d.as_const().is_some());
     let runs = (tiles / most).ceil();
     let run = if known { (tiles / runs).ceil() } else { most };
     let products = tiles * values * inputs * outputs / target.fma_per_cycle;
