@@ -225,9 +225,25 @@ impl Graph {
         }
     }
 
+    /// Whether ids are an order: operands have smaller ones, and no node binds sizes. So it is with what a pass wrote down in order.
+    pub fn is_ordered(&self) -> bool {
+        self.ids().all(|id| {
+            let node = self.node(id);
+            node.operands.iter().all(|v| v.node < id) && node.regions.is_empty() && !node.is_binder()
+        })
+    }
+
+    /// Whether ids are an order and every node is live: what a pass that finds nothing to do need not write down again.
+    pub fn is_settled(&self) -> bool {
+        self.is_ordered() && self.live_in_order().iter().filter(|live| **live).count() == self.len()
+    }
+
     /// Nodes such that operands come first, and nodes that bind sizes before those that use them; among those that are ready, the
     /// smallest id. A graph with a cycle gives fewer nodes than it has, which the verifier reports.
     pub fn order(&self) -> Vec<NodeId> {
+        if self.is_ordered() {
+            return self.ids().collect();
+        }
         let binders = crate::symbols::binders(self);
         if !binders.is_empty() {
             let mut after: Vec<Vec<u32>> = vec![vec![]; self.id_bound()];
@@ -273,6 +289,9 @@ impl Graph {
 
     /// Nodes that outputs depend on, by operands or by sizes that they bind, plus all inputs, by id.
     pub fn live(&self) -> Vec<bool> {
+        if self.is_ordered() {
+            return self.live_in_order();
+        }
         let binders = crate::symbols::binders(self);
         let mut live = vec![false; self.id_bound()];
         let mut stack: Vec<NodeId> = self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).collect();
@@ -282,6 +301,18 @@ impl Graph {
                 if !binders.is_empty() {
                     self.node(id).all_symbols(&mut |s| stack.extend(binders.get(s)));
                 }
+            }
+        }
+        live
+    }
+
+    /// As [`Graph::live`], where ids are an order.
+    fn live_in_order(&self) -> Vec<bool> {
+        let mut live = vec![false; self.id_bound()];
+        self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).for_each(|id| live[id.0 as usize] = true);
+        for id in (0..live.len() as u32).rev().map(NodeId) {
+            if live[id.0 as usize] {
+                self.node(id).operands.iter().for_each(|v| live[v.node.0 as usize] = true);
             }
         }
         live

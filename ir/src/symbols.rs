@@ -59,6 +59,9 @@ fn bound_inside(graph: &Graph, f: &mut dyn FnMut(&Arc<str>)) {
 /// For each symbol that the run binds, the node of this graph after which it has a value.
 pub fn binders(graph: &Graph) -> BTreeMap<Arc<str>, NodeId> {
     let mut out = BTreeMap::new();
+    if !graph.ids().any(|id| graph.node(id).is_binder() || !graph.node(id).regions.is_empty()) {
+        return out;
+    }
     for id in graph.ids() {
         graph.node(id).reads_data(&mut |s| {
             out.entry(s.clone()).or_insert(id);

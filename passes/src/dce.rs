@@ -8,6 +8,9 @@ use nnc_ir::{Graph, Report};
 
 /// Leaves out nodes that nothing needs.
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
+    if graph.is_settled() {
+        return Ok(graph);
+    }
     let mut r = Rebuild::new(&graph);
     for id in r.order() {
         r.keep(id);

@@ -5,7 +5,7 @@
 //! as a [`recipe`] that the backend follows when it writes the weight. Nothing is folded that would inflate the model.
 
 use crate::pass::Context;
-use crate::rebuild::Rebuild;
+use crate::rebuild::{self, Rebuild};
 use crate::{constant, cost, layout, recipe};
 use nnc_ir::eval::Env;
 use nnc_ir::known;
@@ -27,7 +27,7 @@ const MAX_WORK: f64 = 1e7;
 
 /// Folds small constants and removes operations that do nothing.
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    Ok(simplify(&fold(&graph, |_, _, out| out <= SMALL_BYTES, false)))
+    Ok(simplify(fold(graph, |_, _, out| out <= SMALL_BYTES, false)))
 }
 
 /// Computes every constant expression that does not inflate the model.
@@ -38,7 +38,7 @@ pub fn weights(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
         Op::Pad(_) => out <= SMALL_BYTES.max(inputs.saturating_mul(1 + layout::MERGED_GROUPS)),
         _ => out <= SMALL_BYTES.max(inputs.saturating_mul(2)),
     };
-    Ok(fold(&graph, fits, true))
+    Ok(fold(graph, fits, true))
 }
 
 /// Whether each node's results follow from constants alone, whatever their size.
@@ -104,13 +104,16 @@ pub(crate) fn one_element(x: &[&Tensor]) -> bool {
 }
 
 /// Replaces the constant values that others read by constants, `later` by recipes where those will do.
-fn fold(graph: &Graph, fits: Fits, later: bool) -> Graph {
-    let constant = stored(graph, fits);
-    let mut r = Rebuild::new(graph);
-    let order = r.order();
-    let mut cones = Cones::new(graph, &order);
-    let readers = later.then(|| cones.readers.clone());
+fn fold(graph: Graph, fits: Fits, later: bool) -> Graph {
+    let constant = stored(&graph, fits);
     let is_constant = |id: NodeId| constant[id.0 as usize].is_some() && !matches!(graph.node(id).op, Op::Const(_));
+    if graph.is_settled() && !graph.ids().any(is_constant) {
+        return graph;
+    }
+    let mut r = Rebuild::new(&graph);
+    let order = r.order();
+    let mut cones = Cones::new(&graph, &order);
+    let readers = later.then(|| cones.readers.clone());
     for id in &order {
         if is_constant(*id) {
             continue;
@@ -123,7 +126,7 @@ fn fold(graph: &Graph, fits: Fits, later: bool) -> Graph {
     for o in &graph.outputs {
         materialise(&mut r, &mut cones, o.value, &is_constant, readers.as_deref());
     }
-    r.finish()
+    rebuild::sweep(r.finish())
 }
 
 /// Makes a constant value exist in the new graph: as a constant, or, where the reference cannot compute it, as the operation. With
@@ -279,24 +282,37 @@ fn splat(op: &Op, x: &[Tensor], ty: &Type) -> Result<Tensor> {
 }
 
 /// Bypasses operations that do nothing, and joins reshapes.
-fn simplify(graph: &Graph) -> Graph {
-    let mut r = Rebuild::new(graph);
-    for id in r.order() {
-        let mut node = r.mapped(id);
+fn simplify(mut graph: Graph) -> Graph {
+    // What operations that do nothing pass on.
+    let mut passed: HashMap<Value, Value> = HashMap::new();
+    let mut pairs = vec![];
+    let mut joined = vec![];
+    for id in graph.order() {
+        let node = graph.node(id);
+        let Some(first) = node.operands.first() else { continue };
+        let mut x = passed.get(first).copied().unwrap_or(*first);
         // A reshape reads past what only reshapes.
         if let Op::Reshape(_) = node.op {
-            while let Node { op: Op::Reshape(_), operands, .. } = r.new.node(node.operands[0].node) {
-                node.operands[0] = operands[0];
+            let read = x;
+            while let Node { op: Op::Reshape(_), operands, .. } = graph.node(x.node) {
+                x = passed.get(&operands[0]).copied().unwrap_or(operands[0]);
+            }
+            if x != read {
+                joined.push((id, x));
             }
         }
-        match node.operands.first() {
-            Some(x) if is_identity(&node, r.new.ty(*x)) => r.set(id, vec![*x]),
-            _ => {
-                r.put(id, node);
-            }
+        if is_identity(node, graph.ty(x)) {
+            let y = Value { node: id, port: 0 };
+            passed.insert(y, x);
+            pairs.push((y, x));
         }
     }
-    r.finish()
+    if pairs.is_empty() && joined.is_empty() {
+        return graph;
+    }
+    joined.into_iter().for_each(|(id, x)| graph.set_operand(id, 0, x));
+    graph.replace_all(&pairs);
+    rebuild::sweep(graph)
 }
 
 /// Whether a node gives its first operand, of type `x`, unchanged.

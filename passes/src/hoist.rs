@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 
 /// Moves invariants out of all loops of the graph; the bodies have been visited before, so that inner loops have given theirs.
 pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
+    if !graph.ids().any(|id| captured(&graph.node(id).op).is_some()) {
+        return Ok(graph);
+    }
     let mut r = Rebuild::new(&graph);
     for id in r.order() {
         let mut node = r.mapped(id);

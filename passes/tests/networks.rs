@@ -200,7 +200,7 @@ fn ten_thousand_layers_are_saturated_once() {
     };
     let stats = |layers| {
         let rules = rules::compiled(false, Default::default());
-        saturate(&chain(layers), &rules, &nnc_ir::Target::new(Isa::Avx512)).unwrap().1
+        saturate(chain(layers), &rules, &nnc_ir::Target::new(Isa::Avx512)).unwrap().1
     };
     let (short, long) = (stats(1000), stats(10_000));
     assert!(long.regions >= 9 * short.regions, "{short:?} {long:?}");

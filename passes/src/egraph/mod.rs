@@ -13,7 +13,7 @@ use crate::pass::Context;
 use crate::rebuild::{self, Rebuild};
 use egg::{EGraph, Id, Runner, SimpleScheduler};
 use lang::ENode;
-use nnc_ir::{Graph, NodeId, Op, Report, Target, Value};
+use nnc_ir::{Graph, NodeId, Op, Report, Target, Type, Value};
 use region::{Key, Ref, Region};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,13 +34,13 @@ pub struct Stats {
 /// Simplifies and fuses.
 pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let rules = rules::compiled(false, cx.options.precision);
-    saturate(&graph, &rules, cx.target).map(|(g, _)| g)
+    saturate(graph, &rules, cx.target).map(|(g, _)| g)
 }
 
 /// Recognises composites that are spelled out.
 pub fn raise(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     let rules = rules::compiled(true, cx.options.precision);
-    saturate(&graph, &rules, cx.target).map(|(g, _)| g)
+    saturate(graph, &rules, cx.target).map(|(g, _)| g)
 }
 
 /// What replaces a region: operations on leaves and on each other.
@@ -48,6 +48,8 @@ struct Template {
     steps: Vec<Step>,
     /// What stands for each of the region's outputs.
     outputs: Vec<Ref>,
+    /// It is the region as it was.
+    unchanged: bool,
 }
 
 struct Step {
@@ -55,34 +57,49 @@ struct Step {
     operands: Vec<Ref>,
     /// The region's node whose value this is, for its name and place.
     node: Option<usize>,
+    /// The result's type, once it was put somewhere: equal regions have equal types.
+    types: Option<Vec<Type>>,
 }
 
-/// Rewrites all regions of a graph by `rules`.
-pub fn saturate(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> Result<(Graph, Stats), Report> {
-    let mut r = Rebuild::new(graph);
-    let order = r.order();
-    let (constant, results) = (crate::fold::constants(graph), region::results(graph));
-    let mut templates: HashMap<Key, Template> = HashMap::new();
+/// Rewrites all regions of a graph by `rules`. A graph that is the cheapest already comes back as it is.
+pub fn saturate(graph: Graph, rules: &[&rules::Compiled], target: &Target) -> Result<(Graph, Stats), Report> {
+    let order = Rebuild::new(&graph).order();
+    let (constant, results) = (crate::fold::constants(&graph), region::results(&graph));
+    let mut templates: Vec<Template> = vec![];
+    let mut known: HashMap<Key, usize> = HashMap::new();
     let mut stats = Stats::default();
-    for piece in region::cut(graph, &order) {
-        match piece {
+    let mut pieces = vec![];
+    for piece in region::cut(&graph, &order) {
+        let nodes = match piece {
             region::Piece::Keep(id) => {
-                r.keep(id);
+                pieces.push((vec![id], None));
+                continue;
             }
-            region::Piece::Region(nodes) => {
-                let region = Region::new(graph, &nodes, &constant, &results);
-                stats.regions += 1;
-                let template = match templates.get(&region.key) {
-                    Some(t) => t,
-                    None => {
-                        let (template, enodes) = solve(&region.key, rules, target);
-                        stats.saturated += 1;
-                        stats.enodes += enodes;
-                        templates.entry(region.key.clone()).or_insert(template)
-                    }
-                };
-                replay(&mut r, &nodes, &region, template)?;
-            }
+            region::Piece::Region(nodes) => nodes,
+        };
+        let region = Region::new(&graph, &nodes, &constant, &results);
+        stats.regions += 1;
+        let Region { key, leaves, outputs } = region;
+        let template = *known.entry(key).or_insert_with_key(|key| {
+            let (template, enodes) = solve(key, rules, target);
+            stats.saturated += 1;
+            stats.enodes += enodes;
+            templates.push(template);
+            templates.len() - 1
+        });
+        let ends = if templates[template].unchanged { None } else { Some((template, leaves, outputs)) };
+        pieces.push((nodes, ends));
+    }
+    if graph.is_settled() && pieces.iter().all(|(_, change)| change.is_none()) {
+        return Ok((graph, stats));
+    }
+    let mut r = Rebuild::new(&graph);
+    for (nodes, change) in pieces {
+        match change {
+            Some((template, leaves, outputs)) => replay(&mut r, &nodes, &leaves, &outputs, &mut templates[template])?,
+            None => nodes.iter().for_each(|id| {
+                r.keep(*id);
+            }),
         }
     }
     Ok((r.finish(), stats))
@@ -143,10 +160,27 @@ fn read(egraph: &lang::Graph, key: &Key, nodes: &[Id], price: &dyn Fn(Id, &ENode
     for (class, op, operands) in choice.program(&roots) {
         let operands = operands.iter().map(|id| place(*id, &at)).collect();
         at.insert(class, steps.len());
-        steps.push(Step { op, operands, node: named.get(&class).copied() });
+        steps.push(Step { op, operands, node: named.get(&class).copied(), types: None });
     }
-    let outputs = roots.iter().map(|id| place(*id, &at)).collect();
-    Template { steps, outputs }
+    let outputs: Vec<Ref> = roots.iter().map(|id| place(*id, &at)).collect();
+    let unchanged = is_same(key, &steps, &outputs);
+    Template { steps, outputs, unchanged }
+}
+
+/// Whether the steps are the region's nodes, in whatever order.
+fn is_same(key: &Key, steps: &[Step], outputs: &[Ref]) -> bool {
+    // The region's node that a value is.
+    let node = |x: &Ref| match x {
+        Ref::Node(step) => steps[*step].node.map(Ref::Node),
+        Ref::Leaf(i) => Some(Ref::Leaf(*i)),
+    };
+    let same = |step: &Step| {
+        step.node.is_some_and(|n| {
+            let (op, operands) = &key.nodes[n];
+            *op == step.op && operands.len() == step.operands.len() && operands.iter().zip(&step.operands).all(|(a, b)| node(b) == Some(*a))
+        })
+    };
+    steps.len() == key.nodes.len() && steps.iter().all(same) && outputs.iter().zip(&key.outputs).all(|(x, (n, _))| node(x) == Some(Ref::Node(*n)))
 }
 
 fn count_use(egraph: &mut lang::Graph, id: Id, n: u32) {
@@ -155,22 +189,23 @@ fn count_use(egraph: &mut lang::Graph, id: Id, n: u32) {
     }
 }
 
-/// Puts a template's operations in a region's place.
-fn replay(r: &mut Rebuild, nodes: &[NodeId], region: &Region, template: &Template) -> Result<(), Report> {
-    let leaves: Vec<Value> = region.leaves.iter().map(|v| r.get(*v)).collect();
+/// Puts a template's operations in the place of a region of these leaves and outputs.
+fn replay(r: &mut Rebuild, nodes: &[NodeId], leaves: &[Value], outputs: &[NodeId], template: &mut Template) -> Result<(), Report> {
+    let leaves: Vec<Value> = leaves.iter().map(|v| r.get(*v)).collect();
     let mut made: Vec<Value> = Vec::with_capacity(template.steps.len());
     // What rules make in passing takes the place of the next named node.
     let mut place = vec![nodes[nodes.len() - 1]; template.steps.len()];
     for (i, step) in template.steps.iter().enumerate().rev() {
         place[i] = step.node.map_or_else(|| place.get(i + 1).copied().unwrap_or(place[i]), |n| nodes[n]);
     }
-    for (i, step) in template.steps.iter().enumerate() {
+    for (i, step) in template.steps.iter_mut().enumerate() {
         let operands = step.operands.iter().map(|x| x.pick(&leaves, &made)).collect();
         let old = r.old.node(place[i]);
         let name = if step.node.is_some() { old.name.clone() } else { "".into() };
-        made.push(rebuild::infer(&mut r.new, step.op.clone(), operands, name, old.loc.clone())?);
+        let v = rebuild::infer_once(&mut r.new, step.op.clone(), operands, name, old.loc.clone(), &mut step.types)?;
+        made.push(v);
     }
-    for (out, value) in region.outputs.iter().zip(&template.outputs) {
+    for (out, value) in outputs.iter().zip(&template.outputs) {
         r.set(*out, vec![value.pick(&leaves, &made)]);
     }
     Ok(())
@@ -236,8 +271,8 @@ mod tests {
         };
         let old = |class: Id, node: &ENode| if is_old(class, node) { f64::INFINITY } else { 0.01 };
         assert!(egraph[root].nodes.iter().any(|n| !is_old(root, n)), "rule {} does not fire on its witness", rule.name);
-        let template = read(&egraph, &region.key, &nodes, &old);
-        replay(&mut r, &ids, &region, &template).unwrap();
+        let mut template = read(&egraph, &region.key, &nodes, &old);
+        replay(&mut r, &ids, &region.leaves, &region.outputs, &mut template).unwrap();
         r.finish()
     }
 

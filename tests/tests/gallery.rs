@@ -1,0 +1,168 @@
+//! Every example that trains, scaled down: the gradients of its step against differences of its loss, in f64 by the interpreter.
+
+use nnc_frontend::nn::train::{LOSS, STEP, Training, phase_loss};
+use nnc_ir::eval::{Env, run};
+use nnc_ir::examples::widened;
+use nnc_ir::{DType, Graph, Tensor, Type};
+use nnc_passes::differentiate;
+use nnc_tests::data::root;
+use std::collections::HashMap;
+
+/// How far all parameters move along a random direction: few units cross a kink on the way, and differences keep ten digits.
+const STEP_LENGTH: f64 = 1e-6;
+const TOLERANCE: f64 = 1e-4;
+
+/// What makes an example small, by name.
+const SMALLER: &[(&str, &str, &str)] = &[("resnet", "n", "1"), ("vanilla", "layers", "20"), ("tcn", "length", "40")];
+
+/// The examples with training blocks: names and texts.
+fn examples() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(root().join("examples")).expect("the folder of examples");
+    let mut out: Vec<(String, String)> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "nn"))
+        .map(|p| (p.file_stem().expect("a name").to_string_lossy().into_owned(), std::fs::read_to_string(&p).expect("an example")))
+        .filter(|(_, text)| text.contains("\ntrain on "))
+        .collect();
+    out.sort();
+    out
+}
+
+/// The text with batches of two samples, no clipping, and the optimiser that subtracts the gradient; where there are phases, for the
+/// parameters of `phase` alone.
+fn plain(text: &str, phase: Option<&str>) -> String {
+    let mut now: Option<String> = None;
+    let mut out = String::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["phase", name, ..] => now = Some(name.into()),
+            ["clip", ..] => continue,
+            ["update", pattern, "with", ..] => {
+                let rate = f64::from(u8::from(phase.is_none() || now.as_deref() == phase));
+                out += &format!("update {pattern} with sgd({rate})\n");
+                continue;
+            }
+            ["data", ..] => {
+                let at = words.iter().position(|w| *w == "batch").expect("data has a batch");
+                let small: Vec<&str> = words.iter().enumerate().map(|(i, w)| if i == at + 1 { "2" } else { w }).collect();
+                out += &format!("{}\n", small.join(" "));
+                continue;
+            }
+            _ => {}
+        }
+        out += &format!("{line}\n");
+    }
+    out
+}
+
+/// In -1..1, from a name and a number.
+fn draw(name: &str, i: usize, salt: u64) -> f64 {
+    let mut h = 0xcbf2_9ce4_8422_2325u64 ^ salt;
+    for b in name.bytes().chain((i as u64).to_le_bytes()) {
+        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    }
+    h = (h ^ (h >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (h >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+/// A sample's types, as the example's loader gives them.
+fn samples(training: &Training) -> Vec<Type> {
+    let plan = training.plan().expect("a plan");
+    match &*plan.data.loader {
+        "idx" => vec![Type::of(DType::U8, &[28, 28]), Type::of(DType::U8, &[])],
+        "csv" => vec![Type::of(DType::F32, &[64]), Type::of(DType::I64, &[])],
+        "draws" => vec![],
+        other => panic!("no samples for the loader {other}"),
+    }
+}
+
+/// Values of a step's inputs, by name; parameters are where training might have moved them, so that no two units are alike.
+fn values(graph: &Graph, state: &HashMap<String, Tensor>) -> Vec<Tensor> {
+    let value = |name: &str, ty: &Type| {
+        let shape: Vec<usize> = ty.shape.iter().map(|d| d.as_const().expect("a known size") as usize).collect();
+        let n: usize = shape.iter().product();
+        let each = |f: &dyn Fn(usize) -> f64| Tensor::new(&shape, &(0..n).map(f).collect::<Vec<f64>>());
+        match (state.get(name), ty.dtype) {
+            (Some(t), DType::F64) => {
+                let old = t.to_f64s();
+                each(&|i| old[i] + 0.05 * draw(name, i, 1))
+            }
+            (Some(t), _) => t.clone(),
+            (None, _) if name == STEP => each(&|_| 1.0),
+            // Pixels, classes, rates.
+            (None, DType::U8) if shape.len() == 1 => Tensor::new(&shape, &(0..n).map(|i| (3 * i % 10) as u8).collect::<Vec<u8>>()),
+            (None, DType::U8) => Tensor::new(&shape, &(0..n).map(|i| (128.0 + 127.0 * draw(name, i, 2)) as u8).collect::<Vec<u8>>()),
+            (None, DType::I64) => Tensor::new(&shape, &(0..n).map(|i| (3 * i % 10) as i64).collect::<Vec<i64>>()),
+            (None, _) => each(&|i| 8.0 + 8.0 * draw(name, i, 3)),
+        }
+    };
+    graph.inputs.iter().map(|id| value(&graph.node(*id).name, &graph.node(*id).types[0])).collect()
+}
+
+/// Derivatives along a random direction of all trained parameters: by the step, and by differences of its loss.
+fn derivatives(text: &str, name: &str, phase: Option<&str>) -> (f64, f64) {
+    let mut training = Training::parse(&plain(text, phase), name).unwrap_or_else(|r| panic!("{name}: {r}")).expect("a training block");
+    for (_, setting, value) in SMALLER.iter().filter(|(example, ..)| *example == name) {
+        training.set(setting, value).unwrap_or_else(|r| panic!("{name}: {r}"));
+    }
+    let plan = training.plan().unwrap_or_else(|r| panic!("{name}: {r}"));
+    let step = training.step(&plan, &samples(&training)).unwrap_or_else(|r| panic!("{name}: {r}"));
+    let state: HashMap<String, Tensor> = step.state.into_iter().collect();
+    let graph = differentiate(widened(&step.graph)).unwrap_or_else(|r| panic!("{name}: {r}"));
+    let given = values(&graph, &state);
+    let loss = phase.map_or(LOSS.to_string(), phase_loss);
+    let output = |name: &str| graph.outputs.iter().position(|o| &*o.name == name);
+    let at = output(&loss).unwrap_or_else(|| panic!("{name} has no {loss}"));
+
+    let after = run(&graph, &given, &Env::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let (mut directions, mut square, mut slope) = (HashMap::new(), 0.0, 0.0);
+    for (k, id) in graph.inputs.iter().enumerate() {
+        let parameter = &*graph.node(*id).name;
+        // What a running mean moves by is no gradient.
+        if !state.contains_key(parameter) || parameter.ends_with(".mean") || parameter.ends_with(".var") {
+            continue;
+        }
+        let Some(o) = output(parameter) else { continue };
+        let (before, after) = (given[k].to_f64s(), after[o].to_f64s());
+        // The parameters of another phase stay.
+        if before == after && phase.is_some() {
+            continue;
+        }
+        let direction: Vec<f64> = (0..before.len()).map(|i| draw(parameter, i, 4)).collect();
+        square += direction.iter().map(|d| d * d).sum::<f64>();
+        slope += before.iter().zip(&after).zip(&direction).map(|((b, a), d)| (b - a) * d).sum::<f64>();
+        directions.insert(k, direction);
+    }
+    assert!(!directions.is_empty(), "{name} trains something");
+    let h = STEP_LENGTH / f64::sqrt(square);
+    let moved = |h: f64| {
+        let mut given = given.clone();
+        for (k, d) in &directions {
+            let w: Vec<f64> = given[*k].to_f64s().iter().zip(d).map(|(w, d)| w + h * d).collect();
+            given[*k] = Tensor::new(given[*k].shape(), &w);
+        }
+        run(&graph, &given, &Env::default()).unwrap_or_else(|e| panic!("{name}: {e}"))[at].to_f64s()[0]
+    };
+    let differences = (moved(h) - moved(-h)) / (2.0 * h);
+    (slope / square.sqrt(), differences / square.sqrt())
+}
+
+#[test]
+fn steps_subtract_the_gradient_of_their_loss() {
+    let mut wrong = vec![];
+    let examples = examples();
+    for (name, text) in &examples {
+        let phases = Training::parse(text, name).expect("an example parses").expect("a training block").plan().expect("a plan").phases;
+        let each: Vec<Option<&str>> = if phases.is_empty() { vec![None] } else { phases.iter().map(|p| Some(&**p)).collect() };
+        for phase in each {
+            let (step, differences) = derivatives(text, name, phase);
+            if (step - differences).abs().is_nan() || (step - differences).abs() > TOLERANCE * differences.abs().max(1e-4) {
+                wrong.push(format!("{name} {}: the step says {step}, differences say {differences}", phase.unwrap_or("")));
+            }
+        }
+    }
+    assert!(examples.len() >= 22, "only {} examples train", examples.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
