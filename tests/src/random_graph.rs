@@ -11,7 +11,8 @@ use nnc_frontend::onnx::call::Item;
 use nnc_frontend::onnx::examples::{Example, Port};
 use nnc_ir::examples::tolerance;
 use nnc_ir::ops::Class;
-use nnc_ir::{Builder, DType, Dim, Graph, NodeId, Op, Report, Tensor, Type, V, Value};
+use nnc_ir::ops::source::Iota;
+use nnc_ir::{Builder, DType, Dim, Graph, NodeId, Op, Report, ScalarFn, Tensor, Type, V, Value};
 
 /// Random numbers (splitmix64, Steele et al. 2014).
 #[derive(Clone)]
@@ -224,9 +225,10 @@ pub fn noisy(mut graph: Graph, dice: &mut Dice) -> Result<Graph, Report> {
             let v = b.v(Value { node: id, port });
             let dtype = v.ty().dtype;
             if dtype.is_float() {
-                let share = (dice.below(2001) as f64 - 1000.0) / 1000.0;
                 let wide = v.cast(DType::F64);
-                let product = wide * wide.scalar_like(1.0 + share * tolerance(dtype));
+                let share = wide.scalar_like((dice.below(2001) as f64 - 1000.0) / 1000.0 * tolerance(dtype));
+                let share = share * ripple(v, dice).unwrap_or_else(|| wide.scalar_like(1.0));
+                let product = wide * (share + wide.scalar_like(1.0));
                 let reader = if wide.value() == v.value() { product.node() } else { wide.node() };
                 replaced.push((v.value(), reader, product.cast(dtype).value()));
             }
@@ -240,6 +242,21 @@ pub fn noisy(mut graph: Graph, dice: &mut Dice) -> Result<Graph, Report> {
     Ok(graph)
 }
 
+/// Something between -1 and 1 for each element of a tensor, half of the time: elements that are equal need not be off by the same.
+fn ripple<'g>(v: V<'g>, dice: &mut Dice) -> Option<V<'g>> {
+    let shape = v.ty().shape;
+    if dice.chance(50) || v.ty().const_shape().is_none() {
+        return None;
+    }
+    let axis = |(axis, d): (usize, &Dim)| {
+        let mut along = vec![Dim::Const(1); shape.len()];
+        along[axis] = d.clone();
+        let steps = v.builder().op(Iota { shape: along, axis }, &[]).cast(DType::F64);
+        steps * steps.scalar_like(1.0 + dice.below(1000) as f64 / 250.0)
+    };
+    shape.iter().enumerate().map(axis).reduce(|a, b| a + b).map(|k| k.map(ScalarFn::Sin))
+}
+
 /// Whether the node's results are rounded: those that are moved are not.
 fn is_computed(graph: &Graph, id: NodeId) -> bool {
     match graph.node(id).op.class() {
@@ -248,12 +265,17 @@ fn is_computed(graph: &Graph, id: NodeId) -> bool {
     }
 }
 
+/// Whether a graph has convolutions: NaN among their weights is multiplied with the padding or not, as the kernel does it.
+pub fn convolves(graph: &Graph) -> bool {
+    graph.ids().any(|id| matches!(graph.node(id).op, Op::Conv(_) | Op::ConvTranspose(_)))
+}
+
 /// What engines may differ by, element by element, from what noise did.
 pub struct Allowed(Vec<Vec<f64>>);
 
 impl Allowed {
-    /// `None` where noise changes shapes.
-    pub fn new(want: &[Tensor], noisy: &[Vec<Tensor>]) -> Option<Allowed> {
+    /// `None` where noise changes shapes. Any number may stand for NaN where `nan` is set.
+    pub fn new(want: &[Tensor], noisy: &[Vec<Tensor>], nan: bool) -> Option<Allowed> {
         let mut out = vec![];
         for (i, t) in want.iter().enumerate() {
             if noisy.iter().any(|n| n[i].ty() != t.ty()) {
@@ -266,7 +288,7 @@ impl Allowed {
             let one = |(k, x): (usize, &f64)| {
                 let most = moved.iter().map(|m| if same(m[k], *x) { 0.0 } else { (m[k] - x).abs() });
                 let most = most.fold(0.0, |a: f64, d| if d.is_nan() { f64::INFINITY } else { a.max(d) });
-                32.0 * most + base * largest.min(100.0).max(x.abs())
+                if nan && x.is_nan() { f64::INFINITY } else { 32.0 * most + base * largest.min(100.0).max(x.abs()) }
             };
             out.push(values.iter().enumerate().map(one).collect());
         }

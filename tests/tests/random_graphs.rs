@@ -7,11 +7,16 @@ use nnc_ir::error::Code;
 use nnc_ir::eval::{Env, run};
 use nnc_ir::examples::{Values, random_tensor};
 use nnc_ir::{DType, Graph, Report, Tensor};
-use nnc_tests::random_graph::{Allowed, Dice, graph, noisy};
+use nnc_tests::random_graph::{Allowed, Dice, convolves, graph, noisy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Operators that are left out: what they take is no matter of chance, or compiled code does not have it.
-const WITHOUT: [&str; 3] = ["ImageDecoder", "Optional", "SequenceEmpty"];
+/// Operators that are left out: what they take is no matter of chance, compiled code does not have it, or they show the bits of NaN, which
+/// are nobody's promise.
+const WITHOUT: [&str; 4] = ["BitCast", "ImageDecoder", "Optional", "SequenceEmpty"];
+
+/// Graphs with noise that tell what engines may differ by, and how many more are asked before a difference counts: what a comparison
+/// or `floor` makes of a value at its edge shows in some of them only.
+const NOISY: (u64, u64) = (3, 48);
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
@@ -50,9 +55,12 @@ fn judge(pool: &[Example], seed: u64, steps: usize) -> Result<Outcome, String> {
     let reference = |g: &Graph| run(g, &x, &Env::default());
     // What the interpreter cannot do (an index that is not there, say) engines need not do either.
     let Ok(want) = reference(&g) else { return Ok(Outcome::Passed) };
-    let noisy = (1..4).map(|k| noisy(g.clone(), &mut Dice::new(seed ^ (k << 32))).map(|g| reference(&g).ok()));
-    let noisy = noisy.collect::<Result<Option<Vec<_>>, Report>>().map_err(|r| format!("noise: {r}"))?;
-    let Some(allowed) = noisy.and_then(|n| Allowed::new(&want, &n)) else { return Ok(Outcome::Passed) };
+    let allowed = |runs: u64| {
+        let noisy = (1..=runs).map(|k| noisy(g.clone(), &mut Dice::new(seed ^ (k << 32))).map(|g| reference(&g).ok()));
+        let noisy = noisy.collect::<Result<Option<Vec<_>>, Report>>().map_err(|r| format!("noise: {r}"))?;
+        Ok::<_, String>(noisy.and_then(|n| Allowed::new(&want, &n, convolves(&g))))
+    };
+    let Some(few) = allowed(NOISY.0)? else { return Ok(Outcome::Passed) };
     for level in [0, 3] {
         let Some(session) = session(&g, level)? else { return Ok(Outcome::Passed) };
         let got = match session.run(&x) {
@@ -60,7 +68,10 @@ fn judge(pool: &[Example], seed: u64, steps: usize) -> Result<Outcome, String> {
             Err(e) if e.code() == Code::Input && e.message().contains(" needs ") => return Ok(Outcome::Passed),
             other => other.map_err(|e| format!("-O{level}: {e}"))?,
         };
-        allowed.check(&got, &want).map_err(|e| format!("-O{level}: {e}"))?;
+        if few.check(&got, &want).is_err() {
+            let Some(many) = allowed(NOISY.1)? else { return Ok(Outcome::Passed) };
+            many.check(&got, &want).map_err(|e| format!("-O{level}: {e}"))?;
+        }
     }
     Ok(Outcome::Same)
 }

@@ -194,6 +194,7 @@ fn n_grams_are_counted_with_gaps() {
     let text = [2, 5, 4, 5, 2];
     assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", 0)], &text), f32s(&[4], &[2., 0., 0., 1.]));
     assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", 1)], &text), f32s(&[4], &[2., 0., 1., 1.]));
+    assert_eq!(of(vec![string("mode", "TF"), int("max_skip_count", i64::MAX)], &text), f32s(&[4], &[2., 0., 1., 1.]));
     let weights = AttributeProto { name: name("weights"), floats: vec![1., 1., 5., 7.], r#type: attribute_type::FLOATS, ..Default::default() };
     assert_eq!(of(vec![string("mode", "TFIDF"), int("max_skip_count", 1), weights.clone()], &text), f32s(&[4], &[2., 0., 7., 5.]));
     assert_eq!(of(vec![string("mode", "IDF"), int("max_skip_count", 1), weights], &text), f32s(&[4], &[1., 0., 7., 5.]));

@@ -267,7 +267,7 @@ fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) ->
     if a.roi.is_none() {
         return Ok(y);
     }
-    let outside = at.less(at.scalar_like(0.0)).or(at.greater(last.cast(at.ty().dtype)));
+    let outside = at.less(at.scalar_like(0.0)).or(at.greater(last.cast(DType::F64)));
     Ok(along(outside).select(y.scalar_like(rule.extrapolation), y))
 }
 
@@ -306,16 +306,16 @@ fn repeated(x: V, axis: usize, times: i64) -> V {
     x.reshape(apart).expand(spread).reshape(joined)
 }
 
-/// For each output position, the position in the input, `[m]`. In f32 where the nearest element counts: half-way positions are then those
-/// that other runtimes find half-way, with factors like 0.7 that binary fractions only come near to.
+/// For each output position, the position in the input: f64 `[m]`. Quotients are rounded to f32 where the nearest element counts: half-way
+/// positions are then those that other runtimes find half-way, with factors like 0.7 that binary fractions only come near to.
 fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
-    let wide = if rule.mode == "nearest" { DType::F32 } else { DType::F64 };
-    let i = c.b.op(Iota { shape: vec![a.m.clone()], axis: 0 }, &[]).cast(wide);
+    let i = c.b.op(Iota { shape: vec![a.m.clone()], axis: 0 }, &[]).cast(DType::F64);
     let k = |v: f64| i.scalar_like(v);
-    let length = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(wide);
-    let (n, m, factor) = (length(&a.n), length(&a.m), a.factor.cast(wide));
-    let exact = a.exact.map_or(m, |e| e.cast(wide));
-    let half_pixel = (i + k(0.5)) / factor - k(0.5);
+    let length = |d: &Dim| c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(DType::F64);
+    let rounded = |v: V<'g>| if rule.mode == "nearest" { v.cast(DType::F32).cast(DType::F64) } else { v };
+    let (n, m, factor) = (length(&a.n), length(&a.m), rounded(a.factor));
+    let exact = a.exact.unwrap_or(m);
+    let half_pixel = rounded((i + k(0.5)) / factor) - k(0.5);
     match rule.coordinates {
         "half_pixel_symmetric" => {
             let centre = n / k(2.0);
@@ -323,10 +323,10 @@ fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
         }
         "pytorch_half_pixel" => m.greater(k(1.0)).select(half_pixel, k(0.0)),
         "align_corners" => exact.equal(k(1.0)).select(k(0.0), i * (n - k(1.0)) / (exact - k(1.0))),
-        "asymmetric" => i / factor,
-        "tf_half_pixel_for_nn" => (i + k(0.5)) / factor,
+        "asymmetric" => rounded(i / factor),
+        "tf_half_pixel_for_nn" => rounded((i + k(0.5)) / factor),
         "tf_crop_and_resize" => {
-            let (start, end) = a.roi.map_or((k(0.0), k(1.0)), |(s, e)| (s.cast(wide), e.cast(wide)));
+            let (start, end) = a.roi.unwrap_or((k(0.0), k(1.0)));
             let span = n - k(1.0);
             let spread = start * span + i * (end - start) * span / (m - k(1.0));
             m.greater(k(1.0)).select(spread, (start + end) * span * k(0.5))

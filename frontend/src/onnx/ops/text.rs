@@ -92,13 +92,14 @@ fn tf_idf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let pool = c.b.constant(pool.clone()).slice(vec![Dim::from(start)], vec![Dim::from(grams * n)]);
         let pool = pool.reshape(vec![Dim::from(grams), Dim::from(n)]);
         let mut total = c.b.constant(Tensor::scalar(0f32)).expand(vec![batch.clone(), Dim::from(grams)]);
-        // One element has nothing between its parts.
-        let steps = if n == 1 { 1 } else { skips + 1 };
+        // One element has nothing between its parts. An n-gram whose elements lie further apart than the row is long is in none.
+        let apart = |gaps: i64| usize::try_from((length - 1).max(0) / gaps).unwrap_or(usize::MAX);
+        let steps = if n == 1 { usize::from(length > 0) } else { apart(n as i64 - 1).min(skips.saturating_add(1)) };
+        if steps > MAX_STEPS {
+            return Err(Error::limit(format!("n-grams with {skips} elements left out between their elements in rows of {length}")));
+        }
         for step in (1..=steps).filter(|_| (least..=most).contains(&n)) {
             let windows = length - (n as i64 - 1) * step as i64;
-            if windows < 1 {
-                continue;
-            }
             let same = |k: usize| {
                 let part =
                     rows.slice_axis(1, Dim::from(k * step), Dim::Const(windows)).reshape(vec![batch.clone(), Dim::Const(windows), Dim::Const(1)]);
@@ -128,6 +129,9 @@ fn tf_idf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let y = c.b.op(Gather { axis: 1 }, &[scores, c.b.constant(Tensor::new(&[place.len()], &place))]);
     Ok(vec![if vector { y.reshape(vec![Dim::Const(width)]) } else { y }])
 }
+
+/// Distances between the elements of an n-gram: each is a part of the graph.
+const MAX_STEPS: usize = 1 << 12;
 
 /// Columns of a result, however few the file lists.
 const MAX_COLUMNS: i64 = 1 << 24;

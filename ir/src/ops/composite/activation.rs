@@ -84,7 +84,11 @@ impl Act {
         let k = |v: f64| x.scalar_like(v);
         match self {
             Act::Fn(f) => x.map(f),
-            Act::Clip { lo, hi } => x.max(c(lo)).min(c(hi)),
+            // Not every type has the infinities, and they bound nothing.
+            Act::Clip { lo, hi } => {
+                let x = if lo.0 == f64::NEG_INFINITY { x } else { x.max(c(lo)) };
+                if hi.0 == f64::INFINITY { x } else { x.min(c(hi)) }
+            }
             Act::LeakyRelu { alpha } => x.less(k(0.0)).select(x * c(alpha), x),
             Act::Elu { alpha } => x.less(k(0.0)).select((x.exp() - k(1.0)) * c(alpha), x),
             Act::Selu { alpha, gamma } => x.less_equal(k(0.0)).select((x.exp() - k(1.0)) * c(alpha), x) * c(gamma),

@@ -38,6 +38,16 @@ fn per_channel<'g>(v: V<'g>, x: V<'g>) -> V<'g> {
     v.reshape(shape)
 }
 
+/// The result `y` of normalising x: scale and bias are stretched to x, which is not stretched to them.
+fn like<'g>(x: V<'g>, y: V<'g>) -> Result<Vec<V<'g>>> {
+    let (have, want) = (y.ty(), x.ty());
+    let differ = |(a, b): (&Dim, &Dim)| a != b && a.as_const().is_some() && b.as_const().is_some();
+    if have.rank() != want.rank() || have.shape.iter().zip(&want.shape).any(differ) {
+        return Err(Error::shape(format!("scale and bias of {want} do not fit it: the result would be {have}")));
+    }
+    Ok(vec![y])
+}
+
 op_struct! {
     /// Inference: `(x - mean) / sqrt(var + epsilon) * scale + bias` a channel. Operands x `[N,C,..]`, scale, bias, mean, var `[C]`.
     BatchNorm { epsilon: Real = Real(1e-5) }
@@ -50,7 +60,7 @@ impl Composite for BatchNorm {
         // As (x * a + b): a and b fold to constants, and both are cheap to fuse into a convolution.
         let a = (*scale / std).cast(x.ty().dtype);
         let b = (*bias - *mean * (*scale / std)).cast(x.ty().dtype);
-        Ok(vec![*x * per_channel(a, *x) + per_channel(b, *x)])
+        like(*x, *x * per_channel(a, *x) + per_channel(b, *x))
     }
 }
 
@@ -69,7 +79,7 @@ impl Composite for LayerNorm {
         let var = (centred * centred).mean_keep(&axes);
         let y = (centred / (var + var.scalar_like(self.epsilon.0)).sqrt()).cast(dtype);
         let y = y * x[1];
-        Ok(vec![x.get(2).map_or(y, |b| y + *b)])
+        like(x[0], x.get(2).map_or(y, |b| y + *b))
     }
 }
 
@@ -85,7 +95,7 @@ impl Composite for InstanceNorm {
         let centred = *x - x.mean_keep(&axes);
         let var = (centred * centred).mean_keep(&axes);
         let y = centred / (var + var.scalar_like(self.epsilon.0)).sqrt();
-        Ok(vec![y * per_channel(*scale, *x) + per_channel(*bias, *x)])
+        like(*x, y * per_channel(*scale, *x) + per_channel(*bias, *x))
     }
 }
 
