@@ -3,7 +3,7 @@
 mod graphs;
 use graphs::*;
 use nnc_ir::ops::composite::activation::{Act, Activation};
-use nnc_ir::ops::contract::{Conv, Layout, Post};
+use nnc_ir::ops::contract::{Conv, Layout, MatMul, Post};
 use nnc_ir::{Builder, DType, Dim, Graph, Op, ScalarFn, Type, V};
 use nnc_passes::Options;
 
@@ -117,6 +117,20 @@ fn groups_of_few_channels_share_blocks() {
         assert_eq!(count(&o, "transpose"), 0, "the weights are made when the model is compiled");
         assert_equal(&g, &o, 1e-5);
     }
+}
+
+#[test]
+fn channels_move_behind_the_pixels_in_blocks() {
+    // A block of a ConvNeXt: a filter for each channel, then rows of channels.
+    let g = graph(|b| {
+        let x = conv(image(b, 3, 8), 32, 3, 1, 1);
+        let y = conv(x, 32, 7, 1, 32).transpose(&[0, 2, 3, 1]);
+        let y = b.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[y, constant(b, &[32, 32], 0.01)]).relu();
+        y.transpose(&[0, 3, 1, 2]) + x
+    });
+    let o = optimized(&g, &Options::default());
+    assert_eq!((count(&o, "pack"), count(&o, "unpack"), count(&o, "transpose")), (0, 1, 2), "{:?}", ops(&o));
+    assert_equal(&g, &o, 1e-5);
 }
 
 #[test]

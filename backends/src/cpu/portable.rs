@@ -225,6 +225,7 @@ impl Lower<'_> {
                 let (a, b) = ints(self);
                 self.b.ins().imul(a, b)
             }
+            VBin::Scale => unreachable!("verified: only vectors of 16 lanes are scaled"),
         };
         self.cast(F32X4, x)
     }

@@ -291,6 +291,7 @@ impl Emulator {
             N::Vpaddd => VBin::IAdd,
             N::Vpsubd => VBin::ISub,
             N::Vpmulld => VBin::IMul,
+            N::Vscalefps => VBin::Scale,
             _ => return self.other_floats(i),
         };
         let (a, b) = (self.vector(i, 1, u64::MAX)?, self.vector(i, 2, u64::MAX)?);

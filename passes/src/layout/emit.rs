@@ -33,7 +33,7 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: 
                 for v in &graph.node(id).operands {
                     e.plain(*v).map_err(place)?;
                 }
-                if !e.matmul(id).map_err(place)? {
+                if !e.matmul(id).map_err(place)? && !e.channels_last(id).map_err(place)? {
                     e.r.keep(id);
                 }
             }
@@ -43,6 +43,11 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: 
         e.plain(o.value)?;
     }
     Ok(e.r.finish())
+}
+
+/// The order of `n` axes with the second behind all others.
+fn channels_behind(n: usize) -> impl Iterator<Item = usize> + Clone {
+    std::iter::once(0).chain(2..n).chain([1])
 }
 
 /// Whether a value takes the same bytes in both layouts: whole blocks of channels, and nothing after them.
@@ -96,12 +101,50 @@ impl Emit<'_> {
         if let (0, Some(x)) = (v.port, self.in_blocks[v.node.0 as usize]) {
             return Ok(x);
         }
-        let (x, ty) = (self.r.get(v), self.r.old.ty(v).clone());
-        let y = self.pack(x, &ty)?;
+        let ty = self.r.old.ty(v).clone();
+        let y = match self.from_channels_last(v)? {
+            Some(y) => y,
+            None => self.pack(self.r.get(v), &ty)?,
+        };
         if v.port == 0 {
             self.in_blocks[v.node.0 as usize] = Some(y);
         }
         Ok(y)
+    }
+
+    /// Where a node moves the channels of a value that lies in blocks behind all other axes: the same made of the blocks, which move as
+    /// they are. Says whether it did.
+    fn channels_last(&mut self, id: NodeId) -> Result<bool> {
+        let node = self.r.old.node(id);
+        let (Op::Transpose(t), Some(x)) = (&node.op, node.operands.first()) else { return Ok(false) };
+        let (Some(blocks), 0) = (self.in_blocks[x.node.0 as usize], x.port) else { return Ok(false) };
+        let (n, shape) = (t.perm.len(), node.types[0].shape.clone());
+        if !t.perm.iter().copied().eq(channels_behind(n)) || !self.whole(&shape[n - 1]) {
+            return Ok(false);
+        }
+        let y = self.transposed(blocks, channels_behind(n).chain([n]).collect())?;
+        let y = self.op(Reshape { shape }, &[y])?;
+        self.r.set(id, vec![y]);
+        Ok(true)
+    }
+
+    /// A value in blocks, where its node moves the channels of another from behind all other axes.
+    fn from_channels_last(&mut self, v: Value) -> Result<Option<Value>> {
+        let node = self.r.old.node(v.node);
+        let (Op::Transpose(t), Some(x)) = (&node.op, node.operands.first()) else { return Ok(None) };
+        let n = t.perm.len();
+        let back = || [0, n - 1].into_iter().chain(1..n - 1);
+        if n < 3 || !t.perm.iter().copied().eq(back()) || !self.whole(&node.types[0].shape[1]) {
+            return Ok(None);
+        }
+        let x = self.plain(*x)?;
+        let x = self.split(x, n - 1, self.block)?;
+        self.transposed(x, back().chain([n]).collect()).map(Some)
+    }
+
+    /// Whether so many channels are whole blocks.
+    fn whole(&self, channels: &Dim) -> bool {
+        channels.as_const().is_some_and(|c| c > 0 && c % self.block as i64 == 0)
     }
 
     fn pack(&mut self, x: Value, ty: &Type) -> Result<Value> {

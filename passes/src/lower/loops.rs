@@ -12,6 +12,8 @@ use std::ops::{Deref, DerefMut};
 const ENOUGH_WORK: i64 = 1 << 23;
 /// What a dimension that only the run knows is taken for when work is split.
 const TYPICAL: i64 = 64;
+/// Lanes of the widest vectors.
+const LANES: i64 = 16;
 
 /// Loops over the operands `x` and results `y` of an operation; parameter `i` of the kernel is operand `i`, results follow.
 pub struct Loops {
@@ -234,7 +236,7 @@ impl Loops {
     pub fn parallel(&mut self, dims: &[Dim], views: &[View], work: i64, f: impl FnOnce(&mut Loops, &[ExprId], &[ExprId])) {
         let zero = self.int(0);
         let zeros = vec![zero; views.len()];
-        let Some(split) = Split::new(dims, work, self.grain) else { return self.serial(dims, views, &zeros, f) };
+        let Some(split) = Split::new(dims, views, work, self.grain) else { return self.serial(dims, views, &zeros, f) };
         let last = dims[split.axis].clone();
         let chunks = last.ceil_div(&Dim::Const(split.chunk));
         let count = self.symbol(&(Dim::product(&dims[..split.axis]) * chunks.clone()));
@@ -332,7 +334,7 @@ struct Split {
 
 impl Split {
     /// `None` where it is not worth it.
-    fn new(dims: &[Dim], work: i64, grain: i64) -> Option<Split> {
+    fn new(dims: &[Dim], views: &[View], work: i64, grain: i64) -> Option<Split> {
         let count = |d: &Dim| d.as_const().unwrap_or(TYPICAL).max(1);
         let inside = |axis: usize| dims[axis + 1..].iter().fold(work.max(1), |n, d| n.saturating_mul(count(d)));
         let known = dims.iter().all(|d| d.as_const().is_some());
@@ -344,7 +346,30 @@ impl Split {
             axis += 1;
             tasks = tasks.saturating_mul(count(&dims[axis]));
         }
-        let chunk = (grain / inside(axis)).clamp(1, dims[axis].as_const().unwrap_or(grain).max(1));
+        let mut chunk = grain / inside(axis);
+        // Neighbours in memory are lanes of one vector: a task for a few of them would take as long as one for all.
+        let stride = |n: i64| views.iter().filter(|v| v.strides[axis].is(n)).count();
+        if grain > 1 && axis + 1 == dims.len() && stride(1) > 0 && stride(0) + stride(1) == views.len() {
+            chunk = chunk.max(1).saturating_add(LANES - 1) / LANES * LANES;
+        }
+        let chunk = chunk.clamp(1, dims[axis].as_const().unwrap_or(chunk.max(grain)).max(1));
         Some(Split { axis, chunk })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_take_whole_vectors() {
+        let dims = [2, 16].map(Dim::Const);
+        let view = |strides: [i64; 2]| View::new(strides.map(Dim::Const).to_vec());
+        // Means of the pixels in blocks of channels: a task for each block.
+        let blocks = Split::new(&dims, &[view([16 * 4096, 1]), view([16, 1])], 4096, 4096).unwrap();
+        assert_eq!((blocks.axis, blocks.chunk), (1, 16));
+        // Sums of rows, which are vectors themselves: a task for each.
+        let rows = Split::new(&dims, &[view([16 * 4096, 4096]), view([16, 1])], 4096, 4096).unwrap();
+        assert_eq!((rows.axis, rows.chunk), (1, 1));
     }
 }

@@ -3,9 +3,13 @@
 
 use crate::cpu::vir::{Builder, MBin, Src, V, VBin, VCmp, VUn};
 
-/// `x * 2^n` for a vector of integers `n` within twice the exponent range: the factor is made in two halves, so that results may
-/// be subnormal or infinite.
+/// `x * 2^n` for whole numbers `n` within twice the exponent range. Where no instruction does that, the factor is made in two halves,
+/// so that results may be subnormal or infinite.
 fn scale(b: &mut Builder, x: V, n: V) -> V {
+    if b.lanes() == 16 {
+        return b.bin(VBin::Scale, x, n);
+    }
+    let n = b.un(VUn::ToInt, n);
     let h = b.un(VUn::Sar(1), n);
     let r = b.bin(VBin::ISub, n, h);
     [h, r].into_iter().fold(x, |x, k| {
@@ -30,15 +34,20 @@ const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6
 /// `e^x`, 1 ulp.
 pub fn exp(b: &mut Builder, x: V) -> V {
     // Beyond these the result is 0 or infinity; the second operand's NaN survives.
-    let (lo, hi) = (b.constant(-104.0), b.constant(89.0));
-    let x = b.max(lo, x);
+    let hi = b.constant(89.0);
     let x = b.min(hi, x);
+    exp_below(b, x)
+}
+
+/// `e^x` for x of at most 89, 1 ulp.
+fn exp_below(b: &mut Builder, x: V) -> V {
+    let lo = b.constant(-104.0);
+    let x = b.max(lo, x);
     let (n, r) = reduce_ln2(b, x);
     let p = b.poly(r, &EXP);
     let r2 = b.mul(r, r);
     let y = b.fma(p, r2, r);
     let y = b.add(y, 1.0);
-    let n = b.un(VUn::ToInt, n);
     scale(b, y, n)
 }
 
@@ -62,7 +71,7 @@ pub fn expm1(b: &mut Builder, x: V) -> V {
 /// `1 / (1 + e^-x)`, 3 ulp: by `e^-|x|`, which cannot overflow, so that small results keep their bits.
 pub fn sigmoid(b: &mut Builder, x: V) -> V {
     let n = b.bin(VBin::Or, x, Src::C(0x8000_0000));
-    let e = exp(b, n);
+    let e = exp_below(b, n);
     let d = b.add(e, 1.0);
     let one = b.constant(1.0);
     let negative = b.cmp(VCmp::Lt, x, 0.0);
@@ -159,7 +168,7 @@ pub fn log(b: &mut Builder, x: V) -> V {
 pub fn softplus(b: &mut Builder, x: V) -> V {
     let a = b.abs(x);
     let n = b.neg(a);
-    let e = exp(b, n);
+    let e = exp_below(b, n);
     // log1p by the rounding error of 1 + e: log(u) * e / (u - 1).
     let u = b.add(e, 1.0);
     let d = b.sub(u, 1.0);

@@ -116,10 +116,9 @@ impl Act {
             Act::Silu => {
                 let s = math::sigmoid(b, x);
                 // 0 * -inf would make a NaN of silu(-inf) = -0.
-                let y = b.mul(x, s);
-                let zero = b.constant(-0.0);
-                let m = b.cmp(VCmp::Lt, x, -3.0e38);
-                b.select(m, zero, y)
+                let lo = b.constant(f32::MIN);
+                let x = b.max(lo, x);
+                b.mul(x, s)
             }
             Act::Gelu => {
                 let h = b.mul(x, std::f32::consts::FRAC_1_SQRT_2);

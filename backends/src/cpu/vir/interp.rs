@@ -82,6 +82,7 @@ pub fn eval_bin(op: VBin, a: u32, b: u32) -> u32 {
         VBin::IAdd => a.wrapping_add(b),
         VBin::ISub => a.wrapping_sub(b),
         VBin::IMul => a.wrapping_mul(b),
+        VBin::Scale => scaled(x, y).to_bits(),
     }
 }
 
@@ -101,6 +102,12 @@ pub fn eval_un(op: VUn, a: u32) -> u32 {
         VUn::Shr(n) => a >> n,
         VUn::Sar(n) => ((a as i32) >> n) as u32,
     }
+}
+
+/// `x * 2^floor(n)`: exact in f64, then rounded. Beyond 1000 in size it is zero or infinite for any x.
+fn scaled(x: f32, n: f32) -> f32 {
+    let n = f64::from(n.floor().clamp(-1000.0, 1000.0));
+    if n.is_nan() { f32::NAN } else { (f64::from(x) * f64::from_bits(((1023 + n as i64) as u64) << 52)) as f32 }
 }
 
 /// The upper half of an f32 to the nearest bf16, ties to even; NaN stays NaN.

@@ -121,6 +121,8 @@ pub enum VBin {
     IAdd,
     ISub,
     IMul,
+    /// `a * 2^floor(b)`, rounded once; of vectors of 16 lanes only.
+    Scale,
 }
 
 /// Vector operations of one operand.

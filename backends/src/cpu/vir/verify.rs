@@ -1,6 +1,6 @@
 //! Checks a kernel before it is lowered: registers exist and are defined before use, loops keep their contract, constants fit.
 
-use super::{Addr, Func, IBin, Inst, Reg, Src, Stmt, X};
+use super::{Addr, Func, IBin, Inst, Reg, Src, Stmt, VBin, X};
 use nnc_ir::error::{Error, Result};
 use std::collections::HashSet;
 
@@ -99,7 +99,7 @@ impl Check<'_> {
         };
         let dist = |d: u8| d.is_power_of_two() && usize::from(d) < self.func.lanes;
         let ok = match i {
-            Inst::Dot { .. } => self.func.lanes == 16,
+            Inst::Dot { .. } | Inst::Bin { op: VBin::Scale, .. } => self.func.lanes == 16,
             Inst::StoreBf16 { a, .. } if self.func.lanes == 16 => return addr(a),
             Inst::StoreBf16 { .. } => false,
             Inst::Load { a, .. }

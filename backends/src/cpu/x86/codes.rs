@@ -48,6 +48,7 @@ impl Table {
             VBin::IAdd => pick!(self, VEX_Vpaddd_ymm_ymm_ymmm256, EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32),
             VBin::ISub => pick!(self, VEX_Vpsubd_ymm_ymm_ymmm256, EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32),
             VBin::IMul => pick!(self, VEX_Vpmulld_ymm_ymm_ymmm256, EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32),
+            VBin::Scale => Code::EVEX_Vscalefps_zmm_k1z_zmm_zmmm512b32_er,
         }
     }
 
