@@ -202,12 +202,10 @@ fn max_element(k: &mut Loops, indices: bool, taps: &[Tap], at: &[ExprId]) {
             let first = k.map(ScalarFn::Less, &[where_, zero]);
             let better = k.precedes(ReduceKind::Max, x, so_far, true);
             let take = k.map(ScalarFn::Or, &[first, better]);
-            // Which element is the largest nobody can foretell: a choice of values, no branch.
-            let take = k.bind(take);
-            let (value, index) = (k.map(ScalarFn::Where, &[take, x, so_far]), k.map(ScalarFn::Where, &[take, at[0], where_]));
-            let (value, index) = (k.bind(value), k.bind(index));
-            k.set(best, value);
-            k.set(place, index);
+            k.when(take, |k| {
+                k.set(best, x);
+                k.set(place, at[0]);
+            });
         }
     });
     let v = k.var(best);
