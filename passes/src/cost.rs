@@ -76,9 +76,10 @@ pub fn traffic(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
 pub fn cycles(op: &Op, x: &[&Type], y: &[Type], target: &Target) -> f64 {
     let speed = match op {
         Op::Conv(c) if c.layout == Layout::Plain => target.fma_per_cycle * PLAIN_CONV,
+        Op::ConvTranspose(_) => target.fma_per_cycle * PLAIN_CONV,
         Op::MatMul(m) if m.is_packed() => target.fma_per_cycle,
         Op::Conv(_) => target.fma_per_cycle,
-        Op::MatMul(_) | Op::ConvTranspose(_) => target.fma_per_cycle * UNPACKED,
+        Op::MatMul(_) => target.fma_per_cycle * PLAIN_MATMUL,
         _ => target.lanes as f64,
     };
     let move_bytes = traffic(op, x, y);
@@ -88,10 +89,10 @@ pub fn cycles(op: &Op, x: &[&Type], y: &[Type], target: &Target) -> f64 {
     LAUNCH + work(op, x, y) / speed + move_bytes / target.l2_bytes_per_cycle
 }
 
-/// Share of the peak that a product reaches when its operands are not in the packed form.
-const UNPACKED: f64 = 0.25;
+/// Share of the peak that a product reaches whose right side is not in panels.
+const PLAIN_MATMUL: f64 = 0.25;
 
-/// Share of the peak that a convolution reaches in the model's layout, where loops sum one product after the other.
+/// The same of a convolution in the model's layout, where loops sum one product after the other.
 const PLAIN_CONV: f64 = 1.0 / 128.0;
 
 /// Cycles to copy a value into another layout.

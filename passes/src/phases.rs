@@ -8,9 +8,8 @@
 //!   fill no block, or where the phases see the same inputs.
 //! * A single pixel is a matrix product: nothing overlaps.
 //!
-//! Only for constant weights of f32: what comes of others has no fast kernel.
+//! Weights that the run computes, as the way back through a strided convolution has them in training, are cut into phases by the run.
 
-use crate::fold;
 use crate::pass::Context;
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Post, Window};
@@ -20,19 +19,16 @@ use nnc_ir::{DType, Dim, Graph, NodeId, Op, Report, Result, Type, Value};
 /// Phases that are worth a launch each.
 const MAX_PHASES: usize = 64;
 
-/// Rewrites the transposed convolutions of constant weights.
+/// Rewrites the transposed convolutions of f32.
 pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     if cx.target.block == 1 || !graph.ids().any(|id| matches!(graph.node(id).op, Op::ConvTranspose(_))) {
         return Ok(graph);
     }
-    let constant = fold::constants(&graph);
     let mut r = Rebuild::new(&graph);
     for id in r.order() {
         let node = graph.node(id);
         let rewritten = match &node.op {
-            Op::ConvTranspose(op) if constant[node.operands[1].node.0 as usize] => {
-                Site { r: &mut r, id, op, block: cx.target.block }.rewrite().map_err(|e| e.at(&node.loc))?
-            }
+            Op::ConvTranspose(op) => Site { r: &mut r, id, op, block: cx.target.block }.rewrite().map_err(|e| e.at(&node.loc))?,
             _ => None,
         };
         match rewritten {

@@ -163,6 +163,42 @@ fn steps_subtract_the_gradient_of_their_loss() {
             }
         }
     }
-    assert!(examples.len() >= 22, "only {} examples train", examples.len());
+    assert!(examples.len() >= 23, "only {} examples train", examples.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The sum over paths in the log semiring against one path after the other.
+#[test]
+fn path_sums_count_every_path() {
+    const POSITIONS: usize = 4;
+    let text = std::fs::read_to_string(root().join("examples/gtn.nn")).expect("the example");
+    let alone = text
+        .replace("positions = 8", &format!("positions = {POSITIONS}"))
+        .replace("(x: f32[N,1,28,56])", "(answers: f32[N,11,positions])")
+        .replace("  answers = Reader(name=\"reader\")(x)\n", "")
+        .replace("x.shape[0]", "answers.shape[0]");
+    let start = alone.find("train on").expect("a training block");
+    let graph = nnc_frontend::nn::parse(&alone[..start], "gtn.nn").unwrap_or_else(|r| panic!("{r}"));
+    let scores: Vec<f64> = (0..11 * POSITIONS).map(|i| 2.0 * draw("answers", i, 5)).collect();
+    let given = Tensor::new(&[1, 11, POSITIONS], &scores.iter().map(|s| *s as f32).collect::<Vec<f32>>());
+    let sums = run(&graph, &[given], &Env::default()).expect("path sums").swap_remove(0).to_f64s();
+
+    let mut want = vec![0.0; 100];
+    for path in 0..11usize.pow(POSITIONS as u32) {
+        let answers: Vec<usize> = (0..POSITIONS).map(|t| path / 11usize.pow(t as u32) % 11).collect();
+        let weight: f64 = answers.iter().enumerate().map(|(t, a)| scores[a * POSITIONS + t]).sum();
+        // What stays at a digit says it once; 10 is none.
+        let mut said: Vec<usize> = vec![];
+        for (t, a) in answers.iter().enumerate() {
+            if *a != 10 && (t == 0 || answers[t - 1] != *a) {
+                said.push(*a);
+            }
+        }
+        if let [first, second] = said[..] {
+            want[10 * first + second] += weight.exp();
+        }
+    }
+    for (string, (sum, want)) in sums.iter().zip(&want).enumerate() {
+        assert!((sum - want.ln()).abs() < 1e-5, "{string:02}: {sum}, path by path {}", want.ln());
+    }
 }
