@@ -71,6 +71,7 @@ fn step(b: &mut Builder, d: &mut Dice, p: &Pool, buffer: I) {
         4 => Inst::Splat { d: v, a: spot },
         5 => Inst::SplatInt { d: v, x: i },
         6 | 7 => Inst::Bin { op: d.pick(&BINS), d: v, a: w, b: src(d, p) },
+        8 if lanes == 16 && d.roll(3) == 0 => Inst::Bin { op: VBin::Scale, d: v, a: w, b: src(d, p) },
         8 => Inst::Un { op: d.pick(&UNS), d: v, a: w },
         9..=12 => {
             let (b, c) = (src(d, p), src(d, p));

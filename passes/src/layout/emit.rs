@@ -102,7 +102,7 @@ impl Emit<'_> {
             return Ok(x);
         }
         let ty = self.r.old.ty(v).clone();
-        let y = match self.from_channels_last(v)? {
+        let y = match self.channels_first(v)? {
             Some(y) => y,
             None => self.pack(self.r.get(v), &ty)?,
         };
@@ -129,7 +129,7 @@ impl Emit<'_> {
     }
 
     /// A value in blocks, where its node moves the channels of another from behind all other axes.
-    fn from_channels_last(&mut self, v: Value) -> Result<Option<Value>> {
+    fn channels_first(&mut self, v: Value) -> Result<Option<Value>> {
         let node = self.r.old.node(v.node);
         let (Op::Transpose(t), Some(x)) = (&node.op, node.operands.first()) else { return Ok(None) };
         let n = t.perm.len();
