@@ -206,6 +206,13 @@ impl Batches {
     }
 }
 
+/// Rows of a tensor, one after the other.
+pub fn gather(t: &Tensor, rows: &[usize]) -> Vec<u8> {
+    let bytes = t.bytes();
+    let row = bytes.len() / t.shape()[0].max(1);
+    rows.iter().flat_map(|i| &bytes[i * row..(i + 1) * row]).copied().collect()
+}
+
 /// 64 bits that look random (the finalizer of splitmix64, Steele et al. 2014).
 pub fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -8,6 +8,7 @@ mod checkpoint;
 mod curve;
 mod data;
 mod export;
+mod prefetch;
 mod stepper;
 mod tensorboard;
 
@@ -104,56 +105,56 @@ impl Run<'_> {
         let begin = Instant::now();
         let first = losses.len() as u64;
         let mut test = None;
-        for t in first..steps {
-            let rows = batches.rows(t);
-            for (name, tensor) in plan.data.names.iter().zip(&samples.tensors) {
-                stepper.rows(name, tensor, &rows)?;
-            }
-            if let (Some(name), [.., height, width]) = (plan.data.names.first(), samples.tensors.first().map_or(&[][..], |t| t.shape()))
-                && let Some(batch) = stepper.input(name)?
-            {
-                augment::augment(batch, rows.len(), (*height, *width, samples.tensors[0].dtype().bytes()), &plan.data, t);
-            }
-            for (name, schedule) in &plan.schedules {
-                stepper.number(name, schedule.at(t, steps) as f32)?;
-            }
-            stepper.number(STEP, (t + 1) as f32)?;
-            stepper.run()?;
-            let loss = stepper.result(LOSS)?;
-            if !loss.is_finite() {
-                let e = Error::input(format!("the loss is {loss} at step {}", t + 1));
-                return Err(e.note("a smaller learning rate, or `clip global 1.0`, keeps it finite").into());
-            }
-            losses.push(loss);
-            let done = t + 1;
-            let ends = done == steps || done % batches.per_epoch() == 0;
-            if let (true, Some(judge)) = (ends, &judge) {
-                test = Some(judge.measure(&stepper)?);
-            }
-            let measures = measured.iter().map(|m| Ok((m.clone(), f64::from(stepper.result(m)?)))).collect::<Result<Vec<_>>>()?;
-            if let Some(events) = &mut events {
-                events.scalars(done, &[&[(LOSS.to_string(), f64::from(loss))], &measures[..]].concat())?;
-                if let Some(test) = test.as_ref().filter(|_| ends) {
-                    let named: Vec<(String, f64)> = test.iter().map(|(name, v)| (format!("test/{name}"), *v)).collect();
-                    events.scalars(done, &named)?;
-                    events.flush()?;
+        let per_epoch = batches.per_epoch();
+        std::thread::scope(|scope| -> Result<(), Report> {
+            let ahead = prefetch::ahead(scope, &samples, batches, &plan.data, first..steps);
+            for t in first..steps {
+                let batch = ahead.recv().map_err(|_| Error::internal("the thread that gathers batches has ended"))?;
+                for (name, bytes) in plan.data.names.iter().zip(&batch) {
+                    stepper.fill(name, bytes)?;
+                }
+                for (name, schedule) in &plan.schedules {
+                    stepper.number(name, schedule.at(t, steps) as f32)?;
+                }
+                stepper.number(STEP, (t + 1) as f32)?;
+                stepper.run()?;
+                let loss = stepper.result(LOSS)?;
+                if !loss.is_finite() {
+                    let e = Error::input(format!("the loss is {loss} at step {}", t + 1));
+                    return Err(e.note("a smaller learning rate, or `clip global 1.0`, keeps it finite").into());
+                }
+                losses.push(loss);
+                let done = t + 1;
+                let ends = done == steps || done % per_epoch == 0;
+                if let (true, Some(judge)) = (ends, &judge) {
+                    test = Some(judge.measure(&stepper)?);
+                }
+                let measures = measured.iter().map(|m| Ok((m.clone(), f64::from(stepper.result(m)?)))).collect::<Result<Vec<_>>>()?;
+                if let Some(events) = &mut events {
+                    events.scalars(done, &[&[(LOSS.to_string(), f64::from(loss))], &measures[..]].concat())?;
+                    if let Some(test) = test.as_ref().filter(|_| ends) {
+                        let named: Vec<(String, f64)> = test.iter().map(|(name, v)| (format!("test/{name}"), *v)).collect();
+                        events.scalars(done, &named)?;
+                        events.flush()?;
+                    }
+                }
+                watch(&Progress {
+                    step: done,
+                    steps,
+                    loss: loss.into(),
+                    measures: &measures,
+                    test: test.as_deref().filter(|_| ends),
+                    samples: (done - first) * plan.data.batch as u64,
+                    seconds: begin.elapsed().as_secs_f64(),
+                });
+                if let Some((folder, every)) = &self.checkpoint
+                    && (done % every == 0 || done == steps)
+                {
+                    checkpoint::write(folder, &stepper.state()?, &losses)?;
                 }
             }
-            watch(&Progress {
-                step: done,
-                steps,
-                loss: loss.into(),
-                measures: &measures,
-                test: test.as_deref().filter(|_| ends),
-                samples: (done - first) * plan.data.batch as u64,
-                seconds: begin.elapsed().as_secs_f64(),
-            });
-            if let Some((folder, every)) = &self.checkpoint
-                && (done % every == 0 || done == steps)
-            {
-                checkpoint::write(folder, &stepper.state()?, &losses)?;
-            }
-        }
+            Ok(())
+        })?;
         let values = stepper.state()?.into_iter().filter(|(name, _)| !name.contains('$')).collect();
         Ok(Trained { values, losses, test, compile_seconds, seconds: begin.elapsed().as_secs_f64() })
     }
@@ -184,7 +185,7 @@ impl Judge {
         for start in (0..n).step_by(batch) {
             let rows: Vec<usize> = (start..start + batch).map(|i| i.min(n - 1)).collect();
             for (name, tensor) in self.source.names.iter().zip(&self.samples.tensors) {
-                stepper.rows(name, tensor, &rows)?;
+                stepper.fill(name, &data::gather(tensor, &rows))?;
             }
             // Draws that no step of training makes.
             stepper.number(STEP, -1.0 - (start / batch) as f32)?;

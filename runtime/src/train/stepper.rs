@@ -34,26 +34,18 @@ impl<'s> Stepper<'s> {
         Ok(Stepper { session, bound: session.bind(&inputs)?, places, again })
     }
 
-    /// The bytes of an input.
-    pub fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
-        match self.places.get(name) {
-            Some(k) => self.bound.input_mut(*k).map(Some),
-            // An input that nothing reads is gone.
-            None => Ok(None),
-        }
+    /// The bytes of an input; none where nothing reads it, so that it is gone.
+    fn input(&mut self, name: &str) -> Result<Option<&mut [u8]>> {
+        self.places.get(name).map(|k| self.bound.input_mut(*k)).transpose()
     }
 
-    /// Fills an input with rows of a tensor.
-    pub fn rows(&mut self, name: &str, from: &Tensor, rows: &[usize]) -> Result<()> {
+    /// Fills an input.
+    pub fn fill(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let Some(to) = self.input(name)? else { return Ok(()) };
-        let bytes = from.bytes();
-        let row = bytes.len() / from.shape()[0].max(1);
-        if to.len() != row * rows.len() {
-            return Err(Error::internal(format!("a batch of `{name}` has {} bytes, not {}", to.len(), row * rows.len())));
+        if to.len() != bytes.len() {
+            return Err(Error::internal(format!("a batch of `{name}` has {} bytes, not {}", to.len(), bytes.len())));
         }
-        for (to, i) in to.chunks_exact_mut(row.max(1)).zip(rows) {
-            to.copy_from_slice(&bytes[i * row..(i + 1) * row]);
-        }
+        to.copy_from_slice(bytes);
         Ok(())
     }
 
