@@ -2,6 +2,7 @@
 
 use crate::describe::Description;
 use crate::gpu::Device;
+use crate::gpu::cuda::Cuda;
 use crate::gpu::run::Runner;
 use crate::gpu::vulkan::Vulkan;
 use crate::library::Library;
@@ -99,8 +100,10 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
     if options.engine == Engine::Interpreter {
         return Ok(Session::interpreter(graph));
     }
-    if options.engine == Engine::Vulkan {
-        return vulkan(graph, options, observer);
+    match options.engine {
+        Engine::Vulkan => return on_device(graph, Vulkan::open()?, options, observer),
+        Engine::Cuda => return on_device(graph, Cuda::open()?, options, observer),
+        Engine::Interpreter | Engine::Jit | Engine::SharedLibrary => {}
     }
     let pool = Arc::new(Pool::new(options.threads));
     if options.engine == Engine::SharedLibrary {
@@ -127,10 +130,9 @@ pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dy
     nnc_passes::compile(graph, &cpu::native_target().with_gpu(gpu), &pass_options(options), observer)
 }
 
-/// Compiles for the Vulkan device of this machine.
-fn vulkan(graph: Graph, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
+/// Compiles for a device of this machine.
+fn on_device<D: Device + 'static>(graph: Graph, device: D, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
     let description = Description::of_graph(&graph);
-    let device = Vulkan::open()?;
     let program = gpu_program(graph, device.limits(), options, observer)?;
     Ok(Session::gpu(description, Box::new(Runner::new(program, device)?)))
 }

@@ -16,6 +16,8 @@ pub enum Engine {
     SharedLibrary,
     /// Kernels on a Vulkan device.
     Vulkan,
+    /// Kernels on an NVIDIA GPU.
+    Cuda,
 }
 
 /// Where the constants of a compiled library are.

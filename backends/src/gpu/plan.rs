@@ -1,11 +1,12 @@
 //! A program for a device: which kernels run there, as what, and which stay on the host and why.
 
 use super::gir::{Elem, Kernel, Ty, verify};
-use super::{lower, ptx, spirv};
+use super::lower::{self, Lowered};
+use super::{kernels, ptx, spirv};
 use crate::cpu::Selection;
 use nnc_ir::kernel::{Launch, Program, Step};
 use nnc_ir::target::{Gpu, GpuIsa};
-use nnc_ir::{Report, Result};
+use nnc_ir::{Dim, Report, Result};
 
 pub struct Plan {
     pub program: Program,
@@ -16,16 +17,22 @@ pub struct Plan {
 
 pub enum Placed {
     Device(DeviceKernel),
-    /// With the reason.
-    Host(String),
+    /// With what refused, and the reasons.
+    Host(Vec<(&'static str, String)>),
 }
 
 pub struct DeviceKernel {
     pub kernel: Kernel,
+    /// What chose it, for reports, and what refused, with the reasons.
+    pub implementation: &'static str,
+    pub refused: Vec<(&'static str, String)>,
     /// Whether its last buffer is the word that faults are written to.
     pub fails: bool,
-    /// For each parameter, whether the element that it starts at is a scalar of the launch.
+    /// For each parameter, whether the element that it starts at is a scalar of the launch: the first ones.
     pub offsets: Vec<bool>,
+    /// Groups of a launch and the other scalars, over the sizes of the program's kernel. No groups: there is nothing to do.
+    pub groups: Dim,
+    pub scalars: Vec<Dim>,
 }
 
 /// Lowers all kernels of a program.
@@ -33,15 +40,28 @@ pub fn plan(program: Program, device: &Gpu) -> Result<Plan, Report> {
     let offsets = offsets(&program);
     let mut kernels = vec![];
     for (k, offsets) in program.kernels.iter().zip(offsets) {
-        kernels.push(match lower::lower(k, &offsets, device).and_then(|l| missing(&l.kernel, device).map_or(Ok(l), Err)) {
-            Ok(lowered) => {
-                verify::verify(&lowered.kernel, device)?;
-                Placed::Device(DeviceKernel { kernel: lowered.kernel, fails: lowered.fails, offsets })
-            }
-            Err(why) => Placed::Host(why),
-        });
+        kernels.push(place(k, offsets, device)?);
     }
     Ok(Plan { program, device: device.clone(), kernels })
+}
+
+/// Looks for a kernel of the operation, then lowers the loops.
+fn place(k: &nnc_ir::kernel::Kernel, offsets: Vec<bool>, device: &Gpu) -> Result<Placed, Report> {
+    let (chosen, mut refused) = kernels::choose(k, &offsets, device);
+    let (implementation, lowered) = match chosen {
+        Some((name, lowered)) => (name, Ok(lowered)),
+        None => ("loops", lower::lower(k, &offsets, device)),
+    };
+    Ok(match lowered.and_then(|l| missing(&l.kernel, device).map_or(Ok(l), Err)) {
+        Ok(Lowered { kernel, fails, groups, scalars }) => {
+            verify::verify(&kernel, device)?;
+            Placed::Device(DeviceKernel { kernel, implementation, refused, fails, offsets, groups, scalars })
+        }
+        Err(why) => {
+            refused.push(("loops", why));
+            Placed::Host(refused)
+        }
+    })
 }
 
 /// What a kernel needs that the device does not have.
@@ -110,8 +130,8 @@ impl Plan {
     pub fn selections(&self) -> Vec<Selection> {
         let one = |(k, placed): (&nnc_ir::kernel::Kernel, &Placed)| {
             let (implementation, refused) = match placed {
-                Placed::Device(_) => (if self.device.isa == GpuIsa::SpirV { "loops as SPIR-V" } else { "loops as PTX" }, vec![]),
-                Placed::Host(why) => ("loops on the host; its operands and results are copied", vec![("a kernel of the device", why.clone())]),
+                Placed::Device(d) => (d.implementation, d.refused.clone()),
+                Placed::Host(refused) => ("loops on the host; its operands and results are copied", refused.clone()),
             };
             Selection { kernel: k.name.to_string(), implementation, refused }
         };

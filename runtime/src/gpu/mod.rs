@@ -1,6 +1,7 @@
-//! Models on GPUs: [`Device`] is what a driver must do, [`vulkan`] one that does, [`simulated`] one that needs no GPU; [`run`] walks a
+//! Models on GPUs: [`Device`] is what a driver must do, [`vulkan`] and [`cuda`] do it, [`simulated`] needs no GPU; [`run`] walks a
 //! program's steps over any of them.
 
+pub mod cuda;
 pub mod run;
 pub mod simulated;
 pub mod vulkan;

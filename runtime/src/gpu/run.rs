@@ -2,7 +2,6 @@
 //! that the device does not take on the host.
 
 use super::{Device, Launch};
-use nnc_backends::gpu::lower;
 use nnc_backends::gpu::plan::{DeviceKernel, Placed, Plan};
 use nnc_backends::{abi, gpu};
 use nnc_ir::dim::Dim;
@@ -84,7 +83,7 @@ impl<D: Device> Model for Runner<D> {
         let env = Env::default();
         bind_types(&p.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![] };
+        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![], submitted: false };
         let work = run.count(&p.workspace)? as u64;
         run.reserve(WORK, work, false)?;
         for (i, t) in inputs.iter().enumerate() {
@@ -115,6 +114,8 @@ struct Run<'a, D: Device> {
     env: Env,
     /// Launches that wait for the next submission.
     pending: Vec<Pending>,
+    /// Whether some launches went before those: what is recorded then is no whole run.
+    submitted: bool,
 }
 
 struct Pending {
@@ -233,21 +234,22 @@ impl<D: Device> Run<'_, D> {
     fn on_device(&mut self, index: usize, k: &Kernel, d: &DeviceKernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
         let too_large = |what: &str| Error::limit(format!("kernel {}: {what} is more than a GPU's indices hold", k.name));
         let size = |s: &str| sizes.get(size_index(s)?).copied();
-        let tasks = k.tasks.eval(&size).map_err(|s| Error::internal(format!("kernel {}: {s} is no size", k.name)))?;
-        if tasks <= 0 {
+        let value = |d: &Dim| d.eval(&size).map_err(|s| Error::internal(format!("kernel {}: {s} is no size", k.name)));
+        let narrow = |n: i64, what: &str| i32::try_from(n).map_err(|_| too_large(what));
+        let groups = narrow(value(&d.groups)?, "its number of groups")?;
+        if groups <= 0 {
             return Ok(());
         }
-        let narrow = |n: i64, what: &str| i32::try_from(n).map_err(|_| too_large(what));
-        let mut scalars = vec![narrow(tasks, "its number of tasks")?];
-        for s in sizes {
-            scalars.push(narrow(*s, "a size")?);
+        let mut scalars = vec![];
+        for (w, _) in windows.iter().zip(&d.offsets).filter(|(_, offset)| **offset) {
+            scalars.push(narrow(w.offset as i64, "an offset")?);
+        }
+        for s in &d.scalars {
+            scalars.push(narrow(value(s)?, "a size")?);
         }
         let mut views = vec![];
-        for ((w, p), offset) in windows.iter().zip(&k.params).zip(&d.offsets) {
+        for (w, p) in windows.iter().zip(&k.params) {
             narrow(w.elems as i64, "the length of a buffer")?;
-            if *offset {
-                scalars.push(narrow(w.offset as i64, "an offset")?);
-            }
             let bytes = w.elems * p.dtype.bytes() as u64;
             if bytes > self.plan.device.buffer_bytes {
                 let most = self.plan.device.buffer_bytes;
@@ -258,8 +260,7 @@ impl<D: Device> Run<'_, D> {
         if d.fails {
             views.push((FAULTS, 0, 4));
         }
-        let groups = lower::groups(tasks as u32, &self.plan.device);
-        self.pending.push(Pending { kernel: index, windows: views, scalars, groups });
+        self.pending.push(Pending { kernel: index, windows: views, scalars, groups: groups as u32 });
         Ok(())
     }
 
@@ -300,7 +301,9 @@ impl<D: Device> Run<'_, D> {
         }
         let recording = state.device.record(&launches)?;
         state.device.submit(&recording)?;
-        state.recording = keep.map(|shapes| (shapes, recording));
+        // Where memory had to grow on the way, the next run is the one to keep.
+        state.recording = keep.filter(|_| !self.submitted).map(|shapes| (shapes, recording));
+        self.submitted = true;
         self.faults()
     }
 

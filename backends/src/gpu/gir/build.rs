@@ -262,6 +262,13 @@ impl Builder {
         values
     }
 
+    /// Closes the region that the last [`Builder::begin`] opened as the body of a loop over `index`.
+    pub fn end_for(&mut self, index: Val, (lo, hi): (Val, Val), first: &[Val], values: &[Val], next: Vec<Val>) {
+        let body = self.end();
+        let carried = carry(values, first, next);
+        self.emit(Stmt::For { index, lo, hi, carried, body });
+    }
+
     /// `head` is given what is carried and decides whether to go on.
     pub fn while_(
         &mut self,

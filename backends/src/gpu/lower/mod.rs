@@ -13,16 +13,16 @@ mod convert;
 mod index;
 mod math;
 mod minifloat;
-mod scalar;
+pub(super) mod scalar;
 
 use super::gir::build::Builder;
 use super::gir::{self, Binary, Carried, Compare, Elem, Space, Ty, Val};
 use crate::abi;
 use index::Range;
-use nnc_ir::DType;
-use nnc_ir::kernel::{Access, Expr, ExprId, Fault, Kernel, Stmt, VarId};
+use nnc_ir::kernel::{Access, Expr, ExprId, Fault, Kernel, Stmt, VarId, size_symbol};
 use nnc_ir::scalar::{Num, Out};
 use nnc_ir::target::Gpu;
+use nnc_ir::{DType, Dim};
 use std::collections::BTreeSet;
 
 /// Why a kernel stays on the host.
@@ -30,10 +30,13 @@ pub type Refusal = String;
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// A kernel for the device. Its buffers are the parameters, then, where it can fail, the word that faults are written to; its scalars
-/// are the number of tasks, the sizes, then for each parameter with `offsets` the element that it starts at.
+/// are, for each parameter with `offsets`, the element that it starts at, then `scalars`.
 pub struct Lowered {
     pub kernel: gir::Kernel,
     pub fails: bool,
+    /// Groups of a launch, over the sizes of the loop IR's kernel.
+    pub groups: Dim,
+    pub scalars: Vec<Dim>,
 }
 
 /// Lowers `k`. `offsets` tells which parameters start inside of their buffers in some launch.
@@ -49,9 +52,9 @@ pub fn lower(k: &Kernel, offsets: &[bool], device: &Gpu) -> Result<Lowered> {
     if scalars * 4 > device.scalar_bytes as usize {
         return Err(format!("{scalars} sizes and offsets, {} bytes of scalars are possible", device.scalar_bytes));
     }
+    let bases: Vec<Option<Val>> = offsets.iter().map(|o| o.then(|| b.scalar())).collect();
     let tasks = b.scalar();
     let sizes: Vec<Val> = (0..k.sizes).map(|_| b.scalar()).collect();
-    let bases: Vec<Option<Val>> = offsets.iter().map(|o| o.then(|| b.scalar())).collect();
     let types = types(k);
     let slots = k.vars.len() + 1;
     let memo = vec![None; k.exprs.len()];
@@ -68,7 +71,9 @@ pub fn lower(k: &Kernel, offsets: &[bool], device: &Gpu) -> Result<Lowered> {
     l.block(&k.body)?;
     let body = l.b.end();
     l.b.join(inside, (body, vec![]), (vec![], vec![]));
-    Ok(Lowered { kernel: l.b.finish(), fails })
+    let groups = k.tasks.ceil_div(&Dim::from(device.threads as usize));
+    let scalars = [k.tasks.clone()].into_iter().chain((0..k.sizes as usize).map(size_symbol)).collect();
+    Ok(Lowered { kernel: l.b.finish(), fails, groups, scalars })
 }
 
 /// How memory holds a type.
@@ -494,9 +499,4 @@ fn carry(values: &[Val], first: &[Val], next: Vec<Option<Val>>) -> Result<Vec<Ca
         Ok(Carried { value: *value, first: *first, next: next.ok_or("a loop loses a local that it carries")? })
     };
     values.iter().zip(first).zip(next).map(one).collect()
-}
-
-/// Groups that a launch of so many tasks takes.
-pub fn groups(tasks: u32, device: &Gpu) -> u32 {
-    tasks.div_ceil(device.threads)
 }

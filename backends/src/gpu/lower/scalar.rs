@@ -1,6 +1,7 @@
 //! Scalar functions, as [`ScalarFn::eval`] defines them.
 
 use super::{Lowering, Range, Refusal, Result, Value, math, register};
+use crate::gpu::gir::build::Builder;
 use crate::gpu::gir::{Binary, Compare, Convert, Ty, Unary, Val};
 use nnc_ir::scalar::Out;
 use nnc_ir::{DType, ScalarFn};
@@ -23,7 +24,7 @@ impl Lowering<'_> {
         Ok(Value::plain(if d == DType::Bool {
             self.logic(fun, a, b)
         } else if d.is_float() {
-            let y = self.float(fun, d, a, b)?;
+            let y = float(&mut self.b, fun, d, a, b)?;
             // Not every integer or opposite is a number of the smallest types.
             let exact = matches!(fun, ScalarFn::Neg | ScalarFn::Abs | ScalarFn::Relu | ScalarFn::Max | ScalarFn::Min | ScalarFn::Sign);
             if same && (!exact || d.is_small_float()) { self.round(d, y) } else { y }
@@ -45,91 +46,6 @@ impl Lowering<'_> {
             }
             _ => self.b.binary(Binary::Xor, a, b),
         }
-    }
-
-    fn float(&mut self, fun: ScalarFn, d: DType, a: Val, b: Val) -> Result<Val> {
-        use ScalarFn::*;
-        let ty = register(d);
-        let k = &mut self.b;
-        let refuse = || -> Result<Val> { Err(Refusal::from(format!("{} of {} is not among a GPU's instructions", fun.name(), d.name()))) };
-        Ok(match fun {
-            Neg => k.unary(Unary::Neg, a),
-            Abs => k.unary(Unary::Abs, a),
-            Floor => k.unary(Unary::Floor, a),
-            Ceil => k.unary(Unary::Ceil, a),
-            Round => k.unary(Unary::Round, a),
-            Trunc => k.unary(Unary::Trunc, a),
-            Sqrt => k.unary(Unary::Sqrt, a),
-            IsNan => math::is_nan(k, a),
-            IsInf => {
-                let (x, inf) = (k.unary(Unary::Abs, a), k.float(ty, f64::INFINITY));
-                k.compare(Compare::Eq, x, inf)
-            }
-            Equal => k.compare(Compare::Eq, a, b),
-            Less => k.compare(Compare::Lt, a, b),
-            LessEqual => k.compare(Compare::Le, a, b),
-            Greater => k.compare(Compare::Lt, b, a),
-            GreaterEqual => k.compare(Compare::Le, b, a),
-            Relu => {
-                let zero = k.float(ty, 0.0);
-                let negative = k.compare(Compare::Lt, a, zero);
-                k.select(negative, zero, a)
-            }
-            Max | Min => {
-                let wins = if fun == Max { k.compare(Compare::Lt, b, a) } else { k.compare(Compare::Lt, a, b) };
-                let nan = math::is_nan(k, a);
-                let take = k.or(wins, nan);
-                k.select(take, a, b)
-            }
-            Sign => {
-                let (zero, one, minus) = (k.float(ty, 0.0), k.float(ty, 1.0), k.float(ty, -1.0));
-                let (above, below, nan) = (k.compare(Compare::Lt, zero, a), k.compare(Compare::Lt, a, zero), math::is_nan(k, a));
-                let y = k.select(below, minus, zero);
-                let y = k.select(above, one, y);
-                k.select(nan, a, y)
-            }
-            Add => k.add(a, b),
-            Sub => k.sub(a, b),
-            Mul => k.mul(a, b),
-            Div => k.binary(Binary::Div, a, b),
-            Reciprocal => {
-                let one = k.float(ty, 1.0);
-                k.binary(Binary::Div, one, a)
-            }
-            _ if ty == Ty::F64 => return refuse(),
-            Exp => math::exp(k, a),
-            Log => math::log(k, a),
-            Sigmoid => math::sigmoid(k, a),
-            Tanh => math::tanh(k, a),
-            Erf => math::erf(k, a),
-            Sin => math::sin_cos(k, a).0,
-            Cos => math::sin_cos(k, a).1,
-            Tan => {
-                let (s, c) = math::sin_cos(k, a);
-                k.binary(Binary::Div, s, c)
-            }
-            Asin => math::asin(k, a),
-            Acos => math::acos(k, a),
-            Atan => math::atan(k, a),
-            Atan2 => math::atan2(k, a, b),
-            Sinh => math::sinh(k, a),
-            Cosh => math::cosh(k, a),
-            Asinh => math::asinh(k, a),
-            Acosh => math::acosh(k, a),
-            Atanh => math::atanh(k, a),
-            Pow => math::pow(k, a, b),
-            Fmod => math::fmod(k, a, b),
-            Mod => {
-                let r = math::fmod(k, a, b);
-                let zero = k.f32(0.0);
-                let (rn, bn, some) = (k.compare(Compare::Lt, r, zero), k.compare(Compare::Lt, b, zero), k.compare(Compare::Ne, r, zero));
-                let differ = k.binary(Binary::Xor, rn, bn);
-                let mend = k.and(differ, some);
-                let mended = k.add(r, b);
-                k.select(mend, mended, r)
-            }
-            Not | BitNot | And | Or | Xor | BitAnd | BitOr | BitXor | Shl | Shr | Where => return refuse(),
-        })
     }
 
     fn integer(&mut self, fun: ScalarFn, d: DType, a: Val, b: Val) -> Val {
@@ -282,4 +198,89 @@ impl Lowering<'_> {
     pub(super) fn extended(&mut self, v: Val, signed: bool) -> Val {
         self.b.convert(if signed { Convert::ExtendS } else { Convert::ExtendU }, Ty::I64, v)
     }
+}
+
+/// A function of floats of type `d`, in their registers.
+pub(in crate::gpu) fn float(k: &mut Builder, fun: ScalarFn, d: DType, a: Val, b: Val) -> Result<Val> {
+    use ScalarFn::*;
+    let ty = register(d);
+    let refuse = || -> Result<Val> { Err(Refusal::from(format!("{} of {} is not among a GPU's instructions", fun.name(), d.name()))) };
+    Ok(match fun {
+        Neg => k.unary(Unary::Neg, a),
+        Abs => k.unary(Unary::Abs, a),
+        Floor => k.unary(Unary::Floor, a),
+        Ceil => k.unary(Unary::Ceil, a),
+        Round => k.unary(Unary::Round, a),
+        Trunc => k.unary(Unary::Trunc, a),
+        Sqrt => k.unary(Unary::Sqrt, a),
+        IsNan => math::is_nan(k, a),
+        IsInf => {
+            let (x, inf) = (k.unary(Unary::Abs, a), k.float(ty, f64::INFINITY));
+            k.compare(Compare::Eq, x, inf)
+        }
+        Equal => k.compare(Compare::Eq, a, b),
+        Less => k.compare(Compare::Lt, a, b),
+        LessEqual => k.compare(Compare::Le, a, b),
+        Greater => k.compare(Compare::Lt, b, a),
+        GreaterEqual => k.compare(Compare::Le, b, a),
+        Relu => {
+            let zero = k.float(ty, 0.0);
+            let negative = k.compare(Compare::Lt, a, zero);
+            k.select(negative, zero, a)
+        }
+        Max | Min => {
+            let wins = if fun == Max { k.compare(Compare::Lt, b, a) } else { k.compare(Compare::Lt, a, b) };
+            let nan = math::is_nan(k, a);
+            let take = k.or(wins, nan);
+            k.select(take, a, b)
+        }
+        Sign => {
+            let (zero, one, minus) = (k.float(ty, 0.0), k.float(ty, 1.0), k.float(ty, -1.0));
+            let (above, below, nan) = (k.compare(Compare::Lt, zero, a), k.compare(Compare::Lt, a, zero), math::is_nan(k, a));
+            let y = k.select(below, minus, zero);
+            let y = k.select(above, one, y);
+            k.select(nan, a, y)
+        }
+        Add => k.add(a, b),
+        Sub => k.sub(a, b),
+        Mul => k.mul(a, b),
+        Div => k.binary(Binary::Div, a, b),
+        Reciprocal => {
+            let one = k.float(ty, 1.0);
+            k.binary(Binary::Div, one, a)
+        }
+        _ if ty == Ty::F64 => return refuse(),
+        Exp => math::exp(k, a),
+        Log => math::log(k, a),
+        Sigmoid => math::sigmoid(k, a),
+        Tanh => math::tanh(k, a),
+        Erf => math::erf(k, a),
+        Sin => math::sin_cos(k, a).0,
+        Cos => math::sin_cos(k, a).1,
+        Tan => {
+            let (s, c) = math::sin_cos(k, a);
+            k.binary(Binary::Div, s, c)
+        }
+        Asin => math::asin(k, a),
+        Acos => math::acos(k, a),
+        Atan => math::atan(k, a),
+        Atan2 => math::atan2(k, a, b),
+        Sinh => math::sinh(k, a),
+        Cosh => math::cosh(k, a),
+        Asinh => math::asinh(k, a),
+        Acosh => math::acosh(k, a),
+        Atanh => math::atanh(k, a),
+        Pow => math::pow(k, a, b),
+        Fmod => math::fmod(k, a, b),
+        Mod => {
+            let r = math::fmod(k, a, b);
+            let zero = k.f32(0.0);
+            let (rn, bn, some) = (k.compare(Compare::Lt, r, zero), k.compare(Compare::Lt, b, zero), k.compare(Compare::Ne, r, zero));
+            let differ = k.binary(Binary::Xor, rn, bn);
+            let mend = k.and(differ, some);
+            let mended = k.add(r, b);
+            k.select(mend, mended, r)
+        }
+        Not | BitNot | And | Or | Xor | BitAnd | BitOr | BitXor | Shl | Shr | Where => return refuse(),
+    })
 }

@@ -17,7 +17,7 @@ pub fn bench(a: &Bench) -> Outcome {
         profile::check(to)?;
     }
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, Missing::Random, &a.compilation)?;
-    let in_one_go = matches!(a.engine, Some(args::Engine::Interp | args::Engine::Vulkan));
+    let in_one_go = matches!(a.engine, Some(args::Engine::Interp | args::Engine::Vulkan | args::Engine::Cuda));
     let (times, workspace, outputs, profile) = if in_one_go {
         if a.profile.is_some() {
             ready.session.launches()?;

@@ -131,7 +131,7 @@ fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {
         args::Engine::Jit => Ok(Engine::Jit),
         args::Engine::So => Ok(Engine::SharedLibrary),
         args::Engine::Vulkan => Ok(Engine::Vulkan),
-        args::Engine::Cuda => Err(Error::unsupported("there is no CUDA engine in this version; engines are interp, jit, so, vulkan").into()),
+        args::Engine::Cuda => Ok(Engine::Cuda),
     }
 }
 

@@ -55,6 +55,7 @@ impl Job<'_> {
         let engine = match self.a.engine {
             Some(args::Engine::So) => Engine::SharedLibrary,
             Some(args::Engine::Vulkan) => Engine::Vulkan,
+            Some(args::Engine::Cuda) => Engine::Cuda,
             _ => Engine::Jit,
         };
         let options = Options { engine, threads: self.a.threads, ..model::options(&self.a.compilation) };

@@ -1,0 +1,203 @@
+//! Kernels for single operations, where a group of threads does better than each for itself: an ordered list, the first that accepts
+//! wins. Behind them all stands the lowering of the loops, which takes anything.
+//!
+//! A kernel sees an operation and its types, never a name. Sizes that are known only at the launch are scalars of it.
+
+mod conv;
+mod epilogue;
+mod product;
+mod rows;
+mod tile;
+
+use super::gir::build::Builder;
+use super::gir::{self, Binary, Compare, Op as Gir, Space, Val};
+use super::lower::{Lowered, Refusal, elem};
+use nnc_ir::kernel::{Access, Kernel, Origin};
+use nnc_ir::ops::Op;
+use nnc_ir::target::Gpu;
+use nnc_ir::{DType, Dim, Type};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// An implementation: its name, the operations that it is for, and what it makes of one.
+struct Implementation(&'static str, fn(&Op) -> bool, fn(&Site) -> Result<Lowered>);
+
+/// In order of preference.
+const IMPLEMENTATIONS: &[Implementation] = &[
+    Implementation("tiled product", |op| matches!(op, Op::MatMul(_)), product::product),
+    Implementation("tiled convolution", |op| matches!(op, Op::Conv(_)), conv::conv),
+    Implementation("rows by groups", |op| matches!(op, Op::Softmax(_) | Op::LogSoftmax(_) | Op::LayerNorm(_)), rows::rows),
+];
+
+/// What an implementation is asked.
+struct Site<'k> {
+    kernel: &'k Kernel,
+    origin: &'k Origin,
+    /// Which parameters start inside of their buffers.
+    offsets: &'k [bool],
+    device: &'k Gpu,
+}
+
+/// An implementation's name and its kernel.
+pub type Chosen = (&'static str, Lowered);
+/// Implementations that refused, and why.
+pub type Refused = Vec<(&'static str, Refusal)>;
+
+/// The kernel for an operation, if there is one.
+pub fn choose(kernel: &Kernel, offsets: &[bool], device: &Gpu) -> (Option<Chosen>, Refused) {
+    let mut refused = vec![];
+    let Some(origin) = &kernel.origin else { return (None, refused) };
+    let site = Site { kernel, origin, offsets, device };
+    for Implementation(name, _, accept) in IMPLEMENTATIONS.iter().filter(|i| i.1(&origin.op)) {
+        match site.usable().and_then(|()| accept(&site)) {
+            Ok(lowered) => return (Some((name, lowered)), refused),
+            Err(why) => refused.push((*name, why)),
+        }
+    }
+    (None, refused)
+}
+
+fn no<T>(why: impl Into<String>) -> Result<T> {
+    Err(why.into())
+}
+
+impl<'k> Site<'k> {
+    fn x(&self, i: usize) -> &'k Type {
+        &self.origin.x[i]
+    }
+
+    fn y(&self) -> &'k Type {
+        &self.origin.y[0]
+    }
+
+    /// The parameter of the first result: results follow the operands.
+    fn output(&self) -> usize {
+        self.origin.x.len()
+    }
+
+    /// What all kernels here ask for.
+    fn usable(&self) -> Result<()> {
+        if let Some(t) = self.origin.x.iter().chain(&self.origin.y).find(|t| t.dtype != DType::F32) {
+            return no(format!("an operand is {}", t.dtype));
+        }
+        if self.origin.within.is_some() {
+            return no("the result is a window of a larger tensor");
+        }
+        match self.kernel.params.len() {
+            n if n > self.device.max_buffers as usize => no(format!("{n} buffers, a kernel takes {}", self.device.max_buffers)),
+            _ => Ok(()),
+        }
+    }
+
+    /// An empty kernel of groups of so many threads.
+    fn frame(&self, threads: u32) -> Frame {
+        let mut b = Builder::new(self.kernel.name.clone(), threads);
+        let buffers = self.kernel.params.iter().map(|p| b.buffer(elem(p.dtype), p.access != Access::Read)).collect();
+        let bases = self.offsets.iter().map(|o| o.then(|| b.scalar())).collect();
+        let most = self.device.scalar_bytes as usize / 4 - self.offsets.iter().filter(|o| **o).count().min(self.device.scalar_bytes as usize / 4);
+        Frame { b, buffers, bases, scalars: vec![], most }
+    }
+}
+
+/// A kernel that is being built.
+struct Frame {
+    b: Builder,
+    buffers: Vec<Space>,
+    /// The element that a parameter starts at, where that is not 0.
+    bases: Vec<Option<Val>>,
+    scalars: Vec<Dim>,
+    /// Scalars that a launch may have.
+    most: usize,
+}
+
+impl Frame {
+    /// A dimension: a constant, or a scalar of the launch. Asked for outside of all regions.
+    fn size(&mut self, d: &Dim) -> Result<Val> {
+        if let Some(c) = d.as_const() {
+            return i32::try_from(c).map(|c| self.b.i32(c)).map_err(|_| format!("the size {c} has more than 32 bits"));
+        }
+        if !self.scalars.contains(d) {
+            if self.scalars.len() == self.most {
+                return no("more sizes than a launch takes");
+            }
+            self.scalars.push(d.clone());
+            return Ok(self.b.scalar());
+        }
+        let first = self.bases.iter().flatten().count();
+        let at = self.scalars.iter().position(|s| s == d).unwrap_or_default();
+        Ok(self.b.value(Gir::Scalar((first + at) as u32)))
+    }
+
+    fn place(&mut self, param: usize, index: Val) -> Val {
+        match self.bases[param] {
+            Some(base) => self.b.add(base, index),
+            None => index,
+        }
+    }
+
+    fn load(&mut self, param: usize, index: Val) -> Val {
+        let at = self.place(param, index);
+        self.b.load(self.buffers[param], at)
+    }
+
+    fn store(&mut self, param: usize, index: Val, value: Val) {
+        let at = self.place(param, index);
+        self.b.store(self.buffers[param], at, value);
+    }
+
+    /// An element where `inside` holds, else 0: what is outside is read at the first element, without a branch.
+    fn load_if(&mut self, inside: Option<Val>, param: usize, index: Val) -> Val {
+        let Some(inside) = inside else { return self.load(param, index) };
+        let (first, zero) = (self.b.i32(0), self.b.f32(0.0));
+        let index = self.b.select(inside, index, first);
+        let v = self.load(param, index);
+        self.b.select(inside, v, zero)
+    }
+
+    /// `a` and `b`, of which either may be granted.
+    fn both(&mut self, a: Option<Val>, b: Option<Val>) -> Option<Val> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(self.b.and(a, b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Whether an index is below a size, unless `granted`.
+    fn below(&mut self, granted: bool, index: Val, size: Val) -> Option<Val> {
+        (!granted).then(|| self.b.compare(Compare::Lt, index, size))
+    }
+
+    /// Quotient and remainder of a number that is not negative.
+    fn split(&mut self, v: Val, by: Val) -> (Val, Val) {
+        if self.b.constant(by) == Some(1) {
+            return (v, self.b.i32(0));
+        }
+        (self.b.binary(Binary::DivU, v, by), self.b.binary(Binary::RemU, v, by))
+    }
+
+    /// `body`, for each of so many groups: a device may start more than that.
+    fn groups(mut self, count: &Dim, body: impl FnOnce(&mut Frame, Val) -> Result<()>) -> Result<Lowered> {
+        let (group, all) = (self.b.value(Gir::Group), self.size(count)?);
+        let inside = self.b.compare(Compare::Lt, group, all);
+        self.b.begin();
+        body(&mut self, group)?;
+        let then = self.b.end();
+        self.b.join(inside, (then, vec![]), (vec![], vec![]));
+        Ok(Lowered { kernel: self.b.finish(), fails: false, groups: count.clone(), scalars: self.scalars })
+    }
+}
+
+/// Whether a dimension is known to be a multiple of `n`.
+fn is_multiple(d: &Dim, n: u32) -> bool {
+    d.as_const().is_some_and(|d| d % i64::from(n) == 0)
+}
+
+/// The number of tiles of `n` that cover a dimension.
+fn tiles(d: &Dim, n: u32) -> Dim {
+    d.ceil_div(&Dim::from(n as usize))
+}
+
+/// Stops the other threads of the group from going on until all are here.
+fn barrier(b: &mut Builder) {
+    b.emit(gir::Stmt::Barrier);
+}

@@ -1,0 +1,137 @@
+//! Programs on the simulated device: kernels for single operations at sizes that fill no tile, and runs that follow on each other.
+
+use nnc::Options;
+use nnc::build::gpu_program;
+use nnc::gpu::run::{Model, Runner};
+use nnc::gpu::simulated::Simulated;
+use nnc::ir::attrs::Real;
+use nnc::ir::builder::Builder;
+use nnc::ir::eval::{Env, run};
+use nnc::ir::ops::Op;
+use nnc::ir::ops::composite::activation::Act;
+use nnc::ir::ops::composite::norm::{LayerNorm, LogSoftmax, Softmax};
+use nnc::ir::ops::contract::{Conv, Layout, MatMul, Post};
+use nnc::ir::target::{Gpu, GpuIsa};
+use nnc::ir::{DType, Dim, ScalarFn, Tensor, Type};
+
+/// An operand: each axis a size, and a symbol where the program is not to know it.
+type Shape<'a> = &'a [(i64, &'a str)];
+
+struct Case<'a> {
+    /// What computes it.
+    by: &'a str,
+    op: Op,
+    x: &'a [Shape<'a>],
+}
+
+/// Eighths between -2 and 2 that differ from run to run.
+fn data(shape: Shape, salt: usize) -> Tensor {
+    let dims: Vec<usize> = shape.iter().map(|(n, _)| *n as usize).collect();
+    let values: Vec<f32> = (0..dims.iter().product()).map(|i: usize| ((i * 2_654_435_761 + salt * 40_503) / 977 % 33) as f32 / 8.0 - 2.0).collect();
+    Tensor::new(&dims, &values)
+}
+
+/// The case on devices of both languages, three times with other data, against the reference.
+fn check(c: &Case) {
+    let b = Builder::new("case");
+    let dim = |(n, symbol): &(i64, &str)| if symbol.is_empty() { Dim::Const(*n) } else { Dim::sym(*symbol) };
+    let types = c.x.iter().map(|s| Type::new(DType::F32, s.iter().map(dim).collect::<Vec<_>>()));
+    let x: Vec<_> = types.enumerate().map(|(i, t)| b.input(format!("x{i}"), t)).collect();
+    let y = b.op(c.op.clone(), &x);
+    b.output("y", y);
+    let graph = b.finish().expect("a graph");
+    for (isa, lanes) in [(GpuIsa::SpirV, 8), (GpuIsa::Sm90, 32)] {
+        let device = Gpu::new(isa);
+        let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
+        let runner = Runner::new(program, Simulated::new(device, lanes)).expect("a runner");
+        let chosen = runner.plan().selections();
+        assert!(chosen.iter().any(|s| s.implementation == c.by), "{}: {:?}", c.by, chosen.iter().map(|s| &s.refused).collect::<Vec<_>>());
+        for salt in 0..3 {
+            let inputs: Vec<Tensor> = c.x.iter().enumerate().map(|(i, s)| data(s, 7 * salt + i)).collect();
+            let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+            let got = runner.run(&inputs).expect("the device")[0].to_f64s();
+            let most = want.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+            for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+                assert!((g - w).abs() <= 2e-5 * most, "{} on {isa:?}, run {salt}: y[{i}] is {g}, not {w}", c.by);
+            }
+            assert_eq!(got.len(), want.len());
+        }
+    }
+}
+
+fn product(transposed: bool, post: Vec<Post>) -> Op {
+    Op::from(MatMul { transposed, packed: Dim::Const(0), post })
+}
+
+fn plain() -> Conv {
+    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, post: vec![] }
+}
+
+const RELU: Post = Post::Act(Act::Fn(ScalarFn::Relu));
+
+#[test]
+fn products_by_tiles() {
+    let by = "tiled product";
+    let post = vec![Post::Bias, RELU, Post::Add];
+    let x: &[Shape] = &[&[(70, ""), (50, "")], &[(50, ""), (33, "")], &[(33, "")], &[(70, ""), (33, "")]];
+    check(&Case { by, op: product(false, post), x });
+    // Of a size that only the run knows: the largest tiles.
+    check(&Case { by, op: product(false, vec![]), x: &[&[(140, "M"), (21, "K")], &[(21, "K"), (130, "N")]] });
+    let batches: &[Shape] = &[&[(3, ""), (1, ""), (9, ""), (24, "")], &[(2, ""), (40, ""), (24, "")]];
+    check(&Case { by, op: product(true, vec![]), x: batches });
+    // Whole tiles ask for no bounds.
+    check(&Case { by, op: product(false, vec![]), x: &[&[(64, ""), (32, "")], &[(32, ""), (128, "")]] });
+}
+
+#[test]
+fn convolutions_by_tiles() {
+    let by = "tiled convolution";
+    let op = Conv {
+        strides: vec![2, 1],
+        dilations: vec![1, 2],
+        pads: vec![1, 0, 2, 1],
+        group: 2,
+        post: vec![Post::Bias, Post::Act(Act::Gelu {})],
+        ..plain()
+    };
+    let x: &[Shape] = &[&[(2, ""), (6, ""), (13, ""), (11, "")], &[(16, ""), (3, ""), (3, ""), (2, "")], &[(16, "")]];
+    check(&Case { by, op: Op::from(op), x });
+    let x: &[Shape] = &[&[(3, "N"), (20, ""), (6, "H"), (5, "W")], &[(70, ""), (20, ""), (3, ""), (3, "")]];
+    check(&Case { by, op: Op::from(Conv { pads: vec![1; 4], post: vec![RELU], ..plain() }), x });
+    let line: &[Shape] = &[&[(1, ""), (4, ""), (30, "")], &[(9, ""), (4, ""), (5, "")]];
+    check(&Case { by, op: Op::from(Conv { strides: vec![2], ..plain() }), x: line });
+    let volume: &[Shape] = &[&[(1, ""), (2, ""), (4, ""), (5, ""), (6, "")], &[(8, ""), (2, ""), (2, ""), (3, ""), (3, "")]];
+    check(&Case { by, op: Op::from(Conv { pads: vec![1; 6], ..plain() }), x: volume });
+}
+
+#[test]
+fn rows_by_groups() {
+    let by = "rows by groups";
+    check(&Case { by, op: Op::from(Softmax { axis: 1 }), x: &[&[(5, ""), (100, "")]] });
+    check(&Case { by, op: Op::from(Softmax { axis: 2 }), x: &[&[(2, ""), (3, "R"), (300, "C")]] });
+    check(&Case { by, op: Op::from(LogSoftmax { axis: 1 }), x: &[&[(3, ""), (700, "")]] });
+    let norm = LayerNorm { axis: 1, epsilon: Real(1e-5) };
+    check(&Case { by, op: Op::from(norm), x: &[&[(4, ""), (6, ""), (30, "")], &[(6, ""), (30, "")], &[(6, ""), (30, "")]] });
+}
+
+/// What is recorded of a run for the next ones is all of it.
+#[test]
+fn runs_follow_on_each_other() {
+    let b = Builder::new("two");
+    let x = b.input("x", Type::of(DType::F32, &[70, 80]));
+    let y = b.op(product(false, vec![RELU]), &[x, b.input("w", Type::of(DType::F32, &[80, 90]))]);
+    let z = b.op(Softmax { axis: 1 }, &[y]);
+    b.output("z", z);
+    let graph = b.finish().expect("a graph");
+    let device = Gpu::new(GpuIsa::SpirV);
+    let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
+    assert!(program.kernels.len() > 1, "several launches");
+    let runner = Runner::new(program, Simulated::new(device, 8)).expect("a runner");
+    for salt in 0..4 {
+        let inputs = [data(&[(70, ""), (80, "")], salt), data(&[(80, ""), (90, "")], 9)];
+        let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+        let got = runner.run(&inputs).expect("the device")[0].to_f64s();
+        let worst = got.iter().zip(&want).fold(0.0, |m: f64, (g, w)| m.max((g - w).abs()));
+        assert!(worst < 1e-5, "run {salt} is off by {worst}");
+    }
+}
