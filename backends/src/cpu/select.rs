@@ -552,6 +552,10 @@ fn row_function(s: &mut Site) -> Result<kernels::Kernel> {
     if len.as_const() == Some(0) {
         return no("empty rows");
     }
+    // No memory holds one: the tensor is empty, and the kernel's offsets would not fit their type.
+    if len.as_const().is_some_and(|n| n > 1 << 40) {
+        return no("rows of 2^40 elements");
+    }
     let (count, len) = (s.size(&Dim::product(&shape[..axis])), s.size(&len));
     let output = s.output();
     Ok(rows(&Rows { name: s.kernel.name.to_string(), kind, rows: count, len, input: (0, len), output: (output, len) }, s.isa))

@@ -104,3 +104,17 @@ fn a_body_that_changes_rank_is_refused() {
     assert!(p[0].contains("carried value 0 is f32[1] before and f32[1,1] after an iteration"), "{p:?}");
     assert!(p[0].contains("m.onnx, node 0 `n_y` (Loop, opset 17)"), "{p:?}");
 }
+
+#[test]
+fn an_exception_of_another_rank_is_refused_by_the_run() {
+    // zero where d is 1, else 2 / (d - 1) of the vector d: the rank is that of what is computed.
+    let yes = graph(vec![], vec![node("Identity", "zero", "a", vec![])], vec![untyped("a")]);
+    let no = graph(vec![], vec![node("Sub", "d one", "e", vec![]), node("Div", "two e", "b", vec![])], vec![untyped("b")]);
+    let nodes = vec![node("Equal", "d one", "c", vec![]), node("If", "c", "y", vec![of_graph("then_branch", yes), of_graph("else_branch", no)])];
+    let mut g = graph(vec![value("d", F32, "1")], nodes, vec![untyped("y")]);
+    g.initializer = [("zero", 0f32), ("one", 1.), ("two", 2.)].map(|(n, v)| tensor::to_proto(n, &Tensor::scalar(v))).to_vec();
+    let m = load(&model(17, g)).unwrap();
+    let y = |d: f32| nnc_ir::eval::run(&m.graph, &[f32s(&[1], &[d])], &nnc_ir::eval::Env::default());
+    assert_eq!(y(5.).unwrap(), [f32s(&[1], &[0.5])]);
+    assert!(y(1.).is_err());
+}

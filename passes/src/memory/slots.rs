@@ -41,7 +41,7 @@ pub fn share(items: &[(Span, Dim)]) -> (Vec<usize>, Vec<Slot>) {
             ends.remove(&(last, j));
             free.push(slot_of[j]);
         }
-        let typical = size.eval(&|_| Some(TYPICAL)).unwrap_or(i64::MAX);
+        let typical = size.eval(&|_| Some(TYPICAL)).unwrap_or(i64::MAX).max(0);
         // A slot that holds it and wastes least; else the one that grows least.
         let fit = |s: &Slot| match (s.sizes.contains(size), s.typical >= typical) {
             (true, _) => (0, 0),

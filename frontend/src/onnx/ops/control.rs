@@ -11,7 +11,7 @@ use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::{Dims, Iota, ReadDims};
 use nnc_ir::ops::{Class, Op};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V, Value};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -77,13 +77,14 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     Ok(regroup(&layouts, &c.b.op_all(If {}, &x, vec![yes, no])))
 }
 
-/// Whether a branch gives a constant scalar for what the other computes as a tensor, as `2 / (d - 1)` of a vector `d` that is zero where
+/// Whether a branch hands a scalar through for what the other computes as a tensor, as `2 / (d - 1)` of a vector `d` that is zero where
 /// d is 1. Values have one rank, that of what is computed; a run that takes the exception is refused.
 fn is_exception(branch: &Graph, other: &Graph) -> bool {
+    let given = |g: &Graph, v: Value| g.constant(v).is_some() || matches!(g.node(v.node).op, Op::Input);
     (0..branch.outputs.len()).any(|k| {
         let (v, w) = (branch.outputs[k].value, other.outputs[k].value);
         let (a, b) = (branch.ty(v), other.ty(w));
-        branch.constant(v).is_some() && other.constant(w).is_none() && a.dtype == b.dtype && a.rank() == 0 && b.rank() > 0
+        given(branch, v) && !given(other, w) && a.dtype == b.dtype && a.rank() == 0 && b.rank() > 0
     })
 }
 
