@@ -16,7 +16,7 @@ pub struct Plan {
 }
 
 pub enum Placed {
-    Device(DeviceKernel),
+    Device(Box<DeviceKernel>),
     /// With what refused, and the reasons.
     Host(Vec<(&'static str, String)>),
 }
@@ -55,7 +55,7 @@ fn place(k: &nnc_ir::kernel::Kernel, offsets: Vec<bool>, device: &Gpu) -> Result
     Ok(match lowered.and_then(|l| missing(&l.kernel, device).map_or(Ok(l), Err)) {
         Ok(Lowered { kernel, fails, groups, scalars }) => {
             verify::verify(&kernel, device)?;
-            Placed::Device(DeviceKernel { kernel, implementation, refused, fails, offsets, groups, scalars })
+            Placed::Device(Box::new(DeviceKernel { kernel, implementation, refused, fails, offsets, groups, scalars }))
         }
         Err(why) => {
             refused.push(("loops", why));

@@ -154,6 +154,7 @@ fn what_is_not_there_yet_says_so() {
     let f = folder();
     call(f.path(), "compile mlp.nn -o m.nncg").fails(2, &["error[E0201]", "is not in this version"]);
     call(f.path(), "compile mlp.nn -o m.nn --format onnx-text").fails(2, &["error[E0201]", "in this version"]);
+    call(f.path(), "compile mlp.nn -o m.ptx --target nvptx-sm_90").ok();
     // Where there is an NVIDIA GPU this runs.
     if !std::path::Path::new("/dev/nvidiactl").exists() {
         call(f.path(), "run mlp.nn --engine cuda").fails(2, &["error[E0201]", "no NVIDIA driver", "libcuda.so.1"]);

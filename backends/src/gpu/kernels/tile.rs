@@ -230,7 +230,8 @@ fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, (row, column): (Va
 }
 
 /// Where a row or a column of results lies, and the channel, where it decides on that.
-pub type Target<'a> = &'a mut dyn FnMut(&mut Frame, Val) -> (Val, Option<Val>);
+type Spot = (Val, Option<Val>);
+pub type Target<'a> = &'a mut dyn FnMut(&mut Frame, Val) -> Spot;
 
 /// A tile of the product of `a` and `b`, followed by `post`. A result lies at the sum of its row's place and its column's.
 pub fn product(
@@ -242,7 +243,7 @@ pub fn product(
     (of_row, of_column): (Target, Target),
 ) -> Result<()> {
     let p = multiply(f, shape, s, t, corner, a, b);
-    let columns: Vec<((Val, Option<Val>), Option<Val>)> = p
+    let columns: Vec<(Spot, Option<Val>)> = p
         .columns
         .iter()
         .map(|c| {
