@@ -34,10 +34,10 @@ struct Touch {
 const MANY: u32 = u32::MAX;
 
 impl Touch {
-    /// Whether thread `t` and an earlier one with the mark (`who`, `when`) were ordered by nothing.
-    fn clashes(who: u32, when: u32, t: u32, now: u32, group: u32, threads: u32) -> bool {
-        let ours = who != MANY && (who.wrapping_sub(1)) / threads == group;
-        who != 0 && who != t && !(ours && when != now)
+    /// Whether thread `t` and an earlier one with the mark (`who`, `when`) were ordered by nothing: a barrier of their group, whose first
+    /// stretch is `first`.
+    fn clashes(who: u32, when: u32, t: u32, now: u32, first: u32) -> bool {
+        who != 0 && who != t && !(when >= first && when != now)
     }
 }
 
@@ -53,6 +53,7 @@ struct State<'a, 'b> {
     group: u32,
     /// The stretch between two barriers; no group has one of another.
     now: u32,
+    first: u32,
 }
 
 /// Runs an entry point over all groups.
@@ -64,11 +65,12 @@ pub fn run(e: &Entry, launch: &mut Launch) -> Result<(), String> {
     let n = e.threads as usize;
     let (shared, shared_touched) = (vec![0; e.shared as usize], vec![Touch::default(); e.shared as usize]);
     let groups = launch.groups;
-    let mut s = State { e, launch, touched, shared, shared_touched, regs: vec![0; e.registers * n], group: 0, now: 0 };
+    let mut s = State { e, launch, touched, shared, shared_touched, regs: vec![0; e.registers * n], group: 0, now: 0, first: 0 };
     for y in 0..groups[1] {
         for x in 0..groups[0] {
             s.group = y * groups[0] + x;
             s.now += 1;
+            s.first = s.now;
             s.shared_touched.fill(Touch::default());
             s.start(x, y);
             s.run()?;
@@ -252,7 +254,8 @@ impl State<'_, '_> {
 
     fn load(&mut self, space: Space, width: Width, from: u64, t: u32) -> Result<u64, String> {
         let bytes = width.bytes;
-        let (me, now, group, threads) = (self.group * self.e.threads + t + 1, self.now, self.group, self.e.threads);
+        let (threads, now, first) = (self.e.threads, self.now, self.first);
+        let me = self.group * threads + t + 1;
         let (data, touched): (&[u8], &mut [Touch]) = match space {
             Space::Global { constant } => {
                 let (b, at) = self.place(from, bytes)?;
@@ -275,7 +278,7 @@ impl State<'_, '_> {
             }
         };
         for b in touched {
-            if Touch::clashes(b.writer, b.written, me, now, group, threads) {
+            if Touch::clashes(b.writer, b.written, me, now, first) {
                 return Err(format!("byte {from:#x} is read while thread {} writes it", (b.writer - 1) % threads));
             }
             (b.reader, b.read) = (if b.read == now && ![0, me].contains(&b.reader) { MANY } else { me }, now);
@@ -290,7 +293,8 @@ impl State<'_, '_> {
 
     fn store(&mut self, space: Space, width: Width, to: u64, v: u64, t: u32) -> Result<(), String> {
         let bytes = width.bytes;
-        let (me, now, group, threads) = (self.group * self.e.threads + t + 1, self.now, self.group, self.e.threads);
+        let (threads, now, first) = (self.e.threads, self.now, self.first);
+        let me = self.group * threads + t + 1;
         let (data, touched) = match space {
             Space::Global { .. } => {
                 let (b, at) = self.place(to, bytes)?;
@@ -309,11 +313,11 @@ impl State<'_, '_> {
             }
         };
         for ((b, old), new) in touched.iter_mut().zip(data).zip(v.to_le_bytes()) {
-            if Touch::clashes(b.reader, b.read, me, now, group, threads) {
+            if Touch::clashes(b.reader, b.read, me, now, first) {
                 return Err(format!("byte {to:#x} is written while another thread reads it"));
             }
             // Threads that agree on what they write are let be.
-            if *old != new && Touch::clashes(b.writer, b.written, me, now, group, threads) {
+            if *old != new && Touch::clashes(b.writer, b.written, me, now, first) {
                 return Err(format!("byte {to:#x} is written by thread {} as well", (b.writer - 1) % threads));
             }
             *old = new;
