@@ -125,8 +125,11 @@ impl Tensor {
         Tensor::new(&[], &[value])
     }
 
-    /// A scalar of any numeric type from an `f64`, rounded or truncated as `as` does.
+    /// A scalar of any numeric type from an `f64`, rounded or truncated as `as` does; of strings the empty one, which is their zero.
     pub fn scalar_of(dtype: DType, value: f64) -> Tensor {
+        if dtype == DType::Str {
+            return Tensor { dtype, shape: vec![], data: Data::Text(Arc::new(["".into()])) };
+        }
         let mut bytes = vec![];
         crate::scalar::Num::F(value).cast(dtype).write(dtype, &mut bytes);
         Tensor { dtype, shape: vec![], data: Data::Dense(bytes.into()) }

@@ -53,3 +53,17 @@ fn a_library_has_no_strings() {
     let report = refused.err().expect("refused").to_string();
     assert!(report.contains("string_split") && report.contains("works on strings or files"), "{report}");
 }
+
+#[test]
+fn constant_strings_are_results() {
+    let b = Builder::new("names");
+    let names = text(&[2], &["a", "b"]);
+    b.output("names", b.constant(names.clone()));
+    let graph = b.finish().unwrap();
+    for engine in [Engine::Interpreter, Engine::Jit] {
+        let session = nnc::session(graph.clone(), &Options { engine, threads: 1, ..Options::default() }, &mut ()).unwrap();
+        assert_eq!(session.run(&[]).unwrap(), [names.clone()]);
+    }
+    let refused = nnc::session(graph, &Options { engine: Engine::SharedLibrary, ..Options::default() }, &mut ());
+    assert!(refused.err().expect("refused").to_string().contains("works on strings or files"));
+}

@@ -26,9 +26,13 @@ pub fn value<'m: 'g, 'g>(scope: &Scope<'m, 'g>, a: &'m AttributeProto, loc: &Loc
         attribute_type::FLOATS => Attr::Floats(a.floats.iter().map(|x| f64::from(*x)).collect()),
         attribute_type::INTS => Attr::Ints(a.ints.clone()),
         attribute_type::STRINGS => Attr::Strs(strings()),
+        attribute_type::SPARSE_TENSOR => {
+            let s = a.sparse_tensor.as_deref().ok_or_else(missing)?;
+            Attr::Sparse(tensor::written_out(s, &scope.cx.external, &scope.cx.written_out_left)?)
+        }
         9 => Attr::Other("tensors"),
         10 => Attr::Other("graphs"),
-        11 | 12 => Attr::Other("a sparse tensor"),
+        12 => Attr::Other("sparse tensors"),
         13 | 14 => Attr::Other("a type"),
         n => return Err(Error::syntax(format!("kind {n} is not known"))),
     }))

@@ -2,10 +2,11 @@
 
 use nnc_ir::eval::Env;
 use nnc_ir::ops::map::Cast;
+use nnc_ir::ops::source::Dims;
 use nnc_ir::ops::{Class, Op, Primitive};
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, Tensor, Type, V, Value};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -21,11 +22,29 @@ pub enum Attr<'g> {
     Ints(Vec<i64>),
     Floats(Vec<f64>),
     Strs(Vec<String>),
+    /// A sparse tensor, written out in full.
+    Sparse(Tensor),
     /// A kind that no operator here takes, by name.
     Other(&'static str),
 }
 
 impl Attr<'_> {
+    /// The same for a call elsewhere; none for a body, which belongs to its place.
+    fn without_body<'c>(&self) -> Option<Attr<'c>> {
+        Some(match self {
+            Attr::Int(i) => Attr::Int(*i),
+            Attr::Float(x) => Attr::Float(*x),
+            Attr::Str(s) => Attr::Str(s.clone()),
+            Attr::Tensor(t) => Attr::Tensor(t.clone()),
+            Attr::Region(_) => return None,
+            Attr::Ints(v) => Attr::Ints(v.clone()),
+            Attr::Floats(v) => Attr::Floats(v.clone()),
+            Attr::Strs(v) => Attr::Strs(v.clone()),
+            Attr::Sparse(t) => Attr::Sparse(t.clone()),
+            Attr::Other(kind) => Attr::Other(kind),
+        })
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Attr::Int(_) => "an integer",
@@ -36,6 +55,7 @@ impl Attr<'_> {
             Attr::Ints(_) => "integers",
             Attr::Floats(_) => "floats",
             Attr::Strs(_) => "strings",
+            Attr::Sparse(_) => "a sparse tensor",
             Attr::Other(kind) => kind,
         }
     }
@@ -110,6 +130,8 @@ pub enum Arg {
     /// A value of this type, different each time.
     Type(Type),
     Const(Tensor),
+    /// One whose problem is recorded already.
+    Poison,
 }
 
 /// A body of control flow that is not built yet: its types follow from the arguments.
@@ -134,6 +156,19 @@ pub fn is_operand(v: V<'_>) -> bool {
     v.constant().is_none() && (v.known().is_none() || v.ty().dtype == DType::Bool)
 }
 
+/// A value of another graph as `b` sees it: what is known of it is known there, the rest is an input.
+pub fn entered<'c>(v: V<'_>, b: &'c Builder) -> V<'c> {
+    if v.is_poison() {
+        return b.poison();
+    }
+    let ty = v.ty();
+    match (is_operand(v), v.constant(), v.known()) {
+        (false, Some(t), _) => b.constant(t),
+        (false, None, Some(k)) => b.op(Dims { values: k.to_vec(), scalar: false }, &[]).reshape(ty.shape).cast(ty.dtype),
+        _ => b.input("", ty),
+    }
+}
+
 /// An operator applied to values: what a row of the table turns into tensor operations.
 pub struct Call<'g> {
     pub b: &'g Builder,
@@ -151,6 +186,8 @@ pub struct Call<'g> {
     /// Whether the user has fixed sizes that the model leaves open: not every branch need fit them.
     pub fixed: bool,
     attrs: Vec<(String, Attr<'g>, Cell<bool>)>,
+    /// The last error that is about the call as it is written.
+    written: RefCell<Option<Error>>,
 }
 
 impl<'g> Call<'g> {
@@ -162,7 +199,15 @@ impl<'g> Call<'g> {
         outputs: Vec<bool>,
     ) -> Call<'g> {
         let attrs = attrs.into_iter().map(|(name, value)| (name, value, Cell::new(false))).collect();
-        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs, iteration: None, fixed: false }
+        Call { b, domain: domain.into(), op: op.into(), opset, inputs, outputs, attrs, iteration: None, fixed: false, written: RefCell::default() }
+    }
+
+    /// The call with operands of type `ty` in `b` where its own are poison, and without bodies: for what is wrong with its attributes.
+    pub fn stand_in<'c>(&self, b: &'c Builder, ty: &Type) -> Call<'c> {
+        let operand = |v: &V<'g>| if v.is_poison() { b.input("", ty.clone()) } else { entered(*v, b) };
+        let inputs = self.inputs.iter().map(|item| item.map(operand)).collect();
+        let attrs = self.attrs.iter().filter_map(|(name, value, _)| Some((name.clone(), value.without_body()?))).collect();
+        Call::new(b, (&self.domain, &self.op, self.opset), inputs, attrs, self.outputs.clone())
     }
 
     /// Input `i`, which must be given.
@@ -238,8 +283,24 @@ impl<'g> Call<'g> {
         self.attrs.iter().filter(|(_, _, read)| !read.get()).map(|a| a.0.as_str()).collect()
     }
 
+    /// Notes that an error is about the call as it is written: it is there whatever the operands are.
+    pub fn as_written(&self, e: Error) -> Error {
+        *self.written.borrow_mut() = Some(e.clone());
+        e
+    }
+
+    /// Whether the error is about the call as it is written.
+    pub fn is_as_written(&self, e: &Error) -> bool {
+        self.written.borrow().as_ref() == Some(e)
+    }
+
+    /// An attribute that must be there and is not.
+    pub fn missing(&self, name: &str) -> Error {
+        self.as_written(Error::attribute(format!("attribute `{name}` is missing")))
+    }
+
     fn wrong<T>(&self, name: &str, want: &str, found: &Attr) -> Result<T> {
-        Err(Error::attribute(format!("attribute `{name}` should be {want}, found {}", found.kind())))
+        Err(self.as_written(Error::attribute(format!("attribute `{name}` should be {want}, found {}", found.kind()))))
     }
 
     pub fn opt_int(&self, name: &str) -> Result<Option<i64>> {
@@ -258,7 +319,7 @@ impl<'g> Call<'g> {
         match self.int(name, default.into())? {
             0 => Ok(false),
             1 => Ok(true),
-            n => Err(Error::attribute(format!("attribute `{name}` should be 0 or 1, found {n}"))),
+            n => Err(self.as_written(Error::attribute(format!("attribute `{name}` should be 0 or 1, found {n}")))),
         }
     }
 
@@ -288,7 +349,7 @@ impl<'g> Call<'g> {
     pub fn word(&self, name: &str, words: &'static [&'static str]) -> Result<&'static str> {
         let Some(s) = self.opt_str(name)? else { return Ok(words[0]) };
         let known = words.iter().find(|w| **w == s).copied();
-        known.ok_or_else(|| Error::attribute(format!("attribute `{name}` is `{s}`; known are {}", words.join(", "))))
+        known.ok_or_else(|| self.as_written(Error::attribute(format!("attribute `{name}` is `{s}`; known are {}", words.join(", ")))))
     }
 
     pub fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
@@ -325,9 +386,17 @@ impl<'g> Call<'g> {
         }
     }
 
+    pub fn sparse(&self, name: &str) -> Result<Option<Tensor>> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(Attr::Sparse(t)) => Ok(Some(t.clone())),
+            Some(a) => self.wrong(name, "a sparse tensor", a),
+        }
+    }
+
     pub fn region(&self, name: &str) -> Result<Rc<dyn Region<'g> + 'g>> {
         match self.attr(name) {
-            None => Err(Error::attribute(format!("attribute `{name}` is missing"))),
+            None => Err(self.missing(name)),
             Some(Attr::Region(r)) => Ok(r.clone()),
             Some(a) => self.wrong(name, "a graph", a),
         }
@@ -336,9 +405,9 @@ impl<'g> Call<'g> {
     /// An element type given by its ONNX number.
     pub fn dtype(&self, name: &str, default: Option<DType>) -> Result<DType> {
         match (self.opt_int(name)?, default) {
-            (Some(code), _) => dtype_of(code).map_err(|e| Error::new(e.code(), format!("attribute `{name}`: {}", e.message()))),
+            (Some(code), _) => dtype_of(code).map_err(|e| self.as_written(Error::new(e.code(), format!("attribute `{name}`: {}", e.message())))),
             (None, Some(d)) => Ok(d),
-            (None, None) => Err(Error::attribute(format!("attribute `{name}` is missing"))),
+            (None, None) => Err(self.missing(name)),
         }
     }
 

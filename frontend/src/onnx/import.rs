@@ -136,7 +136,8 @@ fn kind(info: &ValueInfoProto) -> Kind {
 
 /// The graph's inputs that no initializer gives.
 fn required(graph: &GraphProto) -> Vec<&ValueInfoProto> {
-    let given: HashSet<&[u8]> = graph.initializer.iter().map(|t| &*t.name).collect();
+    let sparse = graph.sparse_initializer.iter().filter_map(|s| Some(&*s.values.as_ref()?.name));
+    let given: HashSet<&[u8]> = graph.initializer.iter().map(|t| &*t.name).chain(sparse).collect();
     graph.input.iter().filter(|i| !given.contains(&*i.name)).collect()
 }
 

@@ -99,6 +99,8 @@ pub struct AttributeProto {
     pub r#type: i32,
     #[prost(bytes = "bytes", tag = "21")]
     pub ref_attr_name: Bytes,
+    #[prost(message, optional, boxed, tag = "22")]
+    pub sparse_tensor: Option<Box<SparseTensorProto>>,
 }
 
 /// Numbers of `AttributeProto.type`.
@@ -111,6 +113,7 @@ pub mod attribute_type {
     pub const FLOATS: i32 = 6;
     pub const INTS: i32 = 7;
     pub const STRINGS: i32 = 8;
+    pub const SPARSE_TENSOR: i32 = 11;
 }
 
 #[derive(Clone, PartialEq, Message)]

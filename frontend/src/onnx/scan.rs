@@ -47,6 +47,7 @@ const CHILDREN: &[(Kind, u64, Kind)] = &[
     (Node, 5, Attribute),
     (Attribute, 5, Tensor),
     (Attribute, 6, Graph),
+    (Attribute, 22, SparseTensor),
     (Tensor, 3, Leaf),
     (Tensor, 13, Pair),
     (SparseTensor, 1, Tensor),

@@ -1,14 +1,13 @@
 //! One level of names: the nodes of a graph, of a function's body or of a region, brought into order and built one after the other.
 
 use super::attribute;
-use super::call::{Arg, Attr, Call, Item, Layout, Region, is_operand};
+use super::call::{Arg, Attr, Call, Item, Layout, Region, entered};
 use super::file::External;
 use super::import::{domain, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;
-use nnc_ir::ops::source::Dims;
-use nnc_ir::{Builder, DType, Error, Graph, Loc, Report, Result, Tensor, V, Value};
+use nnc_ir::{Builder, DType, Error, Graph, Loc, Report, Result, Tensor, Type, V, Value};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -25,6 +24,27 @@ const MAX_NODES: (usize, usize) = (1 << 17, 32);
 /// The name under which a scope knows the iteration of the loop around it. Operators that draw random numbers read it.
 const ITERATION: &[u8] = b"\0iteration";
 
+/// Types that stand in for unknown ones when attributes are checked, the likeliest first.
+const STAND_INS: &[(DType, usize)] = &[
+    (DType::F32, 4),
+    (DType::F32, 3),
+    (DType::F32, 2),
+    (DType::F32, 1),
+    (DType::F32, 5),
+    (DType::F32, 0),
+    (DType::I64, 1),
+    (DType::I64, 2),
+    (DType::I64, 0),
+    (DType::U8, 4),
+    (DType::U8, 2),
+    (DType::Bool, 4),
+    (DType::Bool, 0),
+    (DType::Str, 1),
+];
+
+/// Calls of one model that are built on them.
+const MAX_STAND_INS: usize = 1 << 16;
+
 /// What all scopes of a model share.
 pub struct Context<'m> {
     functions: HashMap<FunctionKey<'m>, (&'m FunctionProto, BTreeMap<String, i64>)>,
@@ -33,6 +53,9 @@ pub struct Context<'m> {
     fixed: bool,
     max_nodes: usize,
     nodes_left: Cell<usize>,
+    stand_ins_left: Cell<usize>,
+    /// Bytes that sparse tensors may still take when they are written out.
+    pub written_out_left: Cell<usize>,
     ir_version: i64,
     /// Domains that nodes use and that no import names.
     unimported: RefCell<HashSet<String>>,
@@ -52,8 +75,17 @@ impl<'m> Context<'m> {
         }
         let held = model.graph.iter().map(|g| g.node.len()).chain(model.functions.iter().map(|f| f.node.len())).sum::<usize>();
         let max_nodes = MAX_NODES.0 + MAX_NODES.1 * held;
-        let (nodes_left, unimported) = (Cell::new(max_nodes), RefCell::default());
-        Context { functions, external, fixed, max_nodes, nodes_left, ir_version: model.ir_version, unimported }
+        Context {
+            functions,
+            external,
+            fixed,
+            max_nodes,
+            nodes_left: Cell::new(max_nodes),
+            stand_ins_left: Cell::new(MAX_STAND_INS),
+            written_out_left: Cell::new(tensor::MAX_WRITTEN_OUT),
+            ir_version: model.ir_version,
+            unimported: RefCell::default(),
+        }
     }
 }
 
@@ -102,8 +134,8 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         }
         for s in &graph.sparse_initializer {
             let name: &'m [u8] = s.values.as_ref().map_or(b"", |v| &v.name);
-            self.b.error(Error::unsupported(format!("initializer `{}` is sparse; only dense tensors are supported", text(name))));
-            self.define(name, Item::Tensor(self.b.poison()));
+            let v = tensor::written_out(s, &self.cx.external, &self.cx.written_out_left).map(|c| self.b.constant(c).named(&text(name)));
+            self.define(name, Item::Tensor(self.b.or_poison(v)));
         }
         self.nodes(&graph.node);
     }
@@ -211,18 +243,44 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
                 Err(e) => return Err(Error::new(e.code(), format!("attribute `{}`: {}", text(&a.name), e.message()))),
             }
         }
-        let poisoned = |v: V| v.is_poison();
-        if inputs.iter().flat_map(Item::tensors).any(|v| v.is_poison())
-            || attrs.iter().any(|(_, a)| matches!(a, Attr::Region(r) if r.captures().into_iter().any(poisoned)))
-        {
+        let poisoned = inputs.iter().flat_map(Item::tensors).any(|v| v.is_poison());
+        let gradient = (&*domain, &*op) == ops::GRADIENT;
+        if poisoned && gradient {
             return Ok(vec![]);
         }
         let wanted = node.output.iter().map(|n| !n.is_empty()).collect();
-        let inputs = if (&*domain, &*op) == ops::GRADIENT { self.differentiated(inputs, &attrs)? } else { inputs };
+        let inputs = if gradient { self.differentiated(inputs, &attrs)? } else { inputs };
         let mut call = Call::new(self.b, (&domain, &op, opset), inputs, attrs, wanted);
         call.fixed = self.cx.fixed;
         call.iteration = self.values.get(ITERATION).map(|i| i.tensors().first().copied());
+        // What holds bodies looks into them also where it knows nothing of its operands.
+        if poisoned && !ops::holds_bodies(&op) {
+            return self.as_written(&call).map(|()| vec![]);
+        }
         ops::build(&call)
+    }
+
+    /// An error where the attributes of a call, or the numbers of its operands and results, are wrong whatever its operands are, of some
+    /// of which nothing is known: the call is built, in a graph that is dropped, on operands of several types in their place.
+    fn as_written(&self, call: &Call<'g>) -> Result<()> {
+        let mut found: Option<Error> = None;
+        for (dtype, rank) in STAND_INS {
+            let left = self.cx.stand_ins_left.get();
+            if left == 0 {
+                return Ok(());
+            }
+            self.cx.stand_ins_left.set(left - 1);
+            let b = self.b.nested("");
+            let ty = Type::new(*dtype, (0..*rank).map(|_| b.fresh_symbol("any")).collect::<Vec<_>>());
+            let call = call.stand_in(&b, &ty);
+            match ops::build(&call) {
+                // Each attribute was read, and nothing was said of it.
+                Ok(_) => return Ok(()),
+                Err(e) if call.is_as_written(&e) => found = found.or(Some(e)),
+                Err(_) => {}
+            }
+        }
+        found.map_or(Ok(()), Err)
     }
 
     /// The inputs of `Gradient` behind the value that its attribute `y` names. It names the inputs too: where the tensors of these names are
@@ -303,6 +361,7 @@ fn free_names(graph: &GraphProto) -> Vec<&[u8]> {
         .iter()
         .map(|i| &*i.name)
         .chain(graph.initializer.iter().map(|t| &*t.name))
+        .chain(graph.sparse_initializer.iter().filter_map(|s| Some(&*s.values.as_ref()?.name)))
         .chain(graph.node.iter().flat_map(|n| n.output.iter().map(|o| &**o)))
         .collect();
     let mut seen = HashSet::new();
@@ -424,18 +483,12 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
         let input = |(arg, info): (&Arg, &ValueInfoProto)| match arg {
             Arg::Type(ty) => Item::Tensor(b.input(text(&info.name), ty.clone())),
             Arg::Const(t) => Item::Tensor(b.constant(t.clone())),
+            Arg::Poison => Item::Tensor(b.poison()),
         };
         let inputs: Vec<Item<V>> = args.iter().zip(&self.graph.input).map(input).collect();
         let mut outside: HashMap<Value, V> = HashMap::new();
         for v in captures {
-            let ty = v.ty();
-            // What is known outside is known inside.
-            let inner = match (is_operand(*v), v.constant(), v.known()) {
-                (false, Some(t), _) => b.constant(t),
-                (false, None, Some(k)) => b.op(Dims { values: k.to_vec(), scalar: false }, &[]).reshape(ty.shape).cast(ty.dtype),
-                _ => b.input("", ty),
-            };
-            outside.insert(v.value(), inner);
+            outside.insert(v.value(), entered(*v, &b));
         }
         let outputs = self.outputs(&b, inputs, &|v| outside[&v.value()]);
         let mut layouts = vec![];

@@ -2,12 +2,13 @@
 
 use super::call::dtype_of;
 use super::file::{self, External};
-use super::proto::{TensorProto, text};
+use super::proto::{SparseTensorProto, TensorProto, text};
 use super::scan::{self, Kind};
 use bytes::Bytes;
 use nnc_ir::tensor::{Element, checked_elems, low_bits};
 use nnc_ir::{DType, Error, Result, Tensor};
 use prost::Message;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,8 +25,7 @@ fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
     if t.segment.is_some() {
         return Err(Error::unsupported("tensors in segments are not supported"));
     }
-    let shape: Vec<usize> =
-        t.dims.iter().map(|d| usize::try_from(*d).map_err(|_| Error::shape(format!("a length of {d}")))).collect::<Result<_>>()?;
+    let shape = lengths(&t.dims)?;
     let n = checked_elems(dtype, &shape)?;
     if dtype == DType::Str {
         let string = |s: &Bytes| std::str::from_utf8(s).map(Arc::from).map_err(|_| Error::syntax("a string is no UTF-8"));
@@ -51,6 +51,73 @@ fn elements(t: &TensorProto, external: &External) -> Result<Tensor> {
     // Compiled code relies on a bool being 0 or 1; a file may hold any byte.
     let data = if dtype == DType::Bool && data.iter().any(|b| *b > 1) { data.iter().map(|b| u8::from(*b != 0)).collect() } else { data };
     Tensor::from_bytes(dtype, shape, data)
+}
+
+fn lengths(dims: &[i64]) -> Result<Vec<usize>> {
+    dims.iter().map(|d| usize::try_from(*d).map_err(|_| Error::shape(format!("a length of {d}")))).collect()
+}
+
+/// Bytes that the sparse tensors of a model may take together when they are written out: a few bytes of a file name any shape.
+pub const MAX_WRITTEN_OUT: usize = 1 << 30;
+
+/// A sparse tensor with its zeros. Its bytes are taken from `left`.
+pub fn written_out(s: &SparseTensorProto, external: &External, left: &Cell<usize>) -> Result<Tensor> {
+    with_zeros(s, external, left).map_err(|e| {
+        let name = s.values.as_ref().map(|v| text(&v.name)).filter(|n| !n.is_empty());
+        let name = name.map_or("a sparse tensor".to_string(), |n| format!("sparse tensor `{n}`"));
+        Error::new(e.code(), format!("{name}: {}", e.message()))
+    })
+}
+
+fn with_zeros(s: &SparseTensorProto, external: &External, left: &Cell<usize>) -> Result<Tensor> {
+    let missing = |what: &str| Error::syntax(format!("the file gives no {what}"));
+    let values = elements(s.values.as_ref().ok_or_else(|| missing("values"))?, external)?;
+    let dtype = values.dtype();
+    let shape = lengths(&s.dims)?;
+    let n = checked_elems(dtype, &shape)?;
+    let [count] = *values.shape() else { return Err(Error::shape(format!("the values should be a vector, found {}", values.ty()))) };
+    let at = match &s.indices {
+        Some(indices) => positions(&elements(indices, external)?, count, &shape, n)?,
+        None if count == 0 => vec![],
+        None => return Err(missing("indices")),
+    };
+    let bytes = n * dtype.bytes();
+    left.set(
+        left.get()
+            .checked_sub(bytes)
+            .ok_or_else(|| Error::limit(format!("sparse tensors of the model take more than {} MiB with their zeros", MAX_WRITTEN_OUT >> 20)))?,
+    );
+    if let Some(strings) = values.texts() {
+        let mut out: Vec<Arc<str>> = vec!["".into(); n];
+        at.into_iter().zip(strings).for_each(|(i, s)| out[i] = s.clone());
+        return Tensor::text(&shape, out);
+    }
+    let mut out = vec![0u8; bytes];
+    let size = dtype.bytes();
+    at.into_iter().zip(values.bytes().chunks_exact(size)).for_each(|(i, v)| out[i * size..(i + 1) * size].copy_from_slice(v));
+    Tensor::from_bytes(dtype, shape, out.into())
+}
+
+/// Where the `count` values of a sparse tensor of `n` elements stand: each index is a position in the order of the elements, or a row
+/// with one index an axis. Positions ascend, so that no element has two values.
+fn positions(indices: &Tensor, count: usize, shape: &[usize], n: usize) -> Result<Vec<usize>> {
+    let misfit = || Error::shape(format!("{count} values of a tensor {shape:?} are at indices {}", indices.ty()));
+    let flat = indices.to_ints().filter(|_| indices.dtype() == DType::I64).ok_or_else(misfit)?;
+    let outside = |i: i64, d: usize| Error::shape(format!("index {i} is outside 0..{d}"));
+    let within = |i: i64, d: usize| usize::try_from(i).ok().filter(|i| *i < d).ok_or_else(|| outside(i, d));
+    let at: Vec<usize> = match *indices.shape() {
+        [k] if k == count => flat.into_iter().map(|i| within(i, n)).collect::<Result<_>>()?,
+        [k, rank] if k == count && rank == shape.len() => {
+            // Inside of each axis, so the position is below the number of elements.
+            let position = |k: usize| (0..rank).try_fold(0, |p, a| Ok(p * shape[a] + within(flat[k * rank + a], shape[a])?));
+            (0..count).map(position).collect::<Result<_>>()?
+        }
+        _ => return Err(misfit()),
+    };
+    match at.windows(2).find(|w| w[0] >= w[1]) {
+        Some(w) => Err(Error::shape(format!("position {} comes after {}: indices should ascend", w[1], w[0]))),
+        None => Ok(at),
+    }
 }
 
 fn external_bytes(t: &TensorProto, external: &External) -> Result<Bytes> {

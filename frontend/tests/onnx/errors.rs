@@ -142,12 +142,105 @@ fn files_that_are_no_models_are_refused() {
     assert!(problems(&future)[0].contains("IR version 99 is newer than"));
 }
 
+/// Of each problem the text where it says what is asked for, in this order.
+fn all(m: &ModelProto, what: &[&str]) {
+    let found = problems(m);
+    assert!(found.len() == what.len() && found.iter().zip(what).all(|(a, w)| a.contains(w)), "{found:#?}");
+}
+
 #[test]
-fn sparse_initializers_are_refused_by_name() {
-    let mut m = single(17, node("Add", "x s", "y", vec![]), vec![value("x", F32, "4")], &[]);
-    let values = tensor::to_proto("s", &f32s(&[1], &[1.]));
-    let indices = tensor::to_proto("", &Tensor::new(&[1], &[2i64]));
-    m.graph.as_mut().unwrap().sparse_initializer = vec![SparseTensorProto { values: Some(values), indices: Some(indices), dims: vec![4] }];
-    let p = problems(&m);
-    assert!(p.len() == 1 && p[0].contains("initializer `s` is sparse"), "{p:?}");
+fn attributes_behind_an_unknown_operator_are_checked() {
+    let nodes = vec![
+        node("Foo", "x", "a", vec![]),
+        node("Transpose", "a", "b", vec![string("perm", "zz")]),
+        node("Conv", "a w", "c", vec![string("auto_pad", "BOGUS")]),
+        node("Concat", "b c", "d", vec![]),
+        node("Relu", "a", "e", vec![int("fast", 1)]),
+        node("BitShift", "a a", "f", vec![string("direction", "UP")]),
+        node("Softmax", "a", "g", vec![int("axis", 7)]),
+        node("Reshape", "a shape", "h", vec![]),
+        node("Relu", "a a", "i", vec![]),
+        node("Bar", "h", "y", vec![]),
+    ];
+    let mut g = graph(vec![value("x", F32, "2,3")], nodes, vec![value("y", F32, "")]);
+    g.initializer = vec![tensor::to_proto("w", &f32s(&[1, 1, 2, 2], &[0.; 4])), tensor::to_proto("shape", &i64s(&[6]))];
+    let what = [
+        "operator Foo is not supported",
+        "attribute `perm` should be integers, found a string",
+        "attribute `auto_pad` is `BOGUS`",
+        "attribute `axis` is missing",
+        "Relu of opset 17 has no attribute `fast`",
+        "attribute `direction` is `UP`",
+        "Relu takes 1 inputs, 2 are given",
+        "operator Bar is not supported",
+    ];
+    all(&model(17, g), &what);
+}
+
+#[test]
+fn bodies_behind_an_unknown_operator_are_checked() {
+    let untyped = |n: &str| ValueInfoProto { name: name(n), r#type: None };
+    let x = || vec![value("x", F32, "2,3"), value("go", BOOL, "")];
+    let two = vec![tensor::to_proto("two", &f32s(&[5], &[0.; 5])), tensor::to_proto("n", &Tensor::scalar(3i64))];
+    let with = |nodes: Vec<NodeProto>| {
+        let mut g = graph(x(), nodes, vec![untyped("y")]);
+        g.initializer = two.clone();
+        model(17, g)
+    };
+    let foo = || node("Foo", "x", "a", vec![]);
+    let yes = graph(vec![], vec![node("Bar", "a", "t", vec![])], vec![untyped("t")]);
+    let no = graph(vec![], vec![node("Add", "x two", "e", vec![])], vec![untyped("e")]);
+    let branches = || vec![of_graph("then_branch", yes.clone()), of_graph("else_branch", no.clone())];
+    let inner = ["operator Bar is not supported", "[2,3]"];
+    all(&with(vec![foo(), node("If", "go", "y", branches())]), &["operator Foo is", inner[0], inner[1]]);
+    all(&with(vec![foo(), node("If", "a", "y", branches())]), &["operator Foo is", inner[0], inner[1]]);
+
+    let step = vec![node("Bar", "v", "w", vec![]), node("Softmax", "x", "q", vec![int("axis", 9)]), node("Identity", "c", "d", vec![])];
+    let body = graph(vec![untyped("i"), untyped("c"), untyped("v")], step, vec![untyped("d"), untyped("w")]);
+    let repeat = node("Loop", "n _ a", "y", vec![of_graph("body", body)]);
+    all(&with(vec![foo(), repeat]), &["operator Foo is", "operator Bar is", "axis 9 is outside a tensor of rank 2"]);
+
+    let step = vec![node("Softmax", "r", "q", vec![int("axis", 9)]), node("Add", "s r", "t", vec![])];
+    let body = graph(vec![untyped("s"), untyped("r")], step, vec![untyped("t"), untyped("q")]);
+    let scan = node("Scan", "a x", "y z", vec![of_graph("body", body), int("num_scan_inputs", 1)]);
+    all(&with(vec![foo(), scan]), &["operator Foo is", "axis 9 is outside a tensor of rank 1"]);
+}
+
+fn sparse(values: &Tensor, indices: &Tensor, dims: &[i64]) -> SparseTensorProto {
+    let (values, indices) = (tensor::to_proto("s", values), tensor::to_proto("", indices));
+    SparseTensorProto { values: Some(values), indices: Some(indices), dims: dims.to_vec() }
+}
+
+#[test]
+fn sparse_constants_are_written_out() {
+    let rows = Tensor::new(&[2, 2], &[0i64, 2, 1, 0]);
+    let s = || sparse(&f32s(&[2], &[5., 7.]), &rows, &[2, 3]);
+    let want = f32s(&[2, 3], &[0., 0., 5., 7., 0., 0.]);
+    let mut m = single(13, node("Add", "x s", "y", vec![]), vec![value("x", F32, "2,3")], &[]);
+    m.graph.as_mut().unwrap().sparse_initializer = vec![s()];
+    assert_eq!(run(&m, &[f32s(&[2, 3], &[0.; 6])]), [want.clone()]);
+    let attribute = |s: SparseTensorProto| AttributeProto {
+        name: name("sparse_value"),
+        sparse_tensor: Some(Box::new(s)),
+        r#type: attribute_type::SPARSE_TENSOR,
+        ..Default::default()
+    };
+    let constant = |s: SparseTensorProto| single(13, node("Constant", "", "y", vec![attribute(s)]), vec![], &[]);
+    assert_eq!(run(&constant(s()), &[]), [want.clone()]);
+    assert_eq!(run(&constant(sparse(&f32s(&[2], &[5., 7.]), &i64s(&[2, 3]), &[2, 3])), &[]), [want]);
+    let text = Tensor::text(&[1], vec!["a".into()]).unwrap();
+    let words = Tensor::text(&[3], vec!["".into(), "a".into(), "".into()]).unwrap();
+    assert_eq!(run(&constant(sparse(&text, &i64s(&[1]), &[3])), &[]), [words]);
+
+    let refused = |values: usize, indices: &[i64], dims: &[i64], what: &str| {
+        let p = problems(&constant(sparse(&f32s(&[values], &vec![1.; values]), &i64s(indices), dims)));
+        assert!(p.len() == 1 && p[0].contains(what), "{what}: {p:?}");
+    };
+    refused(2, &[1, 6], &[2, 3], "index 6 is outside 0..6");
+    refused(1, &[-1], &[2, 3], "index -1 is outside");
+    refused(2, &[1, 1], &[2, 3], "position 1 comes after 1");
+    refused(1, &[1, 2], &[2, 3], "1 values of a tensor [2, 3] are at indices i64[2]");
+    refused(1, &[1], &[-2], "a length of -2");
+    refused(1, &[1], &[1 << 38], "sparse tensors of the model take more than 1024 MiB");
+    refused(1, &[1], &[1 << 40, 1 << 40], "is too large");
 }

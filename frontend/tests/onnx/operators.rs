@@ -195,6 +195,81 @@ fn nearest_resizing_repeats_also_symbolic_lengths() {
 }
 
 #[test]
+fn an_axis_that_only_the_run_finds_unresized_stays() {
+    let attributes = ["tf_half_pixel_for_nn", "ceil"].into_iter().zip(["coordinate_transformation_mode", "nearest_mode"]);
+    let attributes: Vec<AttributeProto> = attributes.map(|(v, n)| string(n, v)).collect();
+    let sizes = [("s", i64s(&[2, 4]))];
+    let m = single(13, node("Resize", "x _ _ s", "y", attributes), x("n,2"), &sizes);
+    // Positions 0.25, 0.75, 1.25 and 1.75 along the second axis.
+    let want = f32s(&[2, 4], &[2., 2., 2., 2., 4., 4., 4., 4.]);
+    assert_eq!(run(&m, &[f32s(&[2, 2], &[1., 2., 3., 4.])]), [want]);
+}
+
+#[test]
+fn triangles_of_strings_have_empty_ones_beside_them() {
+    let text = |s: [&str; 4]| Tensor::text(&[2, 2], s.map(Into::into).to_vec()).unwrap();
+    let m = single(14, node("Trilu", "x", "y", vec![]), vec![value("x", 8, "2,2")], &[]);
+    assert_eq!(run(&m, &[text(["a", "b", "c", "d"])]), [text(["a", "b", "", "d"])]);
+}
+
+/// Sampling as the specification has it, of one channel of one image.
+fn pooled(image: &[f32], (h, w): (usize, usize), roi: [f32; 4], (rows, columns): (usize, usize), max: bool) -> Vec<f64> {
+    let [x0, y0, x1, y1] = roi.map(|v| v - 0.5);
+    let (high, wide) = ((y1 - y0) / rows as f32, (x1 - x0) / columns as f32);
+    let (gy, gx) = (high.ceil().max(0.) as usize, wide.ceil().max(0.) as usize);
+    let read = |y: f32, x: f32| -> [f64; 4] {
+        if y < -1. || y > h as f32 || x < -1. || x > w as f32 {
+            return [0.; 4];
+        }
+        let axis = |v: f32, n: usize| {
+            let v = v.max(0.).min(n as f32 - 1.);
+            (v as usize, (v as usize + 1).min(n - 1), f64::from(v - v.floor()))
+        };
+        let ((ya, yb, fy), (xa, xb, fx)) = (axis(y, h), axis(x, w));
+        let v = |y: usize, x: usize| f64::from(image[y * w + x]);
+        [(1. - fy) * (1. - fx) * v(ya, xa), (1. - fy) * fx * v(ya, xb), fy * (1. - fx) * v(yb, xa), fy * fx * v(yb, xb)]
+    };
+    let bin = |k: usize| {
+        let (row, column) = (k / columns, k % columns);
+        let at = |p: usize| {
+            let (i, j) = (p / gx, p % gx);
+            let y = y0 + row as f32 * high + (i as f32 + 0.5) * high / gy as f32;
+            read(y, x0 + column as f32 * wide + (j as f32 + 0.5) * wide / gx as f32)
+        };
+        let points: Vec<[f64; 4]> = (0..gy * gx).map(at).collect();
+        match max {
+            true => points.iter().flatten().copied().reduce(f64::max).unwrap_or(0.),
+            false => points.iter().flatten().sum::<f64>() / points.len().max(1) as f64,
+        }
+    };
+    (0..rows * columns).map(bin).collect()
+}
+
+#[test]
+fn regions_are_read_at_as_many_points_as_their_size_asks_for() {
+    let image: Vec<f32> = (0..72).map(|i| ((i * 29) % 31) as f32 - 15.).collect();
+    // One wide, one small, one partly outside, one empty.
+    let rois = [[0.5f32, 1., 8., 6.5], [2., 2., 3., 3.], [-3., -2., 4., 11.], [5., 5., 5., 5.]];
+    for mode in ["avg", "max"] {
+        let attributes = vec![int("output_height", 3), int("output_width", 2), string("mode", mode)];
+        let inputs = vec![value("x", F32, "1,1,8,9"), value("r", F32, "n,4"), value("b", I64, "n")];
+        let m = single(16, node("RoiAlign", "x r b", "y", attributes), inputs, &[]);
+        let y = run(&m, &[f32s(&[1, 1, 8, 9], &image), f32s(&[4, 4], rois.as_flattened()), i64s(&[0; 4])]).remove(0);
+        assert_eq!(y.shape(), [4, 1, 3, 2]);
+        let want: Vec<f64> = rois.iter().flat_map(|r| pooled(&image, (8, 9), *r, (3, 2), mode == "max")).collect();
+        assert!(y.to_f64s().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-4), "{mode}: {y:?} is not {want:?}");
+        let none = run(&m, &[f32s(&[1, 1, 8, 9], &image), f32s(&[0, 4], &[]), i64s(&[])]).remove(0);
+        assert_eq!(none.shape(), [0, 1, 3, 2]);
+        let far = eval(&m, &[f32s(&[1, 1, 8, 9], &image), f32s(&[1, 4], &[0., 0., f32::INFINITY, 1.]), i64s(&[0])]);
+        assert!(far.is_err(), "{far:?}");
+    }
+}
+
+fn eval(m: &ModelProto, inputs: &[Tensor]) -> nnc_ir::Result<Vec<Tensor>> {
+    nnc_ir::eval::run(&load(m).unwrap().graph, inputs, &nnc_ir::eval::Env::default())
+}
+
+#[test]
 fn linear_resizing_with_half_pixels() {
     // Positions -0.25, 0.25, 0.75, 1.25 between 10 and 20, clamped at the edges.
     let scales = [("s", f32s(&[1], &[2.]))];

@@ -37,7 +37,7 @@ fn join_heads(x: V) -> V {
 }
 
 fn required(c: &Call, name: &str) -> Result<i64> {
-    c.opt_int(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))
+    c.opt_int(name)?.ok_or_else(|| c.missing(name))
 }
 
 /// Each head of `[batch, heads, ..]` as often as query heads share it.

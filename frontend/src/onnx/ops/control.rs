@@ -37,6 +37,12 @@ fn branch<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     }
     let outside = captures(&[&yes, &no]);
     let misfit = |r: &Report| c.fixed && r.0.iter().all(|e| e.code() == Code::Shape);
+    if std::iter::once(&condition).chain(&outside).any(|v| v.is_poison()) {
+        for body in [yes, no].map(|body| body.build(&[], &outside)).into_iter().filter(|b| !b.as_ref().is_err_and(misfit)) {
+            c.built(body);
+        }
+        return Ok(poisoned(c));
+    }
     let (yes, no) = match (yes.build(&[], &outside), no.build(&[], &outside)) {
         (Ok((yes, layouts)), Err(e)) if misfit(&e) => (Some((yes.clone(), layouts.clone())), Some((refused(c, &yes)?, layouts))),
         (Err(e), Ok((no, layouts))) if misfit(&e) => (Some((refused(c, &no)?, layouts.clone())), Some((no, layouts))),
@@ -179,6 +185,11 @@ fn scalar_output(region: Graph, k: usize) -> Result<Graph> {
     Ok(region)
 }
 
+/// What stands for `v`, as a value of type `ty`, in a body.
+fn arg(v: V, ty: Type) -> Arg {
+    if v.is_poison() { Arg::Poison } else { Arg::Type(ty) }
+}
+
 /// Results for a call whose problems are recorded already.
 fn poisoned<'g>(c: &Call<'g>) -> Vec<Item<V<'g>>> {
     c.poisoned().into_iter().map(Item::Tensor).collect()
@@ -235,6 +246,14 @@ fn repeat<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     if declared != 2 + count || results < 1 + count {
         return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {count} are carried")));
     }
+    let outside = captures(&[&body]);
+    if c.inputs.iter().flat_map(Item::tensors).chain(&outside).any(|v| v.is_poison()) {
+        let counters = [Arg::Type(Type::new(DType::I64, vec![])), Arg::Const(Tensor::scalar(true))];
+        let state = |x: &Item<V<'g>>| if let Item::Tensor(v) = x { arg(*v, v.ty()) } else { Arg::Poison };
+        let args: Vec<Arg> = counters.into_iter().chain(c.inputs.iter().skip(2).map(state)).collect();
+        c.body(&body, &args, &outside);
+        return Ok(poisoned(c));
+    }
     if c.inputs.iter().skip(2).any(|x| !matches!(x, Item::Tensor(_))) {
         return unrolled(c, &body);
     }
@@ -242,7 +261,6 @@ fn repeat<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let scalar = |v: V<'g>| v.reshape(vec![]);
     let trips = c.opt(0).map(scalar);
     let go = c.opt(1).map(scalar);
-    let outside = captures(&[&body]);
     let mut types: Vec<Type> = carried.iter().map(|v| v.ty()).collect();
     // Lengths that an iteration changes become symbols of the body, and the body is built again, until none is left.
     let (region, changed) = loop {
@@ -324,15 +342,17 @@ fn scan<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let (in_axes, in_backward) = (list("scan_input_axes", scanned)?, list("scan_input_directions", scanned)?);
     let (out_axes, out_backward) = (list("scan_output_axes", collected)?, list("scan_output_directions", collected)?);
     let mut x = c.all()?;
-    for (i, v) in x[states..].iter_mut().enumerate() {
+    for (i, v) in x[states..].iter_mut().enumerate().filter(|(_, v)| !v.is_poison()) {
         let axis = normalize_axis(in_axes[i], v.ty().rank())?;
         let turned = moved(*v, axis, 0);
         *v = if in_backward[i] == 1 { flipped(turned) } else { turned };
     }
     let outside = captures(&[&body]);
     let element = |v: &V<'g>| v.ty().with_shape(v.ty().shape.get(1..).unwrap_or_default().to_vec());
-    let args: Vec<Arg> = x[..states].iter().map(|v| v.ty()).chain(x[states..].iter().map(element)).map(Arg::Type).collect();
-    let Some((region, layouts)) = c.body(&body, &args, &outside) else { return Ok(poisoned(c)) };
+    let types = x[..states].iter().map(|v| v.ty()).chain(x[states..].iter().map(element));
+    let args: Vec<Arg> = x.iter().zip(types).map(|(v, ty)| arg(*v, ty)).collect();
+    let unknown = x.iter().chain(&outside).any(|v| v.is_poison());
+    let Some((region, layouts)) = c.body(&body, &args, &outside).filter(|_| !unknown) else { return Ok(poisoned(c)) };
     tensors_only(&layouts)?;
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (state.ty(), region.ty(region.outputs[k].value));
@@ -375,7 +395,7 @@ fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::arity(format!("the body takes {declared} values and gives {results}; {states} states and {scanned} inputs are scanned")));
     }
     let lens = c.opt(0).map(|v| v.cast(DType::I64));
-    if lens.is_some_and(|v| v.ty().rank() != 1) {
+    if lens.is_some_and(|v| !v.is_poison() && v.ty().rank() != 1) {
         return Err(Error::shape("sequence_lens should be a vector, one length a sequence"));
     }
     let backward = c.ints("directions")?.unwrap_or(vec![0; scanned]);
@@ -387,8 +407,9 @@ fn scan_batch<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Err(Error::shape("states need a batch axis, scanned inputs one for the batch and one for the sequence"));
     }
     let outside = captures(&[&body]);
-    let args: Vec<Arg> = x.iter().enumerate().map(|(i, v)| Arg::Type(without(v.ty(), 1 + usize::from(i >= states)))).collect();
-    let Some((step, layouts)) = c.body(&body, &args, &outside) else { return Ok(c.poisoned()) };
+    let args: Vec<Arg> = x.iter().enumerate().map(|(i, v)| arg(*v, without(v.ty(), 1 + usize::from(i >= states)))).collect();
+    let unknown = x.iter().chain(&lens).chain(&outside).any(|v| v.is_poison());
+    let Some((step, layouts)) = c.body(&body, &args, &outside).filter(|_| !unknown) else { return Ok(c.poisoned()) };
     tensors_only(&layouts)?;
     for (k, state) in x[..states].iter().enumerate() {
         let (before, after) = (without(state.ty(), 1), step.ty(step.outputs[k].value));

@@ -8,14 +8,14 @@ use crate::onnx::call::{Call, dtype_named};
 use nnc_ir::minifloat::Format;
 use nnc_ir::ops::map::BitCast;
 use nnc_ir::scalar::Num;
-use nnc_ir::{DType, Error, Result, ScalarFn, V};
+use nnc_ir::{DType, Result, ScalarFn, V};
 
 pub const ROWS: &[Row] = &[
     op("BitCast", 26, (1, 1), |c| Ok(vec![c.b.op(BitCast { to: c.dtype("to", None)? }, &[c.x(0)?])])),
     // Before opset 6 the type was a name.
     op("Cast", 1, (1, 1), |c| match c.opt_str("to")? {
         Some(name) => cast(c, dtype_named(name)?),
-        None => Err(Error::attribute("attribute `to` is missing")),
+        None => Err(c.missing("to")),
     }),
     op("Cast", 6, (1, 1), |c| cast(c, c.dtype("to", None)?)),
     op("CastLike", 15, (2, 2), |c| cast(c, c.x(1)?.ty().dtype)),

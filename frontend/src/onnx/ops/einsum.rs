@@ -24,7 +24,7 @@ struct Term<'g> {
 }
 
 fn einsum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let equation: String = c.opt_str("equation")?.ok_or_else(|| Error::attribute("attribute `equation` is missing"))?.split_whitespace().collect();
+    let equation: String = c.opt_str("equation")?.ok_or_else(|| c.missing("equation"))?.split_whitespace().collect();
     let bad = |why: &str| Error::attribute(format!("equation `{equation}`: {why}"));
     let (left, right) = match equation.split_once("->") {
         Some((l, r)) => (l, Some(r)),

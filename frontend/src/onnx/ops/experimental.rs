@@ -35,7 +35,7 @@ pub const ROWS: &[Row] = &[
 
 /// A float attribute that has no default.
 fn given(c: &Call, name: &str) -> Result<f64> {
-    c.opt_float(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))
+    c.opt_float(name)?.ok_or_else(|| c.missing(name))
 }
 
 /// The shape of a fill: an attribute, that of the input, or what the input holds; `extra_shape` comes after the latter two.

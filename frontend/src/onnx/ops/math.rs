@@ -118,7 +118,7 @@ fn mean<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 fn bit_shift<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if c.attr("direction").is_none() {
-        return Err(Error::attribute("attribute `direction` is missing"));
+        return Err(c.missing("direction"));
     }
     let left = c.word("direction", &["LEFT", "RIGHT"])? == "LEFT";
     binary(c, if left { ScalarFn::Shl } else { ScalarFn::Shr })

@@ -165,7 +165,7 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
         } else {
             format!("{min} to {max}")
         };
-        return Err(Error::arity(format!("{} takes {want} inputs, {given} are given", call.op)));
+        return Err(call.as_written(Error::arity(format!("{} takes {want} inputs, {given} are given", call.op))));
     }
     let y = match row.build {
         Build::Tensors(build) => {
@@ -179,10 +179,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let unread = call.unread();
     if !unread.is_empty() {
         let names: Vec<String> = unread.iter().map(|n| format!("`{n}`")).collect();
-        return Err(Error::unsupported(format!("{} of opset {} has no attribute {}", call.op, call.opset, names.join(", "))));
+        let e = Error::unsupported(format!("{} of opset {} has no attribute {}", call.op, call.opset, names.join(", ")));
+        return Err(call.as_written(e));
     }
     if y.len() < call.outputs.len() {
-        return Err(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len())));
+        return Err(call.as_written(Error::arity(format!("{} has {} outputs, {} are declared", call.op, y.len(), call.outputs.len()))));
     }
     Ok(y)
 }
@@ -191,6 +192,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
 pub fn newest(domain: &str) -> Option<i64> {
     let since = rows().filter(|r| r.domain == domain).map(|r| r.since).max()?;
     Some(if domain.is_empty() { NEWEST_OPSET } else { since })
+}
+
+/// Whether the operator has bodies, and looks into them even where its operands are poison.
+pub fn holds_bodies(name: &str) -> bool {
+    control::ROWS.iter().any(|r| r.name == name) || name == sequence::MAP
 }
 
 /// Whether the operator draws random numbers.

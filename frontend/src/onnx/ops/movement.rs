@@ -74,7 +74,7 @@ fn sliced<'g>(x: V<'g>, starts: &[Dim], ends: &[Dim], axes: Option<Vec<i64>>, st
 
 fn slice_attributes<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let list = |name: &str| -> Result<Vec<Dim>> {
-        let v = c.ints(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))?;
+        let v = c.ints(name)?.ok_or_else(|| c.missing(name))?;
         Ok(v.into_iter().map(Dim::Const).collect())
     };
     Ok(vec![sliced(c.x(0)?, &list("starts")?, &list("ends")?, c.ints("axes")?, None)?])
@@ -254,7 +254,7 @@ fn padded<'g>(c: &Call<'g>, (lo, hi): Pads, value: Option<V<'g>>) -> Result<Vec<
 /// Opsets 1 and 2.
 fn pad_attributes<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let name = if c.opset < 2 { "paddings" } else { "pads" };
-    let pads = c.ints(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))?;
+    let pads = c.ints(name)?.ok_or_else(|| c.missing(name))?;
     let value = c.float("value", 0.0)?;
     let value = (value != 0.0).then(|| c.x(0).map(|x| x.scalar_like(value))).transpose()?;
     let pads: Vec<Dim> = pads.into_iter().map(Dim::Const).collect();

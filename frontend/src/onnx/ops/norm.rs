@@ -107,7 +107,7 @@ fn rms_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 fn group_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, scale, bias) = (c.x(0)?, c.x(1)?, c.x(2)?);
     let epsilon = c.float("epsilon", 1e-5)?;
-    let groups = c.opt_int("num_groups")?.ok_or_else(|| Error::attribute("attribute `num_groups` is missing"))?;
+    let groups = c.opt_int("num_groups")?.ok_or_else(|| c.missing("num_groups"))?;
     let wide = widened(c, x)?;
     let shape = x.ty().shape;
     if shape.len() < 2 || groups < 1 || shape[1].as_const().is_some_and(|n| n % groups != 0) {
@@ -126,7 +126,7 @@ fn group_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 }
 
 fn lrn<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let size = c.opt_int("size")?.ok_or_else(|| Error::attribute("attribute `size` is missing"))?;
+    let size = c.opt_int("size")?.ok_or_else(|| c.missing("size"))?;
     let size =
         usize::try_from(size).ok().filter(|s| (1..=4096).contains(s)).ok_or_else(|| Error::attribute(format!("attribute `size` is {size}")))?;
     let (alpha, beta, bias) = (Real(c.float("alpha", 1e-4)?), Real(c.float("beta", 0.75)?), Real(c.float("bias", 1.0)?));

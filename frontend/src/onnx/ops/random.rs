@@ -28,7 +28,7 @@ fn seed(c: &Call) -> Result<i64> {
 }
 
 fn shape(c: &Call) -> Result<Vec<Dim>> {
-    let shape = c.ints("shape")?.ok_or_else(|| Error::attribute("attribute `shape` is missing"))?;
+    let shape = c.ints("shape")?.ok_or_else(|| c.missing("shape"))?;
     match shape.iter().find(|d| **d < 0) {
         Some(d) => Err(Error::shape(format!("a length of {d}"))),
         None => Ok(shape.into_iter().map(Dim::Const).collect()),

@@ -19,7 +19,7 @@ macro_rules! reductions {
             op("CumProd", 26, (2, 2), |c| cumulate(c, ReduceKind::Prod)),
             op("CumSum", 11, (2, 2), |c| cumulate(c, ReduceKind::Sum)),
             op("TopK", 1, (1, 1), |c| {
-                let k = c.opt_int("k")?.ok_or_else(|| Error::attribute("attribute `k` is missing"))?;
+                let k = c.opt_int("k")?.ok_or_else(|| c.missing("k"))?;
                 top_k(c, Dim::Const(k))
             }),
             op("TopK", 10, (2, 2), |c| match &c.dims_of(1, 1, "k")?[..] {

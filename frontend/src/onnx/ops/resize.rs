@@ -66,7 +66,7 @@ fn upsample<'g>(c: &Call<'g>, factors: Factors) -> Result<Vec<V<'g>>> {
         antialias: false,
         extrapolation: 0.0,
     };
-    let missing = |name: &str| Error::attribute(format!("attribute `{name}` is missing"));
+    let missing = |name: &str| c.missing(name);
     let scales = match factors {
         Factors::Input(i) => c.x(i)?,
         Factors::Attribute => f32s(c, &c.floats("scales")?.ok_or_else(|| missing("scales"))?),
@@ -324,6 +324,8 @@ fn positions<'g>(c: &Call<'g>, a: &Axis<'g>, rule: &Rule) -> V<'g> {
         "pytorch_half_pixel" => m.greater(k(1.0)).select(half_pixel, k(0.0)),
         "align_corners" => exact.equal(k(1.0)).select(k(0.0), i * (n - k(1.0)) / (exact - k(1.0))),
         "asymmetric" => rounded(i / factor),
+        // An axis that is not resized stays as it is, also where only the run knows that it is not.
+        "tf_half_pixel_for_nn" if a.known.is_none_or(|s| s == 1.0) => a.factor.equal(k(1.0)).select(i, rounded((i + k(0.5)) / factor)),
         "tf_half_pixel_for_nn" => rounded((i + k(0.5)) / factor),
         "tf_crop_and_resize" => {
             let (start, end) = a.roi.unwrap_or((k(0.0), k(1.0)));

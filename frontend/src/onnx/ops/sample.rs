@@ -6,10 +6,11 @@ use super::window::{Geometry, group, spatial};
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::ConvTranspose;
+use nnc_ir::ops::control::Loop;
 use nnc_ir::ops::index::{GatherNd, ScatterKind, ScatterNd};
 use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::{Dims, Iota};
-use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
+use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, Type, V};
 
 pub const ROWS: &[Row] = &[
     op("AffineGrid", 20, (2, 2), affine_grid),
@@ -325,7 +326,7 @@ fn deform_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     Ok(vec![c.opt(3).map_or(y, |b| y + super::norm::per_channel(b, y))])
 }
 
-/// Averages or maxima of regions, read at a fixed number of points in each bin.
+/// Averages or maxima of regions, read at points in each bin: a fixed number of them, or as many as its size asks for.
 fn roi_align<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, rois, batch) = (c.x(0)?, c.x(1)?, c.x(2)?);
     let (xs, rs) = (x.ty().shape, rois.ty().shape);
@@ -342,56 +343,150 @@ fn roi_align<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     };
     let (height, width) = (positive("output_height")?, positive("output_width")?);
     let samples = c.int("sampling_ratio", 0)?;
-    if !(1..=64).contains(&samples) {
-        return Err(Error::unsupported(format!("a sampling_ratio of {samples}: the number of points a bin must be given")));
+    if !(0..=64).contains(&samples) {
+        return Err(Error::unsupported(format!("a sampling_ratio of {samples}; known are 0 to 64")));
     }
-    let dtype = rois.ty().dtype;
     let scale = rois.scalar_like(c.float("spatial_scale", 1.0)?);
-    let (k, r) = (|v: f64| rois.scalar_like(v), rs[0].clone());
+    let k = |v: f64| rois.scalar_like(v);
     let edge = |i: i64| {
         let e = rois.slice_axis(1, Dim::Const(i), Dim::Const(1)) * scale;
         if half_pixel { e - k(0.5) } else { e }
     };
-    // For an axis: [R, bins * samples] low and high neighbours with their weights, and whether the point counts.
-    let axis = |start: i64, end: i64, bins: i64, length: &Dim| {
+    // Where a region starts along an axis and how long it is: [R, 1].
+    let extent = |start: i64, end: i64| {
         let (start, end) = (edge(start), edge(end));
-        let span = if half_pixel { end - start } else { (end - start).max(k(1.0)) };
-        let i = c.b.op(Iota { shape: vec![Dim::Const(bins * samples)], axis: 0 }, &[]);
-        let at = start + (i.cast(dtype) + k(0.5)) * (span / k((bins * samples) as f64));
-        let n = dim(c, length, dtype);
-        let counts = at.greater_equal(k(-1.0)).and(at.less_equal(n));
-        let at = at.max(k(0.0)).min(n - k(1.0));
-        let low = at.floor();
-        let high = (low + k(1.0)).min(n - k(1.0));
-        (low, high, at - low, counts)
+        (start, if half_pixel { end - start } else { (end - start).max(k(1.0)) })
     };
-    let (y0, y1, yr, y_ok) = axis(1, 3, height, &xs[2]);
-    let (x0, x1, xr, x_ok) = axis(0, 2, width, &xs[3]);
-    let (rows, columns) = (Dim::Const(height * samples), Dim::Const(width * samples));
-    let down = |v: V<'g>| v.reshape(vec![r.clone(), rows.clone(), Dim::Const(1)]);
-    let across = |v: V<'g>| v.reshape(vec![r.clone(), Dim::Const(1), columns.clone()]);
     let flat = x.reshape(vec![xs[0].clone(), xs[1].clone(), xs[2].clone() * xs[3].clone()]).transpose(&[0, 2, 1]);
-    let every = vec![r.clone(), rows.clone(), columns.clone(), Dim::Const(1)];
-    let image = batch.cast(DType::I64).reshape(vec![r.clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]).expand(every.clone());
-    let counts = down(y_ok).and(across(x_ok)).reshape(every.clone());
-    let one = |v: V<'g>| v.scalar_like(1.0) - v;
-    let tap = |y: V<'g>, wy: V<'g>, x: V<'g>, wx: V<'g>| {
-        let at = (down(y) * dim(c, &xs[3], dtype) + across(x)).cast(DType::I64).reshape(every.clone());
-        let value = c.b.op(GatherNd { batch_dims: 0 }, &[flat, V::concat(&[image, at], 3)]);
-        let weight = (down(wy) * across(wx)).reshape(every.clone()).cast(value.ty().dtype);
-        counts.select(value * weight, value.scalar_like(0.0))
-    };
-    let taps = [tap(y0, one(yr), x0, one(xr)), tap(y0, one(yr), x1, xr), tap(y1, yr, x0, one(xr)), tap(y1, yr, x1, xr)];
-    // [R, height, samples, width, samples, C].
-    let s = Dim::Const(samples);
-    let bins = vec![r, Dim::Const(height), s.clone(), Dim::Const(width), s, xs[1].clone()];
-    let both = taps.into_iter().reduce(|a, b| if average { a + b } else { a.max(b) }).unwrap_or(c.b.poison()).reshape(bins);
-    let y = if average {
-        both.reduce(ReduceKind::Sum, &[2, 4], false) / both.scalar_like((samples * samples) as f64)
-    } else {
-        both.reduce(ReduceKind::Max, &[2, 4], false)
-    };
-    Ok(vec![y.transpose(&[0, 3, 1, 2])])
+    let batch = batch.cast(DType::I64).reshape(vec![rs[0].clone()]);
+    let regions = Regions { flat, batch, length: [xs[2].clone(), xs[3].clone()], bins: [height, width], average };
+    let (y, x) = (extent(1, 3), extent(0, 2));
+    let pooled = if samples == 0 { regions.adaptive(c, y, x)? } else { regions.sampled(c, y, x, samples) };
+    Ok(vec![pooled.transpose(&[0, 3, 1, 2])])
+}
+
+/// Images that regions are read from.
+struct Regions<'g> {
+    /// `[N, H * W, C]`.
+    flat: V<'g>,
+    /// The image of each region: `i64[R]`.
+    batch: V<'g>,
+    /// H and W.
+    length: [Dim; 2],
+    /// Bins of a region along both axes.
+    bins: [i64; 2],
+    /// Of the points in a bin; the largest else.
+    average: bool,
+}
+
+/// Start and length of regions along an axis: `[R, 1]` each.
+type Extent<'g> = (V<'g>, V<'g>);
+
+impl<'g> Regions<'g> {
+    /// What the images are at the points where rows `y` (`[R, rows]`) and columns `x` (`[R, columns]`) cross: `[R, rows, columns, C]`. Points
+    /// beyond the edge are 0. The largest of a bin is that of its neighbours' weighted elements, not of their sums.
+    fn at(&self, y: V<'g>, x: V<'g>) -> V<'g> {
+        let b = self.flat.builder();
+        let dtype = y.ty().dtype;
+        let length = |axis: usize| b.op(Dims { values: vec![self.length[axis].clone()], scalar: true }, &[]).cast(dtype);
+        // Low and high neighbours, the share of the high one, and whether the point counts.
+        let along = |at: V<'g>, axis: usize| {
+            let (n, k) = (length(axis), |v: f64| at.scalar_like(v));
+            let counts = at.greater_equal(k(-1.0)).and(at.less_equal(n));
+            let at = at.max(k(0.0)).min(n - k(1.0));
+            let low = at.floor();
+            (low, (low + k(1.0)).min(n - k(1.0)), at - low, counts)
+        };
+        let (r, rows, columns) = (y.ty().shape[0].clone(), y.ty().shape[1].clone(), x.ty().shape[1].clone());
+        let ((y0, y1, yr, y_ok), (x0, x1, xr, x_ok)) = (along(y, 0), along(x, 1));
+        let down = |v: V<'g>| v.reshape(vec![r.clone(), rows.clone(), Dim::Const(1)]);
+        let across = |v: V<'g>| v.reshape(vec![r.clone(), Dim::Const(1), columns.clone()]);
+        let every = vec![r.clone(), rows.clone(), columns.clone(), Dim::Const(1)];
+        let image = self.batch.reshape(vec![r.clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]).expand(every.clone());
+        let counts = down(y_ok).and(across(x_ok)).reshape(every.clone());
+        let one = |v: V<'g>| v.scalar_like(1.0) - v;
+        let tap = |y: V<'g>, wy: V<'g>, x: V<'g>, wx: V<'g>| {
+            let at = (down(y) * length(1) + across(x)).cast(DType::I64).reshape(every.clone());
+            let value = b.op(GatherNd { batch_dims: 0 }, &[self.flat, V::concat(&[image, at], 3)]);
+            let weight = (down(wy) * across(wx)).reshape(every.clone()).cast(value.ty().dtype);
+            counts.select(value * weight, value.scalar_like(0.0))
+        };
+        let taps = [tap(y0, one(yr), x0, one(xr)), tap(y0, one(yr), x1, xr), tap(y1, yr, x0, one(xr)), tap(y1, yr, x1, xr)];
+        taps.into_iter().reduce(|a, b| if self.average { a + b } else { a.max(b) }).unwrap_or(b.poison())
+    }
+
+    /// By `samples` times `samples` points in each bin: `[R, bins, bins, C]`.
+    fn sampled(&self, c: &Call<'g>, y: Extent<'g>, x: Extent<'g>, samples: i64) -> V<'g> {
+        let positions = |(start, span): Extent<'g>, bins: i64| {
+            let i = c.b.op(Iota { shape: vec![Dim::Const(bins * samples)], axis: 0 }, &[]);
+            start + (i.cast(start.ty().dtype) + start.scalar_like(0.5)) * (span / start.scalar_like((bins * samples) as f64))
+        };
+        let [height, width] = self.bins;
+        let (r, s) = (self.batch.ty().elems(), Dim::Const(samples));
+        let channels = self.flat.ty().shape[2].clone();
+        // [R, height, samples, width, samples, C].
+        let points =
+            self.at(positions(y, height), positions(x, width)).reshape(vec![r, Dim::Const(height), s.clone(), Dim::Const(width), s, channels]);
+        if self.average {
+            points.reduce(ReduceKind::Sum, &[2, 4], false) / points.scalar_like((samples * samples) as f64)
+        } else {
+            points.reduce(ReduceKind::Max, &[2, 4], false)
+        }
+    }
+
+    /// By as many points as a bin of the region is long and wide in elements, rounded up: a loop over the points of the largest bin, in
+    /// which regions with fewer sit out.
+    fn adaptive(&self, c: &Call<'g>, y: Extent<'g>, x: Extent<'g>) -> Result<V<'g>> {
+        let bin = |(_, span): Extent<'g>, bins: i64| span / span.scalar_like(bins as f64);
+        let sizes = [bin(y, self.bins[0]), bin(x, self.bins[1])];
+        let int = |v: i64| c.b.constant(Tensor::scalar(v));
+        // Points of each region, [R, 1], and the most of any.
+        let counts = sizes.map(|size| size.map(ScalarFn::Ceil).cast(DType::I64).max(int(0)));
+        let most = counts.map(|n| n.reduce(ReduceKind::Max, &[0, 1], false).max(int(0)));
+        // Regions so large (or infinite) are mistakes: an error of the run, which would not end.
+        let sane = |n: V<'g>| n.less_equal(int(MAX_POINTS));
+        c.read(sane(most[0]).and(sane(most[1])).select(int(0), int(-1)), "the number of points")?;
+        let [height, width] = self.bins;
+        let channels = self.flat.ty().shape[2].clone();
+        let shape = vec![self.batch.ty().elems(), Dim::Const(height), Dim::Const(width), channels];
+        let start = self.flat.scalar_like(if self.average { 0.0 } else { f64::NEG_INFINITY }).expand(shape);
+        let outside = [self.flat, self.batch, y.0, sizes[0], counts[0], x.0, sizes[1], counts[1], most[1]];
+        if start.is_poison() || outside.iter().any(|v| v.is_poison()) {
+            return Ok(c.b.poison());
+        }
+        let b = c.b.nested("points");
+        let i = b.input("i", Type::new(DType::I64, vec![]));
+        let so_far = b.input("so_far", start.ty());
+        let [flat, batch, y, y_size, y_count, x, x_size, x_count, columns] = outside.map(|v| b.input("outer", v.ty()));
+        let (row, column) = (i / columns, b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[i, columns]));
+        let own = Regions { flat, batch, length: self.length.clone(), bins: self.bins, average: self.average };
+        let points = own.at(point(y, y_size, y_count, row, height), point(x, x_size, x_count, column, width));
+        let each = |v: V<'_>| vec![v.ty().shape[0].clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)];
+        let here = row.less(y_count).and(column.less(x_count));
+        let here = here.reshape(each(here));
+        let both = if self.average { so_far + points } else { so_far.max(points) };
+        b.output("", b.constant(Tensor::scalar(true)));
+        b.output("", here.select(both, so_far));
+        let region = b.finish().map_err(|mut r| r.0.remove(0))?;
+        let first = [most[0] * most[1], c.b.constant(Tensor::scalar(true)), start];
+        let operands: Vec<V<'g>> = first.into_iter().chain(outside).collect();
+        let pooled = c.b.op_all(Loop { carried: 1, trips: c.b.fresh_symbol("trips") }, &operands, vec![region])[0];
+        let n = counts[0] * counts[1];
+        let n = n.reshape(each(n)).cast(pooled.ty().dtype);
+        let (zero, one) = (pooled.scalar_like(0.0), pooled.scalar_like(1.0));
+        Ok(if self.average { pooled / n.max(one) } else { n.greater(zero).select(pooled, zero) })
+    }
+}
+
+/// Points along an axis a bin at most.
+const MAX_POINTS: i64 = 1 << 20;
+
+/// Where point `number` of `count` is in each of the `bins` of regions, whose bins are of `size`: `[R, bins]`.
+fn point<'c>(start: V<'c>, size: V<'c>, count: V<'c>, number: V<'c>, bins: i64) -> V<'c> {
+    let dtype = start.ty().dtype;
+    let bin = start.builder().op(Iota { shape: vec![Dim::Const(1), Dim::Const(bins)], axis: 1 }, &[]).cast(dtype);
+    let inside = (number.cast(dtype) + start.scalar_like(0.5)) * size / count.cast(dtype).max(start.scalar_like(1.0));
+    start + bin * size + inside
 }
 
 /// The largest element of each cell of a grid over each region `[image, x1, y1, x2, y2]`; corners are whole elements and belong to it.

@@ -1,10 +1,13 @@
 //! Sequences and optionals: their lengths and presence are known while the graph is built, so that what is left of them is tensors.
 
 use super::{MANY, Row, items};
-use crate::onnx::call::{Call, Item};
+use crate::onnx::call::{Arg, Call, Item};
 use nnc_ir::ops::index::Gather;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{Dim, Error, Result, Tensor, V};
+
+/// The one that has a body.
+pub const MAP: &str = "SequenceMap";
 
 pub const ROWS: &[Row] = &[
     items("ConcatFromSequence", 11, (1, 1), concat),
@@ -24,7 +27,7 @@ pub const ROWS: &[Row] = &[
     items("SequenceErase", 11, (1, 2), erase),
     items("SequenceInsert", 11, (2, 3), insert),
     items("SequenceLength", 11, (1, 1), |c| Ok(vec![Item::Tensor(c.b.constant(Tensor::scalar(c.list(0)?.len() as i64)))])),
-    items("SequenceMap", 17, (1, MANY), map),
+    items(MAP, 17, (1, MANY), map),
     items("SplitToSequence", 11, (1, 2), split),
 ];
 
@@ -86,7 +89,7 @@ pub fn stacked<'g>(list: &[V<'g>], axis: usize) -> V<'g> {
 
 fn concat<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let list = c.list(0)?;
-    let axis = c.opt_int("axis")?.ok_or_else(|| Error::attribute("attribute `axis` is missing"))?;
+    let axis = c.opt_int("axis")?.ok_or_else(|| c.missing("axis"))?;
     let first = list.first().ok_or_else(|| Error::input("an empty sequence has nothing to join"))?.ty();
     let new = c.flag("new_axis", false)?;
     let axis = normalize_axis(axis, first.rank() + usize::from(new))?;
@@ -140,8 +143,17 @@ const MAX_PIECES: i64 = 1 << 16;
 
 /// The body for each element, in place.
 fn map<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
-    let (body, first) = (c.region("body")?, c.list(0)?);
+    let body = c.region("body")?;
     let (_, results) = body.arity();
+    if c.inputs.iter().any(|x| matches!(x, Item::Tensor(v) if v.is_poison())) {
+        let element = |x: &Item<V<'g>>| match x.tensors().first() {
+            Some(v) if !v.is_poison() => Arg::Type(v.ty()),
+            _ => Arg::Poison,
+        };
+        c.body(&body, &c.inputs.iter().map(element).collect::<Vec<_>>(), &body.captures());
+        return Ok(c.poisoned().into_iter().map(Item::Tensor).collect());
+    }
+    let first = c.list(0)?;
     let mut out = vec![vec![]; results];
     for i in 0..first.len() {
         let element = |item: &Item<V<'g>>| match item {

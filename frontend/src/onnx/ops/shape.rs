@@ -29,7 +29,7 @@ pub const ROWS: &[Row] = &[
 
 fn concat<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if c.opset >= 4 && c.attr("axis").is_none() {
-        return Err(Error::attribute("attribute `axis` is missing"));
+        return Err(c.missing("axis"));
     }
     let axis = c.axis("axis", 1)?;
     Ok(vec![V::concat(&c.all()?, axis)])
@@ -87,7 +87,7 @@ fn reshaped<'g>(x: V<'g>, target: Vec<Dim>, allow_zero: bool) -> Result<V<'g>> {
 
 fn reshape_attribute<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     c.ignore(&["consumed_inputs"]);
-    let shape = c.ints("shape")?.ok_or_else(|| Error::attribute("attribute `shape` is missing"))?;
+    let shape = c.ints("shape")?.ok_or_else(|| c.missing("shape"))?;
     Ok(vec![reshaped(c.x(0)?, shape.into_iter().map(Dim::Const).collect(), false)?])
 }
 
@@ -161,7 +161,7 @@ fn other_than_one<'g>(c: &Call<'g>, shape: &[Dim]) -> Result<()> {
 fn unsqueeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let mut shape = x.ty().shape;
-    let axes = match axes.ok_or_else(|| Error::attribute("attribute `axes` is missing"))? {
+    let axes = match axes.ok_or_else(|| c.missing("axes"))? {
         Axes::Known(axes) => axes,
         Axes::Open(axes) => {
             let new = axes.ty().elems().as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= 64);

@@ -30,8 +30,10 @@ fn constant<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         Tensor::text(&[], vec![s.into()])?
     } else if let Some(v) = c.strs("value_strings")? {
         Tensor::text(&[v.len()], v.into_iter().map(Arc::from).collect())?
+    } else if let Some(t) = c.sparse("sparse_value")? {
+        t
     } else {
-        return Err(Error::unsupported("only dense constants are supported (value, value_float(s), value_int(s), value_string(s))"));
+        return Err(c.missing("value"));
     };
     Ok(vec![c.b.constant(t)])
 }

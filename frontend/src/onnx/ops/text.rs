@@ -18,7 +18,7 @@ pub const ROWS: &[Row] = &[
 ];
 
 fn regex<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let pattern = c.opt_str("pattern")?.ok_or_else(|| Error::attribute("attribute `pattern` is missing"))?;
+    let pattern = c.opt_str("pattern")?.ok_or_else(|| c.missing("pattern"))?;
     Ok(vec![c.b.op(RegexMatch { pattern: pattern.into() }, &[c.x(0)?])])
 }
 
@@ -46,7 +46,7 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 fn tf_idf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let needed = |name: &str| -> Result<usize> {
-        let n = c.opt_int(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))?;
+        let n = c.opt_int(name)?.ok_or_else(|| c.missing(name))?;
         usize::try_from(n).map_err(|_| Error::attribute(format!("attribute `{name}` cannot be {n}")))
     };
     let (least, most, skips) = (needed("min_gram_length")?, needed("max_gram_length")?, needed("max_skip_count")?);

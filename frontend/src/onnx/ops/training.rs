@@ -20,7 +20,7 @@ pub const ROWS: &[Row] = &[
 /// Of what `y` names, by those inputs that `xs` names; those of `zs` are only what it depends on besides.
 fn gradient<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     c.ignore(&["y", "zs"]);
-    let n = c.strs("xs")?.ok_or_else(|| Error::attribute("attribute `xs` is missing"))?.len();
+    let n = c.strs("xs")?.ok_or_else(|| c.missing("xs"))?.len();
     let x = c.all()?;
     Ok(c.b.op_all(Gradient {}, &x[..x.len().min(1 + n)], vec![]))
 }
@@ -82,7 +82,7 @@ fn adam<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 }
 
 fn momentum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let needed = |name: &str| c.opt_float(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")));
+    let needed = |name: &str| c.opt_float(name)?.ok_or_else(|| c.missing(name));
     let (alpha, beta, norm) = (needed("alpha")?, needed("beta")?, needed("norm_coefficient")?);
     let nesterov = c.word("mode", &["standard", "nesterov"])? == "nesterov";
     let (rate, t) = (c.x(0)?, c.x(1)?);

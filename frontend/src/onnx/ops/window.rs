@@ -40,7 +40,7 @@ impl Geometry {
         };
         let declared = c.ints("kernel_shape")?;
         let kernel = match weights {
-            None => declared.ok_or_else(|| Error::attribute("attribute `kernel_shape` is missing"))?,
+            None => declared.ok_or_else(|| c.missing("kernel_shape"))?,
             Some(w) => {
                 let w: Option<Vec<i64>> = w.iter().map(Dim::as_const).collect();
                 let w = w.ok_or_else(|| Error::unsupported("the kernel's size must be known"))?;

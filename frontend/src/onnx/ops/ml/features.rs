@@ -136,7 +136,7 @@ fn table(c: &Call, what: &str) -> Result<Option<Tensor>> {
 
 /// Numbers for strings or strings for numbers, by pairs.
 fn category_mapper<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let missing = |what: &str| Error::attribute(format!("attribute `{what}` is missing"));
+    let missing = |what: &str| c.missing(what);
     let ints = c.ints("cats_int64s")?.ok_or_else(|| missing("cats_int64s"))?;
     let strings = c.strs("cats_strings")?.ok_or_else(|| missing("cats_strings"))?;
     let (unknown, number) = (c.opt_str("default_string")?.unwrap_or("_Unused"), c.int("default_int64", -1)?);
@@ -150,7 +150,7 @@ fn category_mapper<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Numbers of classes for their names, or names for numbers.
 fn class_encoder<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let names = c.strs("classes_strings")?.ok_or_else(|| Error::attribute("attribute `classes_strings` is missing"))?;
+    let names = c.strs("classes_strings")?.ok_or_else(|| c.missing("classes_strings"))?;
     let (unknown, number) = (c.opt_str("default_string")?.unwrap_or("_Unused"), c.int("default_int64", -1)?);
     let numbers = Tensor::new(&[names.len()], &(0..names.len() as i64).collect::<Vec<_>>());
     let names = Tensor::text(&[names.len()], names.into_iter().map(Arc::from).collect())?;

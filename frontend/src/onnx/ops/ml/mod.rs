@@ -91,7 +91,7 @@ fn f32s<'g>(c: &Call<'g>, shape: &[usize], values: &[f64]) -> Result<V<'g>> {
 
 /// A float attribute list that must be there.
 fn needed(c: &Call, name: &str) -> Result<Vec<f64>> {
-    c.floats(name)?.ok_or_else(|| Error::attribute(format!("attribute `{name}` is missing")))
+    c.floats(name)?.ok_or_else(|| c.missing(name))
 }
 
 /// The input as f32 rows; a vector is one row.
