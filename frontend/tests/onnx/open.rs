@@ -112,10 +112,57 @@ fn slices_of_the_run() {
         (&[0, -3], &[i64::MAX, -1], &[-3, 2], &[2, 1]),
         (&[3, 100], &[i64::MIN, 0], &[2, 0], &[-2, -1]),
         (&[5], &[7], &[1], &[3]),
+        (&[1, 2], &[i64::MAX, i64::MIN], &[2, 1], &[i64::MAX, i64::MIN]),
     ] {
         case("Slice", 13, vec![], &[starts, ends, axes, steps]).agrees(&data());
         case("Slice", 13, vec![], &[starts, ends, axes]).agrees(&data());
         case("Slice", 13, vec![], &[starts, ends]).agrees(&data());
+    }
+}
+
+#[test]
+fn ranges_of_the_run() {
+    let inputs = || "abc".chars().map(|n| value(&n.to_string(), I64, "")).collect();
+    let m = load(&single(11, node("Range", "a b c", "y", vec![]), inputs(), &[])).expect("a model");
+    let of = |a: i64, b: i64, c: i64| eval::run(&m.graph, &[a, b, c].map(Tensor::scalar), &Env::default());
+    let far = 1i64 << 60;
+    for (a, b, c, want) in [
+        (far, far + 3, 1, vec![far, far + 1, far + 2]),
+        (-far, -far - 3, -2, vec![-far, -far - 2]),
+        (i64::MIN, i64::MAX, i64::MAX, vec![i64::MIN, -1, i64::MAX - 1]),
+        (5, i64::MIN, i64::MIN, vec![5, i64::MIN + 5]),
+        (3, 3, 1, vec![]),
+        (3, 1, 1, vec![]),
+        (1, 3, -1, vec![]),
+    ] {
+        assert_eq!(of(a, b, c).unwrap_or_else(|e| panic!("{e}"))[0].to_ints(), Some(want), "{a} {b} {c}");
+    }
+    assert!(of(0, 3, 0).is_err());
+    assert!(of(i64::MIN, i64::MAX, 1).is_err());
+}
+
+#[test]
+fn shapes_to_stretch_to_of_the_run() {
+    for shape in [&[2, 3, 4][..], &[1, 3, 1], &[5, 1, 1, 4]] {
+        case("Expand", 13, vec![], &[shape]).agrees(&data());
+    }
+    let column = f32s(&[2, 1], &[3., 5.]);
+    for shape in [&[7][..], &[2, 0], &[3, 1, 4]] {
+        case("Expand", 13, vec![], &[shape]).agrees(&column);
+    }
+    // A symbol of another input is neither 1 nor the length it meets.
+    let inputs = vec![value("x", F32, "n,4"), value("z", F32, "k,m")];
+    let nodes = vec![node("Shape", "z", "s", vec![]), node("Expand", "x s", "y", vec![])];
+    let m = load(&model(13, graph(inputs, nodes, vec![ValueInfoProto { name: name("y"), ..Default::default() }]))).expect("a model");
+    let of = |x: [usize; 2], z: [usize; 2]| {
+        let t = |s: [usize; 2]| f32s(&s, &vec![0.; s[0] * s[1]]);
+        eval::run(&m.graph, &[t(x), t(z)], &Env::default()).map(|y| y[0].shape().to_vec())
+    };
+    for (x, z, want) in [([3, 4], [3, 4], [3, 4]), ([1, 4], [3, 1], [3, 4]), ([3, 4], [1, 4], [3, 4])] {
+        assert_eq!(of(x, z).unwrap_or_else(|e| panic!("{e}")), want);
+    }
+    for (x, z) in [([3, 4], [2, 4]), ([3, 4], [3, 5]), ([3, 4], [3, 2]), ([1, 4], [3, 3])] {
+        assert!(of(x, z).is_err(), "{x:?} {z:?}");
     }
 }
 
@@ -167,6 +214,9 @@ fn what_no_tensor_has_is_an_error_of_the_run() {
         case("Slice", 13, vec![], &[&[0], &[1], &[3]]),
         case("Slice", 13, vec![], &[&[0, 0], &[1, 1], &[1, -2]]),
         case("Slice", 13, vec![], &[&[0], &[1], &[1], &[0]]),
+        case("Expand", 13, vec![], &[&[2, 3, 5]]),
+        case("Expand", 13, vec![], &[&[2, 2, 4]]),
+        case("Expand", 13, vec![], &[&[0, 3, 4]]),
         case("Pad", 19, vec![], &[&[1, 1], &[], &[5]]),
         case("Squeeze", 13, vec![], &[&[0]]),
         case("Squeeze", 13, vec![], &[&[7]]),

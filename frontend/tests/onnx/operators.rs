@@ -108,6 +108,14 @@ fn slices_clamp_count_from_the_end_and_run_backwards() {
     assert_eq!(cut(-1, i64::MIN, -2), [4., 2., 0.]);
     assert_eq!(cut(100, 0, -1), [4., 3., 2., 1.]);
     assert_eq!(cut(1, -1, 2), [1., 3.]);
+    assert_eq!(cut(1, i64::MAX, i64::MAX), [1.]);
+    assert_eq!(cut(3, i64::MIN, i64::MIN), [3.]);
+}
+
+#[test]
+fn a_scalar_has_no_indices() {
+    let found = |x: f32| run(&single(13, node("NonZero", "x", "y", vec![]), vec![value("x", F32, "")], &[]), &[Tensor::scalar(x)]).remove(0);
+    assert_eq!((found(3.).shape(), found(0.).shape()), (&[0, 1][..], &[0, 0][..]));
 }
 
 #[test]

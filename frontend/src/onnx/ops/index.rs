@@ -12,7 +12,7 @@ pub const ROWS: &[Row] = &[
     op("Gather", 1, (2, 2), |c| Ok(vec![c.b.op(Gather { axis: c.axis("axis", 0)? }, &c.all()?)])),
     op("GatherElements", 11, (2, 2), |c| Ok(vec![c.b.op(GatherElements { axis: c.axis("axis", 0)? }, &c.all()?)])),
     op("GatherND", 11, (2, 2), gather_nd),
-    op("NonZero", 9, (1, 1), |c| Ok(vec![c.b.op(NonZero { count: c.b.fresh_symbol("nonzero") }, &[c.x(0)?])])),
+    op("NonZero", 9, (1, 1), non_zero),
     op("OneHot", 9, (3, 3), one_hot),
     op("ReverseSequence", 10, (2, 2), reverse_sequence),
     op("Scatter", 9, (3, 3), scatter_elements).until(10),
@@ -46,6 +46,13 @@ fn scatter_elements<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 fn gather_nd<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let batch_dims = usize::try_from(c.int("batch_dims", 0)?).map_err(|_| Error::attribute("attribute `batch_dims` is negative"))?;
     Ok(vec![c.b.op(GatherNd { batch_dims }, &c.all()?)])
+}
+
+/// Indices of what is not 0. Of a scalar there are none to give: no row, and as many columns as hits.
+fn non_zero<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let found = c.b.op(NonZero { count: c.b.fresh_symbol("nonzero") }, &[x]);
+    Ok(vec![if x.ty().rank() == 0 { found.slice_axis(0, Dim::Const(0), Dim::Const(0)) } else { found }])
 }
 
 /// The slices along `axis` (of the flat tensor where there is none) whose flag is set.

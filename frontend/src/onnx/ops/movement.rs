@@ -26,6 +26,7 @@ const FAR: i64 = i32::MAX as i64;
 /// Start and number of elements along an axis of length `d`, by numpy's rules of clamping.
 fn range(d: &Dim, start: &Dim, end: &Dim, step: i64) -> (Dim, Dim) {
     let zero = Dim::Const(0);
+    let step = step.clamp(-FAR, FAR);
     // Positions from the front. A symbolic position is a size, and so not negative.
     let place = |p: &Dim, low: Dim, high: Dim| match p.as_const() {
         Some(c) if c >= FAR => high,
@@ -40,7 +41,7 @@ fn range(d: &Dim, start: &Dim, end: &Dim, step: i64) -> (Dim, Dim) {
     } else {
         let last = d.clone() - Dim::Const(1);
         let (s, e) = (place(start, zero.clone(), last.clone()), place(end, Dim::Const(-1), last));
-        let n = (s.clone() - e).ceil_div(&Dim::Const(step.saturating_neg())).maximum(&zero);
+        let n = (s.clone() - e).ceil_div(&Dim::Const(-step)).maximum(&zero);
         (s, n)
     }
 }
@@ -63,7 +64,7 @@ fn sliced<'g>(x: V<'g>, starts: &[Dim], ends: &[Dim], axes: Option<Vec<i64>>, st
         }
         seen.push(a);
         (out.starts[a], out.sizes[a]) = range(&ty.shape[a], &starts[i], &ends[i], steps[i]);
-        out.steps[a] = steps[i];
+        out.steps[a] = steps[i].clamp(-FAR, FAR);
     }
     if out.steps.iter().all(|s| *s == 1) {
         out.steps.clear();
@@ -124,7 +125,7 @@ fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, steps: Option<Axe
     }
     for (i, a) in axes.into_iter().enumerate() {
         let one = |v: V<'g>| v.slice(vec![Dim::from(i)], vec![Dim::Const(1)]);
-        let (d, step) = (c.b.dims(vec![ty.shape[a].clone()]), one(steps));
+        let (d, step) = (c.b.dims(vec![ty.shape[a].clone()]), one(steps).max(k(-FAR)).min(k(FAR)));
         let forward = step.greater(k(0));
         let (low, high) = (forward.select(k(0), k(-1)), forward.select(d, d - k(1)));
         let place = |p: V<'g>, low: V<'g>| p.less(k(0)).select(p + d, p).max(low).min(high);

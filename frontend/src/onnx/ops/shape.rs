@@ -186,7 +186,18 @@ fn expand<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let want = c.dims_or_read(1, "the shape")?;
     let have = x.ty().shape;
-    Ok(vec![x.expand(broadcast(&[&want, &have])?)])
+    let both = broadcast(&[&want, &have])?;
+    // The run compares what x has with the shape that it is stretched to. Where that says nothing of a wanted length, which must be 1 or
+    // the result's, it takes a detour through a shape that differs from the result's if the wanted length is neither.
+    let one = Dim::Const(1);
+    let mut checked = both.clone();
+    let skip = both.len() - want.len();
+    for (d, w) in checked[skip..].iter_mut().zip(&want) {
+        if d != w && w.as_const().is_none() {
+            *d = d.clone() + (w.clone() - one.clone()) * (w.clone() - d.clone());
+        }
+    }
+    Ok(vec![if checked == both { x.expand(both) } else { x.expand(checked).reshape(both) }])
 }
 
 fn shape<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {

@@ -85,6 +85,7 @@ fn range<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
                 }
                 Dim::Const(n.max(0.0) as i64)
             }
+            _ if dtype.is_int() => c.read(integer_count(c, start, limit, delta), "the length of the range")?.0[0].clone(),
             _ => {
                 let wide = |v: V<'g>| v.cast(DType::F64);
                 let n = ((wide(limit) - wide(start)) / wide(delta)).map(ScalarFn::Ceil);
@@ -98,4 +99,18 @@ fn range<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         return Ok(vec![(ramp.cast(DType::F64) * delta.cast(DType::F64) + start.cast(DType::F64)).cast(dtype)]);
     }
     Ok(vec![ramp.cast(dtype) * delta + start])
+}
+
+/// How many integers `start, start + delta, ..` there are before `limit`: distances are unsigned, so that none overflows. A step of 0
+/// gives a size that there is not.
+fn integer_count<'g>(c: &Call<'g>, start: V<'g>, limit: V<'g>, delta: V<'g>) -> V<'g> {
+    let (start, limit, delta) = (start.cast(DType::I64), limit.cast(DType::I64), delta.cast(DType::I64));
+    let (zero, one) = (c.b.constant(Tensor::scalar(0i64)), c.b.constant(Tensor::scalar(1u64)));
+    let far = |v: V<'g>| v.cast(DType::U64);
+    let up = delta.greater(zero);
+    let distance = up.select(far(limit) - far(start), far(start) - far(limit));
+    let stride = up.select(far(delta), far(zero) - far(delta)).max(one);
+    let count = ((distance - one) / stride + one).cast(DType::I64);
+    let any = up.select(start.less(limit), limit.less(start));
+    delta.equal(zero).select(c.b.constant(Tensor::scalar(-1i64)), any.select(count, zero))
 }
