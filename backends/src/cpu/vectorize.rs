@@ -362,11 +362,16 @@ impl<'k> Translation<'k> {
         if !(p > 0.0 && p <= 8.0 && (p * 4.0).fract() == 0.0) {
             return Err(Error::unsupported(format!("pow with exponent {p}")));
         }
-        let x = self.float(b, args[0])?;
+        let mut x = self.float(b, args[0])?;
         let quarters = (p * 4.0) as u32;
         let mut out = None;
         let mut times = |b: &mut Builder, f: V| out = Some(out.map_or(f, |o| b.mul(o, f)));
         if !quarters.is_multiple_of(4) {
+            // Where roots and powers part: -inf has the power inf, -0 the power 0. (-0 + 0 is 0.)
+            let (zero, least, most) = (b.constant(0.0), b.constant(f32::NEG_INFINITY), b.constant(f32::INFINITY));
+            let endless = b.cmp(VCmp::Eq, x, least);
+            let sum = b.add(x, zero);
+            x = b.select(endless, most, sum);
             let half = b.un(VUn::Sqrt, x);
             if quarters & 2 != 0 {
                 times(b, half);

@@ -206,6 +206,8 @@ impl egg::Analysis<ENode> for Facts {
                 let ty = builder::infer(&op, &types, &[]).expect("inferred before").remove(0);
                 let number = match &op {
                     Op::Const(c) => number(&c.0),
+                    Op::Reshape(_) | Op::Expand(_) => value(egraph, operands[0]).number,
+                    Op::Map(ScalarFn::Neg) if ty.dtype.is_float() => value(egraph, operands[0]).number.map(|n| -n),
                     _ => None,
                 };
                 let constant = matches!(op, Op::Const(_)) || (!operands.is_empty() && operands.iter().all(|id| value(egraph, *id).constant));

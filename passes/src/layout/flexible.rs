@@ -3,7 +3,7 @@
 use super::blocked_conv;
 use nnc_ir::ops::composite::activation::Act;
 use nnc_ir::ops::contract::{Layout, Post};
-use nnc_ir::{DType, Dim, Graph, Node, NodeId, Op, ScalarFn, Type};
+use nnc_ir::{DType, Dim, Graph, Node, NodeId, Op, ScalarFn, Tensor, Type};
 
 /// What a candidate is.
 pub enum Role {
@@ -50,7 +50,9 @@ fn flexible(graph: &Graph, node: &Node, block: usize) -> Option<Vec<usize>> {
     match &node.op {
         Op::Map(f) => {
             // What fills the last block must stay finite: later weights multiply it by zero.
-            let safe = whole(y, block) || stays_finite(&Act::Fn(*f));
+            let number = |t: &Tensor| (t.elems() == 1 || t.splat_element().is_some()) && t.num(0).as_f64().abs() >= 1.0;
+            let shrinks = *f == ScalarFn::Div && graph.constant(node.operands[1]).is_some_and(number);
+            let safe = whole(y, block) || stays_finite(&Act::Fn(*f)) || shrinks;
             let fits = |t: &Type| t.dtype == DType::F32 && lies_in_blocks(t, y);
             let blocks: Vec<usize> = (0..x.len()).filter(|k| follows(x[*k], y)).collect();
             (safe && !blocks.is_empty() && x.iter().all(|t| fits(t))).then_some(blocks)

@@ -5,7 +5,7 @@ use super::{Rounding, Rule};
 use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::map::Cast;
 use nnc_ir::ops::reduce::{Reduce, ReduceKind};
-use nnc_ir::{DType, Op, ScalarFn, V};
+use nnc_ir::{DType, Op, ScalarFn};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -105,56 +105,22 @@ pub const RULES: &[Rule] = &[
         name: "divide-by-power-of-two",
         find: &["(div ?x ?c)"],
         make: |m| {
-            let (c, n) = (m.v("?c"), m.number(m.v("?c"))?);
-            // The reciprocal of a power of two is exact in any float type, unless it leaves the normal range.
-            let exact = n.to_bits().trailing_zeros() >= 52 && (2f64.powi(-14)..=2f64.powi(14)).contains(&n.abs());
-            (exact && c.ty().dtype.is_float() && m.constant(c)).then(|| m.v("?x") * c.reciprocal())
+            let c = m.v("?c");
+            (m.constant(c) && has_exact_reciprocal(c.ty().dtype, m.number(c)?)).then(|| m.v("?x") * c.reciprocal())
         },
         rounding: Rounding::Same,
         witness: |b| x(b, &[2, 3]) / x(b, &[2, 3]).scalar_like(8.0),
     },
     Rule {
-        name: "divide-by-constant",
-        find: &["(div ?x ?c)"],
-        make: |m| {
-            let c = m.v("?c");
-            // Coordinates and other index arithmetic are f64: half-way cases that are rounded to integers must stay where they are.
-            let inexact = c.ty().dtype.is_float() && c.ty().dtype != DType::F64;
-            (m.constant(c) && inexact).then(|| m.v("?x") * c.reciprocal())
-        },
-        rounding: Rounding::Other,
-        witness: |b| x(b, &[2, 3]) / ramp(b, &[3], 0.75),
-    },
-    Rule {
-        name: "times-reciprocal",
-        find: &["(mul ?x (reciprocal ?y))"],
-        make: |m| (!m.constant(m.v("?y"))).then(|| m.v("?x") / m.v("?y")),
-        rounding: Rounding::Other,
-        witness: |b| x(b, &[2, 3]) * x(b, &[2, 3]).reciprocal(),
-    },
-    Rule {
-        name: "constants-together",
-        find: &["(mul (mul ?x ?c) ?d)", "(add (add ?x ?c) ?d)"],
+        name: "shifts-together",
+        find: &["(add (add ?x ?c) ?d)"],
         make: |m| {
             let (x, c, d) = (m.v("?x"), m.v("?c"), m.v("?d"));
-            if !m.constant(c) || !m.constant(d) || m.constant(x) || !fits(c, d) || !m.sole(m.root(), &["?x", "?c"]) {
-                return None;
-            }
-            Some(if m.root() == "mul" { x * (c * d) } else { x + (c + d) })
+            let both = m.number(c).is_some() && m.number(d).is_some() && m.constant(c) && m.constant(d);
+            (both && !m.constant(x) && m.shifts_join(c, d) && m.sole("add", &["?x", "?c"])).then(|| x + (c + d))
         },
         rounding: Rounding::Other,
-        witness: |b| (x(b, &[2, 3]) * ramp(b, &[3], 0.5)) * x(b, &[]).scalar_like(3.0),
-    },
-    Rule {
-        name: "constant-outward",
-        find: &["(mul ?y (mul ?x ?c))"],
-        make: |m| {
-            let (x, y, c) = (m.v("?x"), m.v("?y"), m.v("?c"));
-            let inner = m.constant(c) && c.ty().elems().is(1) && !m.constant(x) && !m.constant(y) && m.sole("mul", &["?x", "?c"]);
-            inner.then(|| (y * x) * c)
-        },
-        rounding: Rounding::Other,
-        witness: |b| x(b, &[2, 3]) * (x(b, &[2, 3]) * x(b, &[]).scalar_like(3.0)),
+        witness: |b| (x(b, &[2, 3]) + x(b, &[]).scalar_like(3.0)) + x(b, &[]).scalar_like(0.5),
     },
     Rule {
         name: "neutral-extremum",
@@ -165,17 +131,6 @@ pub const RULES: &[Rule] = &[
         },
         rounding: Rounding::Same,
         witness: |b| x(b, &[2, 3]).max(x(b, &[]).scalar_like(f64::NEG_INFINITY)),
-    },
-    Rule {
-        name: "scale-past-shift",
-        find: &["(mul (add ?x ?c) ?d)"],
-        make: |m| {
-            let (x, c, d) = (m.v("?x"), m.v("?c"), m.v("?d"));
-            let fold = m.constant(c) && m.constant(d) && !m.constant(x) && fits(c, d) && m.sole("add", &["?x", "?c"]);
-            (fold && x.ty().dtype.is_float()).then(|| x * d + c * d)
-        },
-        rounding: Rounding::Other,
-        witness: |b| (x(b, &[2, 3]) + ramp(b, &[3], 0.5)) * x(b, &[]).scalar_like(3.0),
     },
     Rule {
         name: "cast-of-cast",
@@ -248,10 +203,15 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-/// Whether a joined constant is no larger than the larger of the two.
-fn fits(c: V, d: V) -> bool {
-    let (c, d) = (c.ty(), d.ty());
-    c.elems().is(1) || d.elems().is(1) || c.shape == d.shape
+/// Whether a division by `n` is a multiplication by a number of type `d`: `n` is a power of two, and it and its reciprocal are normal.
+fn has_exact_reciprocal(d: DType, n: f64) -> bool {
+    let reach = match d {
+        DType::F64 => 1022,
+        DType::F32 | DType::BF16 => 126,
+        DType::F16 => 14,
+        _ => return false,
+    };
+    n.to_bits().trailing_zeros() >= 52 && (2f64.powi(-reach)..=2f64.powi(reach)).contains(&n.abs())
 }
 
 /// Whether every number of type `narrow` is one of type `wide`.

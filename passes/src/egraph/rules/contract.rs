@@ -1,6 +1,6 @@
 //! What joins a contraction: scales go into its weights; biases, residuals and activations into its epilogue; padding into its pads.
 
-use super::{Contraction, Rounding, Rule};
+use super::{Contraction, Match, Rounding, Rule};
 use nnc_ir::ops::composite::activation::Act;
 use nnc_ir::ops::contract::{Conv, MatMul, Post};
 use nnc_ir::ops::movement::PadMode;
@@ -24,7 +24,7 @@ pub const RULES: &[Rule] = &[
         make: |m| {
             let mut y = m.contraction()?;
             let c = m.v("?c");
-            if !m.constant(c) || !m.constant(y.w) || y.post().iter().any(|p| *p != Post::Bias) {
+            if !m.constant(c) || !goes_into_weights(m, &y, c) {
                 return None;
             }
             let s = y.per_channel(c)?;
@@ -48,13 +48,19 @@ pub const RULES: &[Rule] = &[
         name: "scale-into-epilogue",
         find: &["(mul (contract ?a ?x ?w ?p) ?c)"],
         make: |m| {
-            let (y, c) = (m.contraction()?, m.v("?c"));
+            let (mut y, c) = (m.contraction()?, m.v("?c"));
             // Where the scale can go into the weights, it does.
-            let late = !m.constant(y.w) || y.post().iter().any(|p| *p != Post::Bias);
-            if !late || !m.constant(c) {
+            if goes_into_weights(m, &y, c) || !m.constant(c) {
                 return None;
             }
             let s = y.per_channel(c)?;
+            // Scales that came out of both factors of a product are one.
+            let joins = y.extra.last().and_then(|e| m.number(*e).zip(m.number(c))).is_some_and(|(p, q)| is_moderate(p) && is_moderate(q));
+            if y.post().last() == Some(&Post::Scale) && joins {
+                let last = y.extra.pop()?;
+                y.extra.push(last * s);
+                return Some(y.build());
+            }
             Some(y.then(Post::Scale, Some(s)))
         },
         rounding: Rounding::Same,
@@ -65,7 +71,8 @@ pub const RULES: &[Rule] = &[
         find: &["(matmul ?a (mul ?x ?c) ?w ?p)", "(matmul ?a ?w (mul ?x ?c) ?p)"],
         make: |m| {
             let (Op::MatMul(mm), x, w, c) = (m.op("?a"), m.v("?x"), m.v("?w"), m.v("?c")) else { return None };
-            let scaled = m.constant(c) && c.ty().elems().is(1) && c.ty().rank() <= x.ty().rank() && m.sole("mul", &["?x", "?c"]);
+            let one = m.number(c).is_some_and(is_moderate) && c.ty().elems().is(1);
+            let scaled = m.constant(c) && one && c.ty().rank() <= x.ty().rank() && m.sole("mul", &["?x", "?c"]);
             if !scaled || m.constant(x) || !mm.post.is_empty() || mm.is_packed() {
                 return None;
             }
@@ -83,8 +90,14 @@ pub const RULES: &[Rule] = &[
         find: &["(add (contract ?a ?x ?w ?p) ?r)"],
         make: |m| {
             let mut y = m.contraction()?;
-            let bias = y.per_channel(m.v("?r"))?;
-            if y.post().last() == Some(&Post::Bias) && m.constant(m.v("?r")) && y.extra.last().is_some_and(|e| m.constant(*e)) {
+            let r = m.v("?r");
+            let bias = y.per_channel(r)?;
+            // An epilogue may round less than its steps do one by one.
+            if m.number(r).is_some_and(|n| n.abs() > MAX_BIAS) {
+                return None;
+            }
+            let joins = m.constant(r) && y.extra.last().is_some_and(|e| m.constant(*e) && m.shifts_join(*e, r));
+            if y.post().last() == Some(&Post::Bias) && joins {
                 let last = y.extra.pop()?;
                 y.extra.push(last + bias);
                 return Some(y.build());
@@ -199,6 +212,19 @@ impl<'g> Contraction<'g> {
             _ => None,
         }
     }
+}
+
+/// Beyond this a number that is added to all elements is taken to be there for its rounding.
+const MAX_BIAS: f64 = 1024.0;
+
+/// Whether a contraction's weights and biases can be scaled by the constant `c` beforehand.
+fn goes_into_weights<'g>(m: &Match<'_, 'g>, y: &Contraction<'g>, c: V<'g>) -> bool {
+    m.constant(y.w) && y.post().iter().all(|p| *p == Post::Bias) && m.number(c).is_none_or(is_moderate)
+}
+
+/// Whether sums of products may be scaled before or after by this number: neither overflows or vanishes where the other does not.
+fn is_moderate(scale: f64) -> bool {
+    (2f64.powi(-24)..=2f64.powi(24)).contains(&scale.abs())
 }
 
 /// An input of small, different numbers is for the tests to fill.

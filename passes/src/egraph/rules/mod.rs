@@ -13,7 +13,7 @@ use super::lang::{self, ENode, Fact, Facts};
 use crate::pass::Precision;
 use egg::{Id, Language, Pattern, PatternAst, Rewrite, Subst, Symbol, Var};
 use nnc_ir::ops::contract::Post;
-use nnc_ir::{Builder, Op, ScalarFn, V};
+use nnc_ir::{Builder, Op, ScalarFn, Tensor, V};
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
@@ -219,6 +219,15 @@ impl<'g> Match<'_, 'g> {
     /// Whether the value is one number, up to rounding to f32.
     pub fn is_about(&self, v: V<'g>, x: f64) -> bool {
         self.number(v).is_some_and(|n| (n - x).abs() <= x.abs() * 1e-6)
+    }
+
+    /// Whether `(x + c) + d` may become `x + (c + d)`. Numbers join where they have one sign and their sum is exact: what is added for its
+    /// rounding and taken away again must not cancel. Different numbers (a bias, a folded normalisation) join.
+    pub fn shifts_join(&self, c: V<'g>, d: V<'g>) -> bool {
+        self.number(c).zip(self.number(d)).is_none_or(|(p, q)| {
+            let sum = p + q;
+            p * q >= 0.0 && Tensor::scalar_of(c.ty().dtype, sum).num(0).as_f64() == sum
+        })
     }
 
     /// Whether the operation on these variables has one reader at most, so that nobody misses its value.

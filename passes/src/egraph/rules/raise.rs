@@ -74,8 +74,9 @@ pub const RULES: &[Rule] = &[
         name: "hard-sigmoid",
         find: &["(div (activation ?k (add ?x ?c1)) ?c2)"],
         make: |m| {
-            let (hi, shift, by) = (clip_from_zero(m)?, m.number(m.v("?c1"))?, m.number(m.v("?c2"))?);
-            (hi == by).then(|| act(m, Act::HardSigmoid { alpha: Real(1.0 / by), beta: Real(shift / by) }))?
+            // Of other numbers the quotient would round otherwise, and miss integers.
+            let six = clip_from_zero(m)? == 6.0 && m.is_about(m.v("?c1"), 3.0) && m.is_about(m.v("?c2"), 6.0);
+            six.then(|| act(m, Act::HardSigmoid { alpha: Real(1.0 / 6.0), beta: Real(0.5) }))?
         },
         rounding: Rounding::Other,
         witness: |b| {
