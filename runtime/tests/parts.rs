@@ -62,7 +62,7 @@ fn constant_strings_are_results() {
     let graph = b.finish().unwrap();
     for engine in [Engine::Interpreter, Engine::Jit] {
         let session = nnc::session(graph.clone(), &Options { engine, threads: 1, ..Options::default() }, &mut ()).unwrap();
-        assert_eq!(session.run(&[]).unwrap(), [names.clone()]);
+        assert_eq!(session.run(&[]).unwrap(), std::slice::from_ref(&names));
     }
     let refused = nnc::session(graph, &Options { engine: Engine::SharedLibrary, ..Options::default() }, &mut ());
     assert!(refused.err().expect("refused").to_string().contains("works on strings or files"));

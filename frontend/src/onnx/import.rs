@@ -103,12 +103,14 @@ pub fn interface(data: Bytes) -> Result<Vec<(String, Option<Type>)>> {
     scan::check(&data, scan::Kind::Model)?;
     let proto = ModelProto::decode(data).map_err(|e| Error::syntax(format!("no ONNX protobuf: {e}")))?;
     let graph = proto.graph.as_deref().ok_or_else(|| Error::syntax("the file holds no graph"))?;
-    let ty = |info: &ValueInfoProto, name: &str| {
-        let d = declared(info).ok()?;
-        let open = |(i, d): (usize, Option<Dim>)| d.unwrap_or_else(|| Dim::sym(format!("{name}_{i}")));
-        Some(Type::new(d.dtype, d.shape?.into_iter().enumerate().map(open).collect::<Vec<_>>()))
-    };
-    Ok(required(graph).into_iter().map(|i| (text(&i.name), i)).map(|(name, i)| (name.clone(), ty(i, &name))).collect())
+    Ok(required(graph).into_iter().map(|i| (text(&i.name), declared_type(i))).collect())
+}
+
+/// The type that the file gives a value, lengths that it leaves open being symbols; `None` where it gives no rank, or no tensor.
+pub(super) fn declared_type(info: &ValueInfoProto) -> Option<Type> {
+    let d = declared(info).ok()?;
+    let open = |(i, d): (usize, Option<Dim>)| d.unwrap_or_else(|| Dim::sym(format!("{}_{i}", text(&info.name))));
+    Some(Type::new(d.dtype, d.shape?.into_iter().enumerate().map(open).collect::<Vec<_>>()))
 }
 
 /// Names of the inputs that a run is given, in order: those of the graph that are no initializers.

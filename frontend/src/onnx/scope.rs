@@ -3,7 +3,7 @@
 use super::attribute;
 use super::call::{Arg, Attr, Call, Item, Layout, Region, entered};
 use super::file::External;
-use super::import::{domain, opsets};
+use super::import::{declared_type, domain, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;
@@ -483,7 +483,8 @@ impl<'m: 'g, 'g> Region<'g> for Body<'m, 'g> {
         let input = |(arg, info): (&Arg, &ValueInfoProto)| match arg {
             Arg::Type(ty) => Item::Tensor(b.input(text(&info.name), ty.clone())),
             Arg::Const(t) => Item::Tensor(b.constant(t.clone())),
-            Arg::Poison => Item::Tensor(b.poison()),
+            // What the file says of it is good enough to look for problems.
+            Arg::Poison => Item::Tensor(declared_type(info).map_or(b.poison(), |ty| b.input(text(&info.name), ty))),
         };
         let inputs: Vec<Item<V>> = args.iter().zip(&self.graph.input).map(input).collect();
         let mut outside: HashMap<Value, V> = HashMap::new();

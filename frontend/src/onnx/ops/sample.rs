@@ -445,7 +445,7 @@ impl<'g> Regions<'g> {
         let most = counts.map(|n| n.reduce(ReduceKind::Max, &[0, 1], false).max(int(0)));
         // Regions so large (or infinite) are mistakes: an error of the run, which would not end.
         let sane = |n: V<'g>| n.less_equal(int(MAX_POINTS));
-        c.read(sane(most[0]).and(sane(most[1])).select(int(0), int(-1)), "the number of points")?;
+        let (_, zero) = c.read(sane(most[0]).and(sane(most[1])).select(int(0), int(-1)), "the number of points")?;
         let [height, width] = self.bins;
         let channels = self.flat.ty().shape[2].clone();
         let shape = vec![self.batch.ty().elems(), Dim::Const(height), Dim::Const(width), channels];
@@ -468,7 +468,7 @@ impl<'g> Regions<'g> {
         b.output("", b.constant(Tensor::scalar(true)));
         b.output("", here.select(both, so_far));
         let region = b.finish().map_err(|mut r| r.0.remove(0))?;
-        let first = [most[0] * most[1], c.b.constant(Tensor::scalar(true)), start];
+        let first = [most[0] * most[1] + zero, c.b.constant(Tensor::scalar(true)), start];
         let operands: Vec<V<'g>> = first.into_iter().chain(outside).collect();
         let pooled = c.b.op_all(Loop { carried: 1, trips: c.b.fresh_symbol("trips") }, &operands, vec![region])[0];
         let n = counts[0] * counts[1];

@@ -125,7 +125,7 @@ fn flatten<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 }
 
 fn squeeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
+    let mut x = c.x(0)?;
     let ty = x.ty();
     let gone: Vec<usize> = match axes {
         Some(Axes::Known(axes)) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
@@ -135,7 +135,7 @@ fn squeeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
             return Ok(vec![x.reshape(Named::new(c, axes, ty.rank()).without(c, &ty.shape, left)?)]);
         }
         None => {
-            other_than_one(c, &ty.shape)?;
+            x = other_than_one(c, x)?;
             (0..ty.rank()).filter(|a| ty.shape[*a].is(1)).collect()
         }
     };
@@ -147,15 +147,17 @@ fn squeeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
 }
 
 /// Without axes those of length 1 go, and the rank follows from that: a length that only the run knows is an error of the run where it
-/// turns out to be 1.
-fn other_than_one<'g>(c: &Call<'g>, shape: &[Dim]) -> Result<()> {
-    let open: Vec<Dim> = shape.iter().filter(|d| d.as_const().is_none() && d.least().is_none_or(|l| l < 2)).cloned().collect();
-    if open.is_empty() {
-        return Ok(());
-    }
-    let k = |v: i64| c.b.constant(nnc_ir::Tensor::scalar(v));
-    let good = c.b.dims(open).equal(k(1)).select(k(-1), k(0));
-    c.read(good, "lengths other than 1").map(|_| ())
+/// turns out to be 1. The tensor comes back read at positions that depend on the check, which nothing else would need.
+fn other_than_one<'g>(c: &Call<'g>, x: V<'g>) -> Result<V<'g>> {
+    let shape = x.ty().shape;
+    let is_open = |d: &&Dim| d.as_const().is_none() && d.least().is_none_or(|l| l < 2);
+    let open: Vec<Dim> = shape.iter().filter(is_open).cloned().collect();
+    let Some(axis) = shape.iter().position(|d| is_open(&d)) else { return Ok(x) };
+    let k = |v: i64| c.b.constant(Tensor::scalar(v));
+    let one = c.b.dims(open).equal(k(1)).reduce(ReduceKind::Max, &[0], false);
+    let (_, zero) = c.read(one.select(k(-1), k(0)), "lengths other than 1")?;
+    let index = super::index::ramp(c, shape[axis].clone(), 0, 1) + zero;
+    Ok(c.b.op(nnc_ir::ops::index::Gather { axis }, &[x, index]))
 }
 
 fn unsqueeze<'g>(c: &Call<'g>, axes: Option<Axes<'g>>) -> Result<Vec<V<'g>>> {
