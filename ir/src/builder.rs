@@ -10,7 +10,7 @@ use crate::known;
 use crate::ops::movement::{Concat, Expand, Pad, PadMode, Reshape, Slice, Transpose};
 use crate::ops::reduce::{Reduce, ReduceKind};
 use crate::ops::source::{Const, Dims};
-use crate::ops::{Op, map::Cast};
+use crate::ops::{Op, fit, map::Cast};
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -100,9 +100,11 @@ impl Builder {
         self.draws.replace(self.draws.get() + 1)
     }
 
+    /// An input of the graph; poison where its type is nothing that a machine could hold.
     pub fn input(&self, name: impl AsRef<str>, ty: Type) -> V<'_> {
         let known = known::of_input(&ty);
-        self.push(Node {
+        let size = fit::check_size(&ty);
+        let input = self.push(Node {
             op: Op::Input,
             operands: vec![],
             types: vec![ty],
@@ -110,7 +112,11 @@ impl Builder {
             regions: vec![],
             name: name.as_ref().into(),
             loc: self.loc.borrow().clone(),
-        })
+        });
+        match size {
+            Ok(()) => input,
+            Err(e) => self.or_poison(Err(Error::new(e.code(), format!("input `{}`: {}", name.as_ref(), e.message())))),
+        }
     }
 
     pub fn constant(&self, t: Tensor) -> V<'_> {
@@ -209,7 +215,9 @@ pub fn infer(op: &Op, x: &[Type], regions: &[Graph]) -> Result<Vec<Type>> {
         return Err(Error::dtype(format!("{} does not take strings", op.name())));
     }
     if let Some(p) = op.as_primitive() {
-        return p.infer(x, regions);
+        let y = p.infer(x, regions)?;
+        fit::check(op, &x.iter().collect::<Vec<_>>(), &y)?;
+        return Ok(y);
     }
     let Some(c) = op.as_composite() else { return Err(Error::internal("an input has no operands to infer from")) };
     let scratch = Builder::new("");

@@ -250,3 +250,52 @@ fn sparse_constants_are_written_out() {
     refused(1, &[1], &[1 << 38], "sparse tensors of the model take more than 1024 MiB");
     refused(1, &[1], &[1 << 40, 1 << 40], "is too large");
 }
+
+/// Sizes that are known are compared when the model is read: kernels rely on them.
+#[test]
+fn operands_of_sizes_that_do_not_fit_are_refused() {
+    let refused = |opset: i64, op: NodeProto, inputs: Vec<ValueInfoProto>, why: &str| {
+        let p = problems(&single(opset, op, inputs, &[]));
+        assert!(p.len() == 1 && p[0].contains(why), "{p:?}");
+    };
+    let scatter = || vec![value("x", F32, "3,2"), value("i", I64, "3,500"), value("u", F32, "3,500")];
+    refused(
+        18,
+        node("ScatterElements", "x i u", "y", vec![]),
+        scatter(),
+        "scatter_elements of f32[3,2], i64[3,500], f32[3,500] needs 500 to be at most 2",
+    );
+    let short = vec![value("x", F32, "3,2"), value("i", I64, "3,2"), value("u", F32, "3,1")];
+    refused(18, node("ScatterElements", "x i u", "y", vec![]), short, "needs 2 to be equal to 1");
+    let elements = vec![value("x", F32, "3,2,0"), value("i", I64, "3,2,2")];
+    refused(17, node("GatherElements", "x i", "y", vec![]), elements, "gather_elements of f32[3,2,0], i64[3,2,2] needs 2 to be at most 0");
+    let updates = vec![value("x", F32, "4,3"), value("i", I64, "5,1"), value("u", F32, "2,3")];
+    refused(18, node("ScatterND", "x i u", "y", vec![]), updates, "needs 5 to be equal to 2");
+    let batch = vec![value("x", F32, "2,3"), value("i", I64, "5000,1")];
+    refused(17, node("GatherND", "x i", "y", vec![int("batch_dims", 1)]), batch, "needs 2 to be equal to 5000");
+    let cache = vec![value("x", F32, "2,1,4,0"), value("u", F32, "2,1,1,5"), value("i", I64, "2")];
+    refused(24, node("TensorScatter", "x u i", "y", vec![]), cache, "needs 5 to be at most 0");
+    let loss = || vec![value("x", F32, "0,5,6"), value("t", I64, "3,6")];
+    refused(22, node("NegativeLogLikelihoodLoss", "x t", "y", vec![string("reduction", "none")]), loss(), "needs 3 to be at most 0");
+    refused(22, node("SoftmaxCrossEntropyLoss", "x t", "y", vec![string("reduction", "none")]), loss(), "needs 3 to be at most 0");
+}
+
+#[test]
+fn tensors_that_no_machine_holds_are_refused() {
+    let refused = |op: NodeProto, inputs: Vec<ValueInfoProto>, initializer: &[(&str, Tensor)], why: &str| {
+        let p = problems(&single(17, op, inputs, initializer));
+        assert!(p.len() == 1 && p[0].contains(why), "{p:?}");
+    };
+    let far = i64s(&[i64::MAX, i64::MAX]);
+    refused(node("Pad", "x s", "y", vec![]), vec![value("x", F32, "3")], &[("s", far)], "is too large");
+    refused(
+        node("MatMul", "x x", "y", vec![]),
+        vec![value("x", F32, "2147483648,2147483648")],
+        &[],
+        "input `x`: a tensor f32[2147483648,2147483648] is too large",
+    );
+    refused(node("Relu", "x", "y", vec![]), vec![value("x", F32, "3,9223372036854775807")], &[], "input `x`: a tensor");
+    refused(node("Relu", "x", "y", vec![]), vec![value("x", F32, "N,0,4611686018427387904")], &[], "input `x`: a tensor");
+    let tall = vec![value("x", F32, "1048576,1"), value("w", F32, "1,1073741824")];
+    refused(node("MatMul", "x w", "y", vec![]), tall, &[], "matmul: a tensor f32[1048576,1073741824] is too large");
+}

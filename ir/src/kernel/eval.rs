@@ -103,7 +103,9 @@ impl Run<'_> {
     fn window(&mut self, r: &BufferRef) -> Result<(usize, usize)> {
         let (index, b) = (r.buffer.0 as usize, &self.program.buffers[r.buffer.0 as usize]);
         let count = |d: &Dim| self.env.dim(d).and_then(|n| usize::try_from(n).map_err(|_| Error::internal(format!("{d} is {n}"))));
-        let (elems, skip) = (count(&b.elems)?, count(&r.offset)?);
+        // As the size of a window's result, where the window is larger than what it slides over.
+        let elems = self.env.shape(std::slice::from_ref(&b.elems))?[0];
+        let skip = count(&r.offset)?;
         let bytes = crate::tensor::checked_elems(b.dtype, &[elems])? * b.dtype.bytes();
         let (memory, start) = match &b.place {
             Place::Work { offset } => (self.program.buffers.len(), count(offset)?),

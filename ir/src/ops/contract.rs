@@ -299,8 +299,9 @@ impl Primitive for Conv {
             return Err(misfit("the last axis of x is not a channel block"));
         }
         let channels_fit = match self.layout {
-            Layout::Depthwise(_) => ws[0] == xs[1],
-            Layout::Enter(_) => self.group == 1 && ws[1] == xs[1],
+            Layout::Depthwise(b) => ws[0] == xs[1] && ws[ws.len() - 1].is(b as i64),
+            Layout::Enter(b) => self.group == 1 && ws[1] == xs[1] && ws[ws.len() - 1].is(b as i64),
+            Layout::Blocked(b) if ws[ws.len() - 2..].iter().any(|d| !d.is(b as i64)) => false,
             Layout::Winograd { block, tile, .. } => {
                 let side = Dim::from(crate::winograd::side(tile));
                 let steps = [&window.strides, &window.dilations].into_iter().flatten().all(|s| *s == 1);

@@ -39,6 +39,9 @@ fn region_types(op: &str, region: &Graph, args: &[Type]) -> Result<Vec<Type>> {
         if want.dtype != arg.dtype || want.rank() != arg.rank() {
             return Err(Error::dtype(format!("{op}: the region's input is {want}, {arg} is given")));
         }
+        if want.shape.iter().zip(&arg.shape).any(|(w, a)| w != a && w.as_const().is_some() && a.as_const().is_some()) {
+            return Err(Error::shape(format!("{op}: the region's input is {want}, {arg} is given")));
+        }
     }
     Ok(region.outputs.iter().map(|o| region.ty(o.value).clone()).collect())
 }

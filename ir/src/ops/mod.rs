@@ -7,6 +7,7 @@
 pub mod composite;
 pub mod contract;
 pub mod control;
+pub mod fit;
 pub mod gradient;
 pub mod image;
 pub mod index;

@@ -63,6 +63,7 @@ impl Lowering {
         let mut limits: Vec<Vec<Option<Dim>>> = vec![];
         for region in &node.regions {
             self.out.begin();
+            self.takes(region, 0, node.operands[1..].iter().map(|v| frame.graph.ty(*v).shape.as_slice()));
             self.region(region, &captures, &results);
             branches.push(self.out.end());
             limits.push(own.iter().map(|s| self.out.limit_of(s)).collect());
@@ -88,6 +89,7 @@ impl Lowering {
 
         let given = 2..2 + op.carried;
         let carried = self.carried(frame, id, (region, 1), &operands[given.clone()], &types[given])?;
+        let captured = &types[2 + op.carried..];
         let own_rows = self.lengths_of_rows(&site, &node.types[op.carried..])?;
         // Without a limit there is room for one row more than there are: rows are counted as they come.
         let counted = op.trips.as_sym().filter(|s| limit.is_none() && !self.out.is_bound(s));
@@ -108,6 +110,7 @@ impl Lowering {
         }
         let args: Vec<BufferRef> = std::iter::once(&counter.iteration).chain(carried.iter().map(|c| &c.at)).chain(captures).cloned().collect();
         let next: Vec<BufferRef> = region.outputs.iter().map(|o| self.out.work(region.ty(o.value))).collect();
+        self.takes(region, 1 + op.carried, captured.iter().map(|t| t.shape.as_slice()));
         self.region(region, &args, &next);
         let results: Vec<(&Type, BufferRef)> = region.outputs.iter().map(|o| region.ty(o.value)).zip(next.clone()).collect();
         self.carry_on(&site, &carried, &results[1..])?;
@@ -163,6 +166,8 @@ impl Lowering {
                 None => self.out.work(region.ty(o.value)),
             })
             .collect();
+        let scanned = types[op.states..].iter().enumerate().map(|(i, t)| if i < op.scanned { &t.shape[1..] } else { t.shape.as_slice() });
+        self.takes(region, op.states, scanned);
         self.region(region, &args, &next);
         let results: Vec<(&Type, BufferRef)> = region.outputs.iter().map(|o| region.ty(o.value)).zip(next).collect();
         self.carry_on(&site, &states, &results)?;
@@ -236,6 +241,19 @@ impl Lowering {
         for (a, b) in pairs {
             let what = format!("`{}` needs {a} to be equal to {b}: a value that it carries keeps its shape", self.site.name).into();
             self.out.step(Step::Check { a: a.clone(), b: b.clone(), at_most: false, what });
+        }
+    }
+
+    /// Checks that a region gets values of the shapes that it takes from input `first` on.
+    fn takes<'a>(&mut self, region: &Graph, first: usize, given: impl Iterator<Item = &'a [Dim]>) {
+        for (id, given) in region.inputs[first..].iter().zip(given) {
+            for (a, b) in given.iter().zip(&region.node(*id).types[0].shape).filter(|(a, b)| a != b) {
+                // A symbol of the region's own is whatever it gets.
+                if self.out.has_value(a) && self.out.has_value(b) {
+                    let what = format!("`{}` needs {a} to be equal to {b}: its region takes values of that length", self.site.name).into();
+                    self.out.step(Step::Check { a: a.clone(), b: b.clone(), at_most: false, what });
+                }
+            }
         }
     }
 

@@ -7,7 +7,6 @@
 //! bound that follows from the graph (`non_zero` gives at most one index an element); where there is none, its length is an expression
 //! over symbols that steps of the program bind, and the run allocates it.
 
-mod check;
 mod contract;
 mod control;
 mod conv;
@@ -34,6 +33,7 @@ use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::graph::{Graph, NodeId, Value};
 use nnc_ir::kernel::{Access, BufferRef, Place, Port, Program, Step, Within};
 use nnc_ir::ops::contract::{Conv, Layout};
+use nnc_ir::ops::fit::{Relation, relations};
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
@@ -157,10 +157,14 @@ impl Lowering {
     }
 
     /// Checks what a node asks of sizes, once for each pair of them.
-    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<check::Relation>) {
+    fn check(&mut self, graph: &Graph, id: NodeId, held: &mut HashSet<Relation>) {
         let node = graph.node(id);
         let x: Vec<&Type> = node.operands.iter().map(|v| graph.ty(*v)).collect();
-        for r in check::relations(&node.op, &x, &node.types) {
+        for r in relations(&node.op, &x, &node.types) {
+            if r.holds() == Some(false) {
+                self.fail(Error::shape(format!("`{}` ({}) needs {r}", self.site.name, node.op.name())));
+                continue;
+            }
             // Where a size has no value yet, the node's lowering says so.
             if self.out.has_value(&r.a) && self.out.has_value(&r.b) && held.insert(r.clone()) {
                 let what = format!("`{}` ({}) needs {r}", self.site.name, node.op.name());

@@ -17,6 +17,10 @@ pub fn contiguous(op: &Slice, x: &[Dim]) -> Option<Dim> {
     let whole = |i: usize| op.starts[i].is(0) && op.sizes[i] == x[i] && op.step(i) == 1;
     let cut = (0..x.len()).rev().find(|i| !whole(*i)).unwrap_or(0);
     let fits = (0..x.len()).all(|i| i > cut || op.sizes[i].is(1) || (i == cut && op.step(i) == 1));
+    // Where nothing is taken the start may lie anywhere.
+    if op.sizes.iter().any(|n| n.is(0)) {
+        return Some(ZERO);
+    }
     fits.then(|| op.starts.iter().zip(row_major(x)).fold(ZERO, |sum, (s, stride)| sum + s.clone() * stride))
 }
 

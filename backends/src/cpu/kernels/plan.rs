@@ -126,10 +126,11 @@ fn slices(c: &Contract, m: &Machine, tile: Tile, pixels: Option<i64>) -> Option<
         let resident = (m.l2_bytes / 2 / bytes.max(1)).max(tile.rows * 4);
         (p + resident - 1) / resident
     };
-    let saved = depth * cols * 4 * (passes(c.pixel_bytes) - passes(c.pixel_bytes / count));
-    let cost = p * cols * 8 * (count - 1);
+    // Costs of what no machine holds overflow: the largest is enough to say so.
+    let saved = (depth * cols * 4).saturating_mul(passes(c.pixel_bytes) - passes(c.pixel_bytes / count));
+    let cost = (p * cols * 8).saturating_mul(count - 1);
     let panel = depth * BLOCK * 4;
-    (panel > m.l2_bytes / 4 || saved > 3 * cost).then_some((count, slice))
+    (panel > m.l2_bytes / 4 || saved > cost.saturating_mul(3)).then_some((count, slice))
 }
 
 /// The cost rule. A chunk's input takes at most half of the second-level cache, so that every column step finds it there; the
