@@ -68,7 +68,10 @@ pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
 fn has_kernel(op: &Op, x: &[Type]) -> bool {
     match op {
         Op::Softmax(_) | Op::LogSoftmax(_) => true,
-        Op::LayerNorm(n) => x[1..].iter().all(|t| t.elems() == Dim::product(&x[0].shape[n.axis..]) && t.dtype == x[0].dtype),
+        // Scale and bias lie as a row of x does.
+        Op::LayerNorm(n) => x[1..]
+            .iter()
+            .all(|t| t.shape.iter().skip_while(|d| d.is(1)).eq(x[0].shape[n.axis..].iter().skip_while(|d| d.is(1))) && t.dtype == x[0].dtype),
         _ => false,
     }
 }
