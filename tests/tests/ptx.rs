@@ -10,7 +10,7 @@ use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{DType, Graph, Report, Tensor};
 use nnc_passes::Options;
 use nnc_tests::data::root;
-use nnc_tests::ptx::{self, Machine, Window};
+use nnc_tests::ptx::{self, Window};
 
 fn on_ptx(graph: Graph, x: &[Tensor]) -> Result<Option<Vec<Tensor>>, String> {
     let target = native_target().with_gpu(&Gpu::new(GpuIsa::Sm80));
@@ -19,7 +19,7 @@ fn on_ptx(graph: Graph, x: &[Tensor]) -> Result<Option<Vec<Tensor>>, String> {
         Err(Report(errors)) if errors.iter().all(|e| e.code() == Code::Unsupported) => return Ok(None),
         other => other.map_err(|r| r.to_string())?,
     };
-    let runner = Runner::new(program, Machine::default()).map_err(|r| r.to_string())?;
+    let runner = Runner::new(program, ptx::machine()).map_err(|r| r.to_string())?;
     runner.run(x).map(Some).map_err(|e| e.to_string())
 }
 

@@ -228,10 +228,8 @@ impl Cuda {
     }
 
     fn within(b: &Buffer, at: u64, bytes: u64) -> Result<u64> {
-        match at.checked_add(bytes) {
-            Some(end) if end <= b.0.bytes => Ok(b.0.address + at),
-            _ => Err(Error::internal(format!("bytes {at} and {bytes} more of a device buffer of {}", b.0.bytes))),
-        }
+        super::within(b.0.bytes, at, bytes)?;
+        Ok(b.0.address + at)
     }
 }
 

@@ -7,8 +7,8 @@ pub mod simulated;
 pub mod vulkan;
 
 use nnc_backends::gpu::gir::Kernel;
-use nnc_ir::Result;
 use nnc_ir::target::Gpu;
+use nnc_ir::{Error, Result};
 
 /// A device that runs kernels. What it hands out stays usable as long as the holder keeps it, and is given back by dropping it.
 pub trait Device: Send {
@@ -54,4 +54,12 @@ pub struct Launch<'a, D: Device + ?Sized> {
     pub scalars: Vec<i32>,
     /// Groups in a line.
     pub groups: u32,
+}
+
+/// An error where so many bytes from `at` on do not lie in a buffer of `have`.
+fn within(have: u64, at: u64, bytes: u64) -> Result<()> {
+    match at.checked_add(bytes) {
+        Some(end) if end <= have => Ok(()),
+        _ => Err(Error::internal(format!("bytes {at} and {bytes} more of a device buffer of {have}"))),
+    }
 }

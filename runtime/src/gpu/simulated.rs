@@ -1,31 +1,71 @@
-//! A device that the kernel IR's interpreter stands for: slow, strict, and everywhere. Tests run whole programs on it, so that what
-//! lowering and the walk over the steps make of a model is checked where there is no driver.
+//! A device that an interpreter stands for: slow, strict, and everywhere. Tests run whole programs on it, so that what lowering and
+//! the walk over the steps make of a model is checked where there is no driver.
 
 use super::{Device, Launch};
 use nnc_backends::gpu::gir::{self, Kernel};
+use nnc_ir::Result;
 use nnc_ir::target::Gpu;
-use nnc_ir::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Memory = Arc<Mutex<Vec<u8>>>;
 
-pub struct Simulated {
-    limits: Gpu,
+/// What runs kernels on memory of this process.
+pub trait Interpreter: Send {
+    type Code: Send + Sync;
+
+    fn compile(&self, kernel: &Kernel) -> Result<Self::Code>;
+
+    /// Runs all groups of a launch; `buffers` are what the kernel's own may touch.
+    fn run(&self, code: &Self::Code, groups: u32, scalars: &[i32], buffers: &mut Vec<Vec<u8>>) -> Result<()>;
+}
+
+/// The interpreter of the kernel IR.
+pub struct Gir {
+    /// Threads in a subgroup.
     lanes: u32,
 }
 
-impl Simulated {
-    /// A device with these limits, whose subgroups have so many threads.
-    pub fn new(limits: Gpu, lanes: u32) -> Simulated {
-        Simulated { limits, lanes }
+impl Interpreter for Gir {
+    type Code = Kernel;
+
+    fn compile(&self, kernel: &Kernel) -> Result<Kernel> {
+        Ok(kernel.clone())
+    }
+
+    fn run(&self, kernel: &Kernel, groups: u32, scalars: &[i32], buffers: &mut Vec<Vec<u8>>) -> Result<()> {
+        gir::interp::run(kernel, &mut gir::interp::Launch { groups, scalars, buffers, lanes: self.lanes })
     }
 }
 
-/// Launches with their operands.
-pub struct Recording(Vec<Recorded>);
+pub struct Simulated<I> {
+    limits: Gpu,
+    interpreter: I,
+}
 
-struct Recorded {
-    kernel: Arc<Kernel>,
+impl Simulated<Gir> {
+    /// A device with these limits, whose subgroups have so many threads.
+    pub fn new(limits: Gpu, lanes: u32) -> Simulated<Gir> {
+        Simulated { limits, interpreter: Gir { lanes } }
+    }
+}
+
+impl<I: Interpreter> Simulated<I> {
+    pub fn with(limits: Gpu, interpreter: I) -> Simulated<I> {
+        Simulated { limits, interpreter }
+    }
+}
+
+/// A kernel, and which of its buffers it writes.
+pub struct Compiled<C> {
+    code: C,
+    written: Vec<bool>,
+}
+
+/// Launches with their operands.
+pub struct Recording<C>(Vec<Recorded<C>>);
+
+struct Recorded<C> {
+    kernel: Arc<Compiled<C>>,
     buffers: Vec<(Memory, u64, u64)>,
     scalars: Vec<i32>,
     groups: u32,
@@ -37,15 +77,14 @@ fn lock(m: &Memory) -> MutexGuard<'_, Vec<u8>> {
 
 /// The bytes from `at` on.
 fn window(m: &mut [u8], at: u64, bytes: u64) -> Result<&mut [u8]> {
-    let end = at.checked_add(bytes).and_then(|end| usize::try_from(end).ok());
-    let part = end.and_then(|end| m.get_mut(at as usize..end));
-    part.ok_or_else(|| Error::internal(format!("bytes {at} and {bytes} more of a device buffer")))
+    super::within(m.len() as u64, at, bytes)?;
+    Ok(&mut m[at as usize..(at + bytes) as usize])
 }
 
-impl Device for Simulated {
+impl<I: Interpreter> Device for Simulated<I> {
     type Buffer = Memory;
-    type Kernel = Arc<Kernel>;
-    type Recording = Recording;
+    type Kernel = Arc<Compiled<I::Code>>;
+    type Recording = Recording<I::Code>;
 
     fn name(&self) -> &str {
         "simulated"
@@ -80,12 +119,13 @@ impl Device for Simulated {
         self.upload(to, 0, &data)
     }
 
-    fn compile(&mut self, kernel: &Kernel) -> Result<Arc<Kernel>> {
-        Ok(Arc::new(kernel.clone()))
+    fn compile(&mut self, kernel: &Kernel) -> Result<Self::Kernel> {
+        let written = kernel.buffers.iter().map(|b| b.written).collect();
+        Ok(Arc::new(Compiled { code: self.interpreter.compile(kernel)?, written }))
     }
 
-    fn record(&mut self, launches: &[Launch<Simulated>]) -> Result<Recording> {
-        let one = |l: &Launch<Simulated>| Recorded {
+    fn record(&mut self, launches: &[Launch<Self>]) -> Result<Self::Recording> {
+        let one = |l: &Launch<Self>| Recorded {
             kernel: l.kernel.clone(),
             buffers: l.buffers.iter().map(|(m, at, bytes)| ((*m).clone(), *at, *bytes)).collect(),
             scalars: l.scalars.clone(),
@@ -94,16 +134,15 @@ impl Device for Simulated {
         Ok(Recording(launches.iter().map(one).collect()))
     }
 
-    fn submit(&mut self, recording: &Recording) -> Result<()> {
+    fn submit(&mut self, recording: &Self::Recording) -> Result<()> {
         for l in &recording.0 {
             let mut buffers = vec![];
             for (m, at, bytes) in &l.buffers {
                 buffers.push(window(&mut lock(m), *at, *bytes)?.to_vec());
             }
-            let mut launch = gir::interp::Launch { groups: l.groups, scalars: &l.scalars, buffers: &mut buffers, lanes: self.lanes };
-            gir::interp::run(&l.kernel, &mut launch)?;
-            for (((m, at, _), b), data) in l.buffers.iter().zip(&l.kernel.buffers).zip(&buffers) {
-                if b.written {
+            self.interpreter.run(&l.kernel.code, l.groups, &l.scalars, &mut buffers)?;
+            for (((m, at, _), written), data) in l.buffers.iter().zip(&l.kernel.written).zip(&buffers) {
+                if *written {
                     self.upload(m, *at, data)?;
                 }
             }

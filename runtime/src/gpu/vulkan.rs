@@ -308,13 +308,6 @@ impl Vulkan {
         }
         self.submit(&recording)
     }
-
-    fn within(b: &Buffer, at: u64, bytes: u64) -> Result<()> {
-        match at.checked_add(bytes) {
-            Some(end) if end <= b.bytes => Ok(()),
-            _ => Err(Error::internal(format!("bytes {at} and {bytes} more of a device buffer of {}", b.bytes))),
-        }
-    }
 }
 
 impl Device for Vulkan {
@@ -400,7 +393,7 @@ impl Device for Vulkan {
     }
 
     fn upload(&mut self, to: &Buffer, at: u64, data: &[u8]) -> Result<()> {
-        Vulkan::within(to, at, data.len() as u64)?;
+        super::within(to.bytes, at, data.len() as u64)?;
         for (i, chunk) in data.chunks(STAGING as usize).enumerate() {
             // SAFETY: the staging buffer has room for a chunk, is mapped, and no copy is under way.
             unsafe { std::ptr::copy_nonoverlapping(chunk.as_ptr(), self.mapped, chunk.len()) };
@@ -410,7 +403,7 @@ impl Device for Vulkan {
     }
 
     fn download(&mut self, from: &Buffer, at: u64, data: &mut [u8]) -> Result<()> {
-        Vulkan::within(from, at, data.len() as u64)?;
+        super::within(from.bytes, at, data.len() as u64)?;
         for (i, chunk) in data.chunks_mut(STAGING as usize).enumerate() {
             self.transfer(from.buffer, self.staging.buffer, at + i as u64 * STAGING, 0, chunk.len() as u64)?;
             // SAFETY: as above.
@@ -420,8 +413,8 @@ impl Device for Vulkan {
     }
 
     fn copy(&mut self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
-        Vulkan::within(from, 0, bytes)?;
-        Vulkan::within(to, 0, bytes)?;
+        super::within(from.bytes, 0, bytes)?;
+        super::within(to.bytes, 0, bytes)?;
         if bytes == 0 { Ok(()) } else { self.transfer(from.buffer, to.buffer, 0, 0, bytes) }
     }
 }

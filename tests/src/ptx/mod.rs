@@ -1,14 +1,14 @@
 //! PTX without a GPU: the printed text is parsed and run, a group of threads at a time, and what a GPU would let pass is an error:
 //! threads that race for memory, reads of shared memory that nobody wrote, addresses outside of a buffer, barriers that not all come by.
 //!
-//! [`Machine`] is a device like a driver's, so that whole networks run on it. PTX ISA 8.0, as much of it as our printer writes.
+//! [`machine`] is a device like a driver's, so that whole networks run on it. PTX ISA 8.0, as much of it as our printer writes.
 
 mod alu;
 mod device;
 mod parse;
 mod run;
 
-pub use device::Machine;
+pub use device::machine;
 pub use parse::parse;
 pub use run::{Launch, Window, run};
 
