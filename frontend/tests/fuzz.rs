@@ -131,7 +131,8 @@ fn mutated_texts_never_panic() {
     let corpus = corpus();
     let mut r = Random(0x5eed_0001);
     let (mut good, mut bad) = (0, 0);
-    for i in 0..6000 {
+    let cases = std::env::var("NNC_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(6000);
+    for i in 0..cases {
         let text = mutate(&corpus[i % corpus.len()], &corpus[r.below(corpus.len())], &mut r);
         let limits = Limits { steps: 3000, bytes: 1 << 20 };
         let result = std::panic::catch_unwind(|| {

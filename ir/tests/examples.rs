@@ -1,11 +1,13 @@
 //! Suites over the table of examples: what needs no lowering and no backend.
 
-use nnc_ir::builder::expansion;
+use nnc_ir::builder::{expansion, infer};
 use nnc_ir::eval::{Env, run};
 use nnc_ir::examples::{Example, examples};
+use nnc_ir::types::{DType, Type};
 use nnc_ir::verify::verify;
 use nnc_ir::{Op, Tensor};
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 
 #[test]
 fn every_operation_has_examples_with_names_of_their_own() {
@@ -76,4 +78,24 @@ fn values_depend_on_the_seed_only() {
     let x = |seed| -> Vec<Tensor> { e.tensors(seed).unwrap() };
     assert_eq!(x(7), x(7));
     assert_ne!(x(7), x(8));
+}
+
+#[test]
+fn operands_of_any_number_and_rank_are_answered() {
+    // Too few, too many, of other ranks: a type or an error, never a panic.
+    for_all(|e| {
+        let last = e.inputs.last().cloned().unwrap_or_else(|| Type::of(DType::F32, &[2]));
+        let mut lists: Vec<Vec<Type>> = (0..e.inputs.len()).map(|n| e.inputs[..n].to_vec()).collect();
+        lists.push([e.inputs.clone(), vec![last.clone()]].concat());
+        lists.push([e.inputs.clone(), vec![last; 6]].concat());
+        for i in 0..e.inputs.len() {
+            for shape in [vec![], vec![3], vec![2, 3, 4, 5, 6, 7], vec![0, 0]] {
+                let mut list = e.inputs.clone();
+                list[i] = Type::of(list[i].dtype, &shape);
+                lists.push(list);
+            }
+        }
+        let panicked = lists.iter().find(|x| std::panic::catch_unwind(AssertUnwindSafe(|| infer(&e.op, x, &e.regions).map(|_| ()))).is_err());
+        panicked.map_or(Ok(()), |x| Err(format!("panics on {x:?}")))
+    });
 }

@@ -4,6 +4,7 @@ use crate::attrs::{Attr, AttrValue, Real, op_struct};
 use crate::builder::V;
 use crate::error::{Error, Result};
 use crate::ops::Composite;
+use crate::ops::composite::only;
 use crate::scalar::{Out, ScalarFn};
 use crate::types::DType;
 
@@ -175,6 +176,6 @@ op_struct! {
 
 impl Composite for Activation {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
-        Ok(vec![self.act.expand(x[0])])
+        Ok(vec![self.act.expand(only("activation", x)?)])
     }
 }

@@ -5,6 +5,7 @@ use crate::builder::V;
 use crate::dim::Dim;
 use crate::error::{Error, Result};
 use crate::ops::Composite;
+use crate::ops::composite::only;
 use crate::types::DType;
 
 op_struct! {
@@ -14,7 +15,8 @@ op_struct! {
 
 impl Composite for Softmax {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
-        let e = (x[0] - x[0].max_keep(&[self.axis])).exp();
+        let x = only("softmax", x)?;
+        let e = (x - x.max_keep(&[self.axis])).exp();
         Ok(vec![e / e.sum_keep(&[self.axis])])
     }
 }
@@ -26,7 +28,8 @@ op_struct! {
 
 impl Composite for LogSoftmax {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
-        let shifted = x[0] - x[0].max_keep(&[self.axis]);
+        let x = only("log_softmax", x)?;
+        let shifted = x - x.max_keep(&[self.axis]);
         Ok(vec![shifted - shifted.exp().sum_keep(&[self.axis]).log()])
     }
 }
@@ -72,14 +75,19 @@ op_struct! {
 
 impl Composite for LayerNorm {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
-        let dtype = x[0].ty().dtype;
-        let wide = x[0].cast(if dtype == DType::F64 { DType::F64 } else { DType::F32 });
+        let (x, scale, bias) = match x {
+            [x, scale] => (*x, *scale, None),
+            [x, scale, bias] => (*x, *scale, Some(*bias)),
+            _ => return Err(Error::arity("layer_norm takes x, scale and optionally bias")),
+        };
+        let dtype = x.ty().dtype;
+        let wide = x.cast(if dtype == DType::F64 { DType::F64 } else { DType::F32 });
         let axes: Vec<usize> = (self.axis..wide.ty().rank()).collect();
         let centred = wide - wide.mean_keep(&axes);
         let var = (centred * centred).mean_keep(&axes);
         let y = (centred / (var + var.scalar_like(self.epsilon.0)).sqrt()).cast(dtype);
-        let y = y * x[1];
-        like(x[0], x.get(2).map_or(y, |b| y + *b))
+        let y = y * scale;
+        like(x, bias.map_or(y, |b| y + b))
     }
 }
 
@@ -107,7 +115,7 @@ op_struct! {
 
 impl Composite for Lrn {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
-        let x = x[0];
+        let x = only("lrn", x)?;
         let rank = x.ty().rank();
         if rank < 2 || self.size == 0 {
             return Err(Error::shape(format!("lrn: {} has no channels", x.ty())));
