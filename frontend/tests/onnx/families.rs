@@ -3,6 +3,7 @@
 use crate::model::*;
 use nnc_frontend::onnx::proto::*;
 use nnc_ir::Tensor;
+use std::f64::consts::TAU;
 
 fn x(n: &str, shape: &str) -> ValueInfoProto {
     value(n, F32, shape)
@@ -124,6 +125,30 @@ fn windows_add_up_to_an_image() {
     let constants = [("image", i64s(&[1, 3])), ("block", i64s(&[1, 2]))];
     let m = single(18, node("Col2Im", "x image block", "y", vec![]), vec![x("x", "1,2,2")], &constants);
     assert_eq!(run(&m, &[f32s(&[1, 2, 2], &[1., 2., 10., 20.])]), [f32s(&[1, 1, 1, 3], &[1., 12., 20.])]);
+}
+
+#[test]
+fn transforms_of_every_kind_of_length_follow_the_sum_they_are() {
+    for n in (1..=18).chain([24, 26, 34, 35, 60, 64, 121, 128, 360]) {
+        for (parts, inverse) in [(1, 0), (2, 0), (2, 1)] {
+            let values: Vec<f32> = (0..n * parts).map(|i| ((i * 7 + 3) % 11) as f32 - 4.0).collect();
+            let m = single(17, node("DFT", "x", "y", vec![int("axis", 1), int("inverse", inverse)]), vec![x("x", &format!("1,{n},{parts}"))], &[]);
+            let y = run(&m, &[f32s(&[1, n, parts], &values)]).remove(0).to_f64s();
+            let scale = if inverse == 1 { 1.0 / n as f64 } else { 1.0 };
+            let turn = if inverse == 1 { TAU } else { -TAU } / n as f64;
+            for k in 0..n {
+                let (mut re, mut im) = (0.0, 0.0);
+                for j in 0..n {
+                    let (sin, cos) = (turn * (j * k % n) as f64).sin_cos();
+                    let (a, b) = (values[j * parts] as f64, if parts == 2 { values[j * parts + 1] as f64 } else { 0.0 });
+                    (re, im) = (re + scale * (a * cos - b * sin), im + scale * (a * sin + b * cos));
+                }
+                let bound = 4e-7 * scale * values.iter().map(|v| f64::from(v.abs())).sum::<f64>();
+                let off = (y[2 * k] - re).abs().max((y[2 * k + 1] - im).abs());
+                assert!(off <= bound, "length {n}, {parts} parts, inverse {inverse}: {off} off at {k}, {bound} allowed");
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod det;
 mod detect;
 mod einsum;
 mod experimental;
+mod fft;
 mod image;
 mod index;
 mod loss;

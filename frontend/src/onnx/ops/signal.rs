@@ -1,6 +1,7 @@
-//! Fourier transforms as matrix products, and the windows that go with them.
+//! Fourier transforms: fast ones where the length is known and has small prime factors, else matrix products. And the windows that go with them.
 
 use super::axes::{Axes, Named, axes_input};
+use super::fft::{Complex, factors, fft};
 use super::index::ramp;
 use super::matmul::matmul;
 use super::{Row, op};
@@ -99,10 +100,14 @@ fn dft<'g>(c: &Call<'g>, axis: Axes<'g>) -> Result<Vec<V<'g>>> {
     }
 }
 
-/// Computed in f64: sums of many terms cancel, and what should be zero would not be.
+/// The longest transform whose waves are written into the graph.
+const LONGEST: i64 = 1 << 20;
+
+/// The product form is computed in f64: sums of many terms cancel, and what should be zero would not be.
 fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -> Result<V<'g>> {
     let dtype = x.ty().dtype;
-    let x = x.cast(DType::F64);
+    let fast = n.as_const().filter(|n| !(inverse && onesided) && *n <= LONGEST).and_then(|n| factors(n as usize));
+    let x = x.cast(if fast.is_some() && dtype != DType::F64 { DType::F32 } else { DType::F64 });
     let ty = x.ty();
     let last = ty.rank() - 1;
     let parts = ty.shape[last].as_const().filter(|p| matches!(p, 1 | 2));
@@ -135,6 +140,18 @@ fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, one
         return Ok(back(scale(im.map_or(y, |im| y - matmul(im, sin * times)))).cast(dtype));
     }
     let bins = if onesided { half } else { n.clone() };
+    if let Some(factors) = fast {
+        let y = fft(Complex { re, im }, &factors, inverse);
+        // As NumPy has it: times the rounded reciprocal.
+        let finish = |v: V<'g>| {
+            let v = if inverse { v * v.scalar_like(1.0 / factors.iter().product::<usize>() as f64) } else { v };
+            back(v.slice_axis(v.ty().rank() - 1, Dim::Const(0), bins.clone()))
+        };
+        if y.re.is_poison() {
+            return Ok(y.re);
+        }
+        return Ok(V::concat(&[finish(y.re), finish(y.imaginary())], last).cast(dtype));
+    }
     let (cos, sin) = waves(c, &n, &n, &bins);
     let sin = if inverse { -sin } else { sin };
     let (real, imaginary) = match im {
