@@ -188,7 +188,7 @@ fn affine_grid<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut column = area.to_vec();
     column.push(Dim::Const(1));
     let axis = |i: usize| {
-        let at = ramp(c, area[i].clone(), i, axes + 1).cast(ty.dtype);
+        let at = ramp(c.b, area[i].clone(), i, axes + 1).cast(ty.dtype);
         let (n, one, two) = (dim(c, &area[i], ty.dtype), at.scalar_like(1.0), at.scalar_like(2.0));
         let p = if at_corners { at * two / (n - one) - one } else { (at * two + one) / n - one };
         p.expand(column.clone())
@@ -259,7 +259,7 @@ fn col2im_open<'g>(c: &Call<'g>, x: V<'g>, image: &[Dim], block: &[Dim]) -> Resu
     for i in 0..n {
         let reach = (block[i].clone() - Dim::Const(1)) * Dim::Const(dilations[i]) + Dim::Const(1);
         blocks.push((&padded[i] - &reach).floor_div(&Dim::Const(strides[i])) + Dim::Const(1));
-        let at = ramp(c, block[i].clone(), i, 2 * n) * k(dilations[i]) + ramp(c, blocks[i].clone(), n + i, 2 * n) * k(strides[i]);
+        let at = ramp(c.b, block[i].clone(), i, 2 * n) * k(dilations[i]) + ramp(c.b, blocks[i].clone(), n + i, 2 * n) * k(strides[i]);
         place = Some(place.map_or(at, |p| p * dim(c, &padded[i], DType::I64) + at));
     }
     let Some(place) = place else { return Ok(c.poisoned()) };
@@ -302,9 +302,9 @@ fn deform_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let shifts = offset.reshape(vec![rows.clone(), Dim::Const(taps), Dim::Const(2), out[0].clone(), out[1].clone()]);
     let regular = |axis: usize| {
         let k = |v: i64| c.b.constant(Tensor::scalar(v));
-        let tap = ramp(c, Dim::Const(taps), 0, 3);
+        let tap = ramp(c.b, Dim::Const(taps), 0, 3);
         let tap = if axis == 0 { tap / k(kw) } else { c.b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[tap, k(kw)]) };
-        let at = ramp(c, out[axis].clone(), 1 + axis, 3) * k(g.strides[axis]) + tap * k(g.dilations[axis]);
+        let at = ramp(c.b, out[axis].clone(), 1 + axis, 3) * k(g.strides[axis]) + tap * k(g.dilations[axis]);
         at - c.b.op(Dims { values: vec![g.lo[axis].clone()], scalar: true }, &[])
     };
     let position = |axis: usize| {
@@ -512,10 +512,10 @@ fn max_roi_pool<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let (lo, hi) = (corner(first), corner(last));
         let one = lo.scalar_like(1.0);
         let size = (hi - lo + one).max(one) / lo.scalar_like(cells[axis - 2] as f64);
-        let cell = ramp(c, Dim::Const(cells[axis - 2]), 1, 2).cast(DType::F32);
+        let cell = ramp(c.b, Dim::Const(cells[axis - 2]), 1, 2).cast(DType::F32);
         let three = |v: V<'g>| v.reshape(vec![count.clone(), Dim::Const(cells[axis - 2]), Dim::Const(1)]);
         let (from, to) = (three((cell * size).floor() + lo), three(((cell + one) * size).map(ScalarFn::Ceil) + lo));
-        let at = ramp(c, tx.shape[axis].clone(), 2, 3).cast(DType::F32);
+        let at = ramp(c.b, tx.shape[axis].clone(), 2, 3).cast(DType::F32);
         at.greater_equal(from).and(at.less(to))
     };
     let image = column(0).reshape(vec![count.clone()]).cast(DType::I64);
