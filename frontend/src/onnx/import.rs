@@ -87,8 +87,10 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     let mut opsets = opsets;
     // Files before IR version 3 have no imports.
     opsets.entry(String::new()).or_insert(1);
+    let mut graph = b.finish()?;
+    graph.keep_checks();
     Ok(Model {
-        graph: b.finish()?,
+        graph,
         outputs,
         ir_version: proto.ir_version,
         producer: format!("{} {}", text(&proto.producer_name), text(&proto.producer_version)).trim().to_string(),
