@@ -216,6 +216,15 @@ impl<'g> Call<'g> {
         Call::new(b, (&self.domain, &self.op, self.opset), inputs, attrs, self.outputs.clone())
     }
 
+    /// What `build` makes of the call on other inputs; for operators without bodies.
+    pub fn on(&self, inputs: Vec<Item<V<'g>>>, build: for<'c> fn(&Call<'c>) -> Result<Vec<V<'c>>>) -> Result<Vec<V<'g>>> {
+        let attrs = self.attrs.iter().filter_map(|(name, value, _)| Some((name.clone(), value.without_body()?))).collect();
+        let inner = Call::new(self.b, (&self.domain, &self.op, self.opset), inputs, attrs, self.outputs.clone());
+        let y = build(&inner);
+        inner.attrs.iter().filter(|(_, _, read)| read.get()).for_each(|(name, ..)| self.ignore(&[name]));
+        y.map_err(|e| if inner.is_as_written(&e) { self.as_written(e) } else { e })
+    }
+
     /// Input `i`, which must be given.
     pub fn x(&self, i: usize) -> Result<V<'g>> {
         match self.item(i) {

@@ -1,6 +1,7 @@
 //! Parts of tensors: slices, splits, padding.
 
 use super::axes::{Axes, Named, axes_input};
+use super::text::moved;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
@@ -11,9 +12,9 @@ use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 
 pub const ROWS: &[Row] = &[
-    op("CenterCropPad", 18, (2, 2), center_crop_pad),
+    op("CenterCropPad", 18, (2, 2), |c| moved(c, center_crop_pad)),
     op("Pad", 1, (1, 1), pad_attributes),
-    op("Pad", 11, (2, 4), pad),
+    op("Pad", 11, (2, 4), |c| moved(c, pad)),
     op("Slice", 1, (1, 1), slice_attributes),
     op("Slice", 10, (3, 5), slice),
     op("Split", 1, (1, 2), split_old),
