@@ -1,5 +1,6 @@
 //! Gathering, scattering, masks, index ramps.
 
+use super::text::moved;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::{Gather, GatherElements, GatherNd, NonZero, ScatterElements, ScatterKind, ScatterNd};
@@ -15,10 +16,10 @@ pub const ROWS: &[Row] = &[
     op("NonZero", 9, (1, 1), non_zero),
     op("OneHot", 9, (3, 3), one_hot),
     op("ReverseSequence", 10, (2, 2), reverse_sequence),
-    op("Scatter", 9, (3, 3), scatter_elements).until(10),
-    op("ScatterElements", 11, (3, 3), scatter_elements),
-    op("ScatterND", 11, (3, 3), |c| Ok(vec![c.b.op(ScatterNd { reduction: reduction(c)? }, &c.all()?)])),
-    op("TensorScatter", 24, (2, 3), tensor_scatter),
+    op("Scatter", 9, (3, 3), |c| moved(c, scatter_elements)).until(10),
+    op("ScatterElements", 11, (3, 3), |c| moved(c, scatter_elements)),
+    op("ScatterND", 11, (3, 3), |c| moved(c, |c| Ok(vec![c.b.op(ScatterNd { reduction: reduction(c)? }, &c.all()?)]))),
+    op("TensorScatter", 24, (2, 3), |c| moved(c, tensor_scatter)),
     op("Trilu", 14, (1, 2), trilu),
 ];
 
@@ -50,7 +51,11 @@ fn gather_nd<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Indices of what is not 0. Of a scalar there are none to give: no row, and as many columns as hits.
 fn non_zero<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
+    let x = match c.x(0)? {
+        // A string is something where there is text in it.
+        x if x.ty().dtype == DType::Str => !x.equal(c.b.constant(Tensor::text(&[], vec!["".into()])?)),
+        x => x,
+    };
     let found = c.b.op(NonZero { count: c.b.fresh_symbol("nonzero") }, &[x]);
     Ok(vec![if x.ty().rank() == 0 { found.slice_axis(0, Dim::Const(0), Dim::Const(0)) } else { found }])
 }

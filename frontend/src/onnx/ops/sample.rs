@@ -2,6 +2,7 @@
 
 use super::index::ramp;
 use super::matmul::matmul;
+use super::text::moved;
 use super::window::{Geometry, group, spatial};
 use super::{Row, op};
 use crate::onnx::call::Call;
@@ -16,7 +17,7 @@ pub const ROWS: &[Row] = &[
     op("AffineGrid", 20, (2, 2), affine_grid),
     op("Col2Im", 18, (3, 3), col2im),
     op("DeformConv", 19, (3, 5), deform_conv),
-    op("GridSample", 16, (2, 2), grid_sample),
+    op("GridSample", 16, (2, 2), grid_sample_any),
     op("MaxRoiPool", 1, (2, 2), max_roi_pool),
     op("RoiAlign", 10, (3, 3), roi_align),
 ];
@@ -140,14 +141,25 @@ fn cubic(r: V) -> Vec<(f64, V)> {
         .collect()
 }
 
+/// Strings are moved, so they come from the nearest place.
+fn grid_sample_any<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    if c.x(0)?.ty().dtype == DType::Str && c.opt_str("mode")? != Some("nearest") {
+        return Err(Error::dtype("strings have nothing between them: attribute `mode` should be nearest"));
+    }
+    moved(c, grid_sample)
+}
+
 fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, grid) = (c.x(0)?, c.x(1)?);
+    let (given, grid) = (c.x(0)?, c.x(1)?);
+    let mode = c.word("mode", &["linear", "bilinear", "nearest", "cubic", "bicubic"])?;
+    // Between whole numbers there are fractions, which are cut from the result.
+    let dtype = given.ty().dtype;
+    let x = if mode == "nearest" || dtype.is_float() { given } else { given.cast(DType::F64) };
     let (xs, gs) = (x.ty().shape, grid.ty().shape);
     let axes = spatial(x)?.len();
     if gs.len() != xs.len() || !gs[gs.len() - 1].is(axes as i64) {
         return Err(Error::shape(format!("a grid {} for {}", grid.ty(), x.ty())));
     }
-    let mode = c.word("mode", &["linear", "bilinear", "nearest", "cubic", "bicubic"])?;
     let beyond = match c.word("padding_mode", &["zeros", "border", "reflection"])? {
         "zeros" => Beyond::Zeros,
         "border" => Beyond::Border,
@@ -170,7 +182,7 @@ fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         _ => images.interpolated(&positions, &linear),
     };
     let shape = [&xs[..2], &gs[1..gs.len() - 1]].concat();
-    Ok(vec![y.transpose(&[0, 2, 1]).reshape(shape)])
+    Ok(vec![y.transpose(&[0, 2, 1]).reshape(shape).cast(dtype)])
 }
 
 /// Positions of a regular grid from -1 to 1, mapped by a matrix a sample.
