@@ -58,6 +58,35 @@ fn networks_on_vulkan() {
     agrees(f.path(), "lstm.nn", "x=random:1");
 }
 
+/// One file of a network with an open batch, for both kinds of devices: it says what it is, runs, is timed, and fails as a file.
+#[test]
+fn files_for_gpus() {
+    let f = tempfile::tempdir().expect("a folder");
+    let p = f.path();
+    fs::copy(root().join("examples/lenet5.nn"), p.join("lenet5.nn")).expect("an example");
+    call(p, "compile lenet5.nn -o a.nncg").ok();
+    call(p, "compile lenet5.nn -o b.nncg").ok();
+    let bytes = fs::read(p.join("a.nncg")).expect("a file");
+    assert_eq!(bytes, fs::read(p.join("b.nncg")).expect("a file"));
+    let about = call(p, "info a.nncg --json").ok();
+    assert!(about.contains(r#""format":"nncg""#) && about.contains("spirv1.5 nvptx-sm_80"), "{about}");
+    call(p, "compile lenet5.nn -o ptx.nncg --target nvptx-sm_90").ok();
+    call(p, "run ptx.nncg -i x=random:1 --engine jit").fails(2, &["--engine cuda"]);
+    fs::write(p.join("cut.nncg"), &bytes[..bytes.len() / 2]).expect("written");
+    call(p, "run cut.nncg").fails(2, &["error[E0101]", "damaged"]);
+    fs::write(p.join("old.nncg"), [&bytes[..8], &[99], &bytes[9..]].concat()).expect("written");
+    call(p, "bench old.nncg").fails(2, &["error[E0201]", "version 99"]);
+    call(p, "verify a.nncg").fails(2, &["error["]);
+    if let Err(why) = lavapipe() {
+        return skip("files_for_gpus", &why);
+    }
+    call(p, "run lenet5.nn --dim N=3 -i x=random:1 -o out").ok();
+    call(p, "run a.nncg --dim N=3 -i x=random:1 --engine vulkan --expect out -o gpu").ok();
+    call(p, "run ptx.nncg --dim N=3 -i x=random:1 --engine vulkan").fails(2, &["nvptx-sm_90", "spirv1.5"]);
+    let figures = call(p, "bench a.nncg --dim N=3 --engine vulkan --duration 0.1 --json --profile").ok();
+    assert!(figures.contains("median_ms") && figures.contains(r#""name":"conv"#), "{figures}");
+}
+
 /// Compiles each network to `NAME.EXTENSION` and gives the files to `check`.
 fn compiled(extension: &str, check: impl Fn(&Path)) {
     let f = tempfile::tempdir().expect("a folder");
