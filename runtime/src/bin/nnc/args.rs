@@ -386,6 +386,9 @@ pub struct Train {
     /// Draw the curve of the loss
     #[arg(long, value_name = "OUT.svg")]
     pub curve: Option<PathBuf>,
+    /// What computes the steps
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
     /// Threads, 0 for all that this process may use
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
