@@ -222,7 +222,7 @@ fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions
             Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect())
         }
         (Some(Item::Map(types)), Kind::Map) => {
-            let [keys, values] = item_names(&name);
+            let [keys, values] = map_names(&name);
             Item::Map([b.input(keys, types[0].clone()), b.input(values, types[1].clone())])
         }
         (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
@@ -246,7 +246,7 @@ fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions
 }
 
 /// What the two tensors of a map are called.
-fn item_names(name: &str) -> [String; 2] {
+pub(super) fn map_names(name: &str) -> [String; 2] {
     ["keys", "values"].map(|part| format!("{name}.{part}"))
 }
 
@@ -409,7 +409,7 @@ fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) -> Vec<Mode
         }
         match &item {
             Item::List(list) => list.iter().enumerate().for_each(|(i, v)| b.output(format!("{name}[{i}]"), *v)),
-            Item::Map(pair) => item_names(&name).iter().zip(pair).for_each(|(n, v)| b.output(n, *v)),
+            Item::Map(pair) => map_names(&name).iter().zip(pair).for_each(|(n, v)| b.output(n, *v)),
             item => item.tensors().iter().for_each(|v| b.output(&name, *v)),
         }
         let kind = match &item {
