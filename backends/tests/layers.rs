@@ -315,3 +315,21 @@ fn row_functions() {
         }
     }
 }
+
+#[test]
+fn shares_are_no_subnormal_numbers() {
+    let scores = [0.0, -1.0, -80.0, -87.0, -87.4, -90.0, -103.0, -200.0, f32::NEG_INFINITY];
+    for (isa, engine) in engines() {
+        let len = scores.len();
+        let size = Size::Const(len as i64);
+        let desc = Rows { name: "rows".into(), kind: RowKind::Softmax, rows: Size::Const(1), len: size, input: (0, size), output: (1, size) };
+        let mut bufs = [scores.to_vec(), vec![7.0; len]];
+        go(&rows(&desc, isa), isa, engine, &mut bufs, &words(2));
+        let sum: f64 = scores.iter().map(|s| f64::from(*s).exp()).sum();
+        for (y, s) in bufs[1].iter().zip(scores) {
+            let want = f64::from(s).exp() / sum;
+            let same = if s < -87.0 { *y == 0.0 } else { y.is_normal() && (f64::from(*y) / want - 1.0).abs() < 1e-5 };
+            assert!(same, "{isa:?} {engine:?}: the share of {s} is {y}, want {want}");
+        }
+    }
+}

@@ -43,6 +43,11 @@ pub fn exp(b: &mut Builder, x: V) -> V {
 fn exp_below(b: &mut Builder, x: V) -> V {
     let lo = b.constant(-104.0);
     let x = b.max(lo, x);
+    exp_within(b, x)
+}
+
+/// `e^x` for x from -104 to 89, 1 ulp.
+fn exp_within(b: &mut Builder, x: V) -> V {
     let (n, r) = reduce_ln2(b, x);
     let p = b.poly(r, &EXP);
     let r2 = b.mul(r, r);
@@ -50,6 +55,20 @@ fn exp_below(b: &mut Builder, x: V) -> V {
     let y = b.add(y, 1.0);
     scale(b, y, n)
 }
+
+/// `e^x` for the shares of a softmax, `x <= 0`, 1 ulp; 0 where that is subnormal: arithmetic on such numbers takes a hundred times as long,
+/// and the masks of attention make many of them.
+pub fn share(b: &mut Builder, x: V) -> V {
+    let lo = b.constant(LEAST_NORMAL);
+    let gone = b.cmp(VCmp::Lt, x, LEAST_NORMAL);
+    let x = b.max(lo, x);
+    let y = exp_within(b, x);
+    let zero = b.constant(0.0);
+    b.select(gone, zero, y)
+}
+
+/// The logarithm of the least normal number, rounded up.
+const LEAST_NORMAL: f32 = -87.336_54;
 
 /// `e^x - 1` for `x <= 0`, and something for `x > 0` that the caller does not use; 2 ulp.
 pub fn expm1(b: &mut Builder, x: V) -> V {
