@@ -431,7 +431,7 @@ impl Writer {
                 let numbers = vec![float("alpha", o.alpha.0), float("beta", o.beta.0), float("bias", o.bias.0), int("size", o.size as i64)];
                 one(self.call("LRN", &r, numbers))
             }
-            Op::Activation(_) | Op::StopGrad(_) => self.expanded(&node.op, x, types),
+            Op::Activation(_) | Op::Attention(_) | Op::StopGrad(_) => self.expanded(&node.op, x, types),
             Op::StringConcat(_)
             | Op::StringSplit(_)
             | Op::StringNormalize(_)
