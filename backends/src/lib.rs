@@ -3,3 +3,4 @@
 pub mod abi;
 pub mod cpu;
 pub mod gpu;
+pub mod weights;

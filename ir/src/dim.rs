@@ -72,6 +72,17 @@ impl Dim {
         }
     }
 
+    /// The sum of these products: what [`Dim::node`] takes apart.
+    pub fn sum(products: impl IntoIterator<Item = (i64, Vec<Atom>)>) -> Dim {
+        let mut terms = Terms::new();
+        for (c, mut atoms) in products {
+            atoms.sort();
+            let slot = terms.entry(atoms).or_insert(0);
+            *slot = slot.saturating_add(c);
+        }
+        Dim::from_terms(terms)
+    }
+
     pub fn as_const(&self) -> Option<i64> {
         match self {
             Dim::Const(c) => Some(*c),
@@ -103,12 +114,12 @@ impl Dim {
         match (self, by) {
             (_, Dim::Const(0)) => Dim::Const(0),
             (_, Dim::Const(1)) => self.clone(),
-            (Dim::Const(a), Dim::Const(b)) => Dim::Const(a.div_euclid(*b) - i64::from(*b < 0 && a.rem_euclid(*b) != 0)),
+            (Dim::Const(a), Dim::Const(b)) => Dim::Const(floor_div(*a, *b)),
             (Dim::Const(0), _) => Dim::Const(0),
             (Dim::Expr(t), Dim::Const(b)) => {
                 // (b*q + r) / b = q + r/b holds for floor division with any integer q.
-                let (q, r): (Terms, Terms) = t.iter().map(|(k, c)| (k.clone(), *c)).partition(|(_, c)| c % b == 0);
-                let q = Dim::from_terms(q.into_iter().map(|(k, c)| (k, c / b)).collect());
+                let (q, r): (Terms, Terms) = t.iter().map(|(k, c)| (k.clone(), *c)).partition(|(_, c)| c.wrapping_rem(*b) == 0);
+                let q = Dim::from_terms(q.into_iter().map(|(k, c)| (k, floor_div(c, *b))).collect());
                 let r = Dim::from_terms(r);
                 match r {
                     Dim::Const(_) => q + r.floor_div(by),
@@ -116,8 +127,8 @@ impl Dim {
                     _ => {
                         let mut rt = r.terms();
                         let c0 = rt.remove(&vec![]).unwrap_or(0);
-                        let carry = c0.div_euclid(*b);
-                        let rest = Dim::from_terms(rt) + Dim::Const(c0 - carry * b);
+                        let carry = c0.checked_div_euclid(*b).unwrap_or(i64::MAX);
+                        let rest = Dim::from_terms(rt) + Dim::Const(c0.saturating_sub(carry.saturating_mul(*b)));
                         q + Dim::Const(carry) + Dim::atom(Atom::FloorDiv(rest, by.clone()))
                     }
                 }
@@ -137,7 +148,7 @@ impl Dim {
         let (factors, coef) = by.iter().next().filter(|_| by.len() == 1)?;
         let mut out = Terms::new();
         for (k, c) in self.terms() {
-            if c % coef != 0 {
+            if c.wrapping_rem(*coef) != 0 {
                 return None;
             }
             let mut rest = k;
@@ -145,7 +156,7 @@ impl Dim {
                 let at = rest.iter().position(|a| a == f)?;
                 rest.remove(at);
             }
-            out.insert(rest, c / coef);
+            out.insert(rest, floor_div(c, *coef));
         }
         Some(Dim::from_terms(out))
     }
@@ -312,6 +323,15 @@ impl Dim {
     }
 }
 
+/// The quotient rounded down; 0 where the divisor is 0. The one quotient that no `i64` is saturates.
+fn floor_div(a: i64, b: i64) -> i64 {
+    match (a.checked_div(b), b) {
+        (Some(q), _) => q - i64::from(a.wrapping_rem(b) != 0 && (a < 0) != (b < 0)),
+        (None, 0) => 0,
+        (None, _) => i64::MAX,
+    }
+}
+
 impl Atom {
     /// As [`Dim::least`].
     fn least(&self) -> Option<i64> {
@@ -325,7 +345,6 @@ impl Atom {
     }
 
     fn eval(&self, env: &dyn Fn(&str) -> Option<i64>) -> Result<i64, Arc<str>> {
-        let floor_div = |a: i64, b: i64| if b == 0 { 0 } else { a.wrapping_div(b) - i64::from(a.wrapping_rem(b) != 0 && (a < 0) != (b < 0)) };
         Ok(match self {
             Atom::Sym(s) => return env(s).ok_or_else(|| s.clone()),
             Atom::FloorDiv(a, b) => floor_div(a.eval(env)?, b.eval(env)?),
@@ -454,6 +473,27 @@ impl fmt::Debug for Dim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ends_of_the_numbers() {
+        let (least, minus) = (Dim::Const(i64::MIN), Dim::Const(-1));
+        assert_eq!(least.floor_div(&minus), Dim::Const(i64::MAX));
+        assert_eq!((Dim::Const(-7).floor_div(&Dim::Const(2)), Dim::Const(7).floor_div(&Dim::Const(-2))), (Dim::Const(-4), Dim::Const(-4)));
+        let n = Dim::sym("N") * least.clone();
+        assert_eq!(n.floor_div(&minus), Dim::sym("N") * Dim::Const(i64::MAX));
+        let atom = Dim::sum([(1, vec![Atom::FloorDiv(Dim::sym("a"), Dim::sym("b"))])]);
+        assert_eq!(atom.eval(&|s| Some(if s == "a" { i64::MIN } else { -1 })), Ok(i64::MAX));
+        assert_eq!(atom.eval(&|_| Some(0)), Ok(0));
+    }
+
+    #[test]
+    fn taken_apart_and_put_together() {
+        let (n, h) = (Dim::sym("N"), Dim::sym("H"));
+        let d = n.clone() * h.clone() * Dim::Const(3) + (h + Dim::Const(1)).floor_div(&Dim::Const(2)) - Dim::Const(5);
+        let DimNode::Sum(products) = d.node() else { panic!("{d} is a sum") };
+        assert_eq!(Dim::sum(products.into_iter().rev().map(|(c, atoms)| (c, atoms.iter().rev().cloned().collect()))), d);
+        assert_eq!(Dim::sum([(2, vec![]), (1, vec![])]), Dim::Const(3));
+    }
 
     #[test]
     fn canonical() {

@@ -6,6 +6,8 @@ use crate::gpu::cuda::Cuda;
 use crate::gpu::run::Runner;
 use crate::gpu::vulkan::Vulkan;
 use crate::library::Library;
+use crate::load::Format;
+use crate::nncg::Artefact;
 use crate::options::{Engine, Options, Precision, Weights};
 use crate::parts::Parts;
 use crate::session::Session;
@@ -120,8 +122,19 @@ pub fn session(graph: Graph, options: &Options, observer: &mut dyn Observer) -> 
 pub fn gpu(name: &str, isa: GpuIsa) -> Result<Gpu> {
     let gpu = if name == "native" { Some(Gpu::new(isa)) } else { Gpu::from_name(name) };
     let same = |g: &Gpu| (g.isa == GpuIsa::SpirV) == (isa == GpuIsa::SpirV);
-    gpu.filter(same)
-        .ok_or_else(|| Error::input(format!("--target {name} has no code of this kind")).note(format!("GPUs are {}", Gpu::NAMES.join(", "))))
+    gpu.filter(same).ok_or_else(|| not_a_gpu(name))
+}
+
+/// The GPUs that a `.nncg` file has kernels for: the one that `--target` names, or the least of each kind.
+pub fn gpus(name: &str) -> Result<Vec<Gpu>> {
+    match name {
+        "native" => Ok(vec![Gpu::new(GpuIsa::SpirV), Gpu::new(GpuIsa::Sm80)]),
+        name => Gpu::from_name(name).map(|g| vec![g]).ok_or_else(|| not_a_gpu(name)),
+    }
+}
+
+fn not_a_gpu(name: &str) -> Error {
+    Error::input(format!("--target {name} has no code of this kind")).note(format!("GPUs are {}", Gpu::NAMES.join(", ")))
 }
 
 /// The program of a graph with its loops cut for a GPU.
@@ -135,9 +148,8 @@ pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dy
 
 /// Compiles for a device of this machine.
 fn on_device<D: Device + 'static>(graph: Graph, device: D, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
-    let description = Description::of_graph(&graph);
     let program = gpu_program(graph, device.limits(), options, observer)?;
-    Ok(Session::gpu(description, Box::new(Runner::new(program, device)?)))
+    Ok(Session::gpu(Description::of_program(&program), Box::new(Runner::new(program, device)?)))
 }
 
 /// Compiles into memory.
@@ -172,7 +184,7 @@ fn shared_library(program: &Program, target: &Target, options: &Options, pool: A
     Session::open(&path, &options.prefix, pool)
 }
 
-/// Reads `.onnx` and `.nn` files and compiles them for this machine; opens `.so` files. See [`compile_with`].
+/// Reads `.onnx` and `.nn` files and compiles them for this machine; opens `.so` and `.nncg` files. See [`compile_with`].
 pub fn compile(path: impl AsRef<Path>) -> Result<Session, Report> {
     compile_with(path, &Options::default())
 }
@@ -180,8 +192,10 @@ pub fn compile(path: impl AsRef<Path>) -> Result<Session, Report> {
 /// As [`compile`], with [`Options`]. Everything that is wrong with the model is in the report.
 pub fn compile_with(path: impl AsRef<Path>, options: &Options) -> Result<Session, Report> {
     let path = path.as_ref();
-    if crate::load::Format::of(path, &[]) == crate::load::Format::Library {
-        return Ok(Session::open(path, &options.prefix, Arc::new(Pool::new(options.threads)))?);
+    match Format::of(path, &[]) {
+        Format::Library => return Ok(Session::open(path, &options.prefix, Arc::new(Pool::new(options.threads)))?),
+        Format::Nncg => return Ok(Artefact::read(nnc_frontend::onnx::map(path)?)?.session(options.engine.device())?),
+        Format::Onnx | Format::Nn => {}
     }
     session(crate::load::load(path, options)?.graph, options, &mut ())
 }

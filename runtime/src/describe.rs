@@ -1,5 +1,7 @@
 //! What a model's interface looks like: from a graph, or from the description inside a compiled library.
 
+use nnc_backends::weights::weight_bytes;
+use nnc_ir::kernel::Program;
 use nnc_ir::{DType, Dim, Error, Graph, Result, Type};
 use serde_json::Value;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ pub struct Description {
     pub name: String,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
-    /// Of a compiled library: what it was compiled for and by.
+    /// Of a compiled file: what it was compiled for and by.
     pub target: Option<String>,
     pub compiler: Option<String>,
     /// Bytes, or an expression in the symbols.
@@ -40,8 +42,7 @@ pub struct Description {
 
 impl Port {
     pub fn new(name: &str, ty: &Type) -> Port {
-        let size = |d: &Dim| d.as_const().map_or_else(|| Size::Symbolic(d.to_string().into()), Size::Known);
-        Port { name: name.into(), dtype: ty.dtype, shape: ty.shape.iter().map(size).collect() }
+        Port { name: name.into(), dtype: ty.dtype, shape: ty.shape.iter().map(Size::of).collect() }
     }
 
     /// `f32[N,3,224,224]`.
@@ -52,6 +53,10 @@ impl Port {
 }
 
 impl Size {
+    pub fn of(d: &Dim) -> Size {
+        d.as_const().map_or_else(|| Size::Symbolic(d.to_string().into()), Size::Known)
+    }
+
     /// The value, where `sizes` has all symbols of the expression.
     pub fn eval(&self, sizes: &dyn Fn(&str) -> Option<f64>) -> Option<f64> {
         match self {
@@ -144,6 +149,22 @@ impl Description {
             workspace_bytes: None,
             flops: None,
             weight_bytes: None,
+            external_weights: false,
+        }
+    }
+
+    /// Of a program that runs here: its sizes are known, too.
+    pub fn of_program(program: &Program) -> Description {
+        let ports = |list: &[nnc_ir::kernel::Port]| list.iter().map(|p| Port::new(&p.name, &p.ty)).collect();
+        Description {
+            name: program.name.to_string(),
+            inputs: ports(&program.inputs),
+            outputs: ports(&program.outputs),
+            target: None,
+            compiler: None,
+            workspace_bytes: Some(Size::of(&program.workspace)),
+            flops: Some(Size::of(&program.flops)),
+            weight_bytes: Some(weight_bytes(&program.weights)),
             external_weights: false,
         }
     }

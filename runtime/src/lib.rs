@@ -9,7 +9,7 @@
 //! # }
 //! ```
 //!
-//! [`compile`] takes `.onnx`, `.nn` and compiled `.so` files; [`compile_with`] takes [`Options`] too: engine, sizes of symbolic
+//! [`compile`] takes `.onnx`, `.nn` and compiled `.so` and `.nncg` files; [`compile_with`] takes [`Options`] too: engine, sizes of symbolic
 //! dimensions, optimisation level, target, precision, threads. The result is a [`Session`]: it holds compiled code and a pool of threads, and
 //! may be called from several threads. Inputs and outputs are [`Tensor`]s. What is wrong with a model comes back as one [`Report`] of
 //! all that was found.
@@ -24,6 +24,7 @@ mod gradient;
 mod library;
 mod load;
 mod memory;
+pub mod nncg;
 pub mod npy;
 mod options;
 mod parts;

@@ -1,6 +1,7 @@
 //! Files to graphs, by suffix; anything else by its first bytes.
 
 use crate::describe::Port;
+use crate::nncg;
 use crate::options::Options;
 use crate::specialize::specialize;
 use bytes::Bytes;
@@ -17,6 +18,8 @@ pub enum Format {
     Nn,
     /// A compiled library.
     Library,
+    /// A model compiled for GPUs.
+    Nncg,
 }
 
 impl Format {
@@ -26,6 +29,8 @@ impl Format {
             Some("onnx") => Format::Onnx,
             Some("nn") => Format::Nn,
             Some("so") => Format::Library,
+            Some("nncg") => Format::Nncg,
+            _ if first.starts_with(&nncg::MAGIC) => Format::Nncg,
             _ if first.starts_with(b"\x7fELF") => Format::Library,
             // A protobuf is full of control characters, its first byte among them or soon after.
             _ if first.iter().any(|b| *b < 9 || (14..32).contains(b)) => Format::Onnx,
@@ -75,6 +80,7 @@ pub fn parse(path: &Path, data: Bytes, options: &Options, values: &[(String, Ten
             Ok(Model { graph, format: Format::Nn, producer: String::new(), opsets: BTreeMap::new(), outputs: vec![] })
         }
         Format::Library => Err(Error::input(format!("{name} is a compiled library; a .onnx or .nn model is wanted")).into()),
+        Format::Nncg => Err(Error::input(format!("{name} is compiled for GPUs; a .onnx or .nn model is wanted")).into()),
     }
 }
 

@@ -20,6 +20,13 @@ pub enum Engine {
     Cuda,
 }
 
+impl Engine {
+    /// The engine, where it is one on a GPU.
+    pub fn device(self) -> Option<Engine> {
+        matches!(self, Engine::Vulkan | Engine::Cuda).then_some(self)
+    }
+}
+
 /// Where the constants of a compiled library are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Weights {

@@ -8,9 +8,10 @@ use crate::memory::Aligned;
 use crate::parts::Parts;
 use crate::profile::{Event, Launch};
 use crate::threads::Pool;
-use nnc_backends::cpu::Selection;
+use nnc_backends::gpu::plan::{Plan, launches};
+use nnc_ir::kernel::size_index;
 use nnc_ir::tensor::checked_elems;
-use nnc_ir::{DType, Error, Graph, Result, Tensor};
+use nnc_ir::{DType, Dim, Error, Graph, Result, Tensor};
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::path::Path;
@@ -92,9 +93,14 @@ impl Session {
         self.pool.threads()
     }
 
-    /// What each kernel became, where that is known here: on a GPU.
-    pub fn selections(&self) -> Vec<Selection> {
-        if let Engine::Gpu(model) = &self.engine { model.plan().selections() } else { vec![] }
+    /// What became of the kernels, where that is known here: on a GPU.
+    pub fn plan(&self) -> Option<&Plan> {
+        if let Engine::Gpu(model) = &self.engine { Some(model.plan()) } else { None }
+    }
+
+    /// Whether [`Session::bind`] is there: a run can be sized beforehand.
+    pub fn binds(&self) -> bool {
+        matches!(self.engine, Engine::Native(_))
     }
 
     /// The size that a symbol has in these inputs.
@@ -111,11 +117,20 @@ impl Session {
         self.description.flops.as_ref()?.eval(&|symbol| self.size_of(symbol, inputs))
     }
 
-    /// What the events of [`Bound::run_traced`] are about. An error for the interpreter, and for libraries that do not say.
+    /// As [`Session::run_some`] on a GPU, and tells when each launch ran by the device's clock. Other models are timed when they are
+    /// bound: [`Bound::run_traced`].
+    pub fn run_traced(&self, inputs: &[Option<Tensor>]) -> Result<(Vec<Tensor>, Vec<Event>)> {
+        match &self.engine {
+            Engine::Gpu(model) => model.run_traced(&self.all_given(inputs)?),
+            _ => Err(Error::unsupported("only a GPU tells when launches ran without being bound")),
+        }
+    }
+
+    /// What the events of [`Session::run_traced`] and [`Bound::run_traced`] are about. An error for the interpreter, and for libraries that do not say.
     pub fn launches(&self) -> Result<Vec<Launch>> {
         match &self.engine {
             Engine::Interpreter(_) => Err(Error::unsupported("the interpreter launches no kernels")),
-            Engine::Gpu(_) => Err(Error::unsupported("launches on a GPU are not timed one by one in this version")),
+            Engine::Gpu(model) => Ok(of_plan(model.plan())),
             Engine::Parts(_) => Err(Error::unsupported("only a model that is compiled as a whole says what it launches")),
             Engine::Native(library) => library.launches(),
         }
@@ -194,6 +209,25 @@ impl Session {
         bound.plan().map_err(|e| if absent.is_empty() { e } else { missing(e) })?;
         Ok(bound)
     }
+}
+
+/// Launches on a device and on the host, and the bytes of their buffers.
+fn of_plan(plan: &Plan) -> Vec<Launch> {
+    let p = &plan.program;
+    let by: Vec<&'static str> = plan.selections().iter().map(|s| s.implementation).collect();
+    let one = |l: &nnc_ir::kernel::Launch| {
+        let k = &p.kernels[l.kernel as usize];
+        let sizes = |s: &str| l.sizes.get(size_index(s)?).cloned();
+        let bytes = k.params.iter().map(|q| q.elems.substitute(&sizes) * Dim::from(q.dtype.bytes()));
+        Launch {
+            name: l.name.to_string(),
+            kernel: k.name.to_string(),
+            implementation: by[l.kernel as usize].to_string(),
+            flops: Size::of(&l.flops),
+            bytes: Size::of(&bytes.fold(Dim::Const(0), |sum, b| sum + b)),
+        }
+    };
+    launches(&p.steps).into_iter().map(one).collect()
 }
 
 /// A tensor as the C ABI takes it.

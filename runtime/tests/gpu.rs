@@ -134,4 +134,10 @@ fn runs_follow_on_each_other() {
         let worst = got.iter().zip(&want).fold(0.0, |m: f64, (g, w)| m.max((g - w).abs()));
         assert!(worst < 1e-5, "run {salt} is off by {worst}");
     }
+    // A run that is timed gives the same, and an event for each launch, in order.
+    let inputs = [data(&[(70, ""), (80, "")], 1), data(&[(80, ""), (90, "")], 9)];
+    let (outputs, events) = runner.run_traced(&inputs).expect("a timed run");
+    assert_eq!(outputs, runner.run(&inputs).expect("a run"));
+    assert_eq!(events.iter().map(|e| e.launch).collect::<Vec<_>>(), (0..runner.plan().program.steps.len()).collect::<Vec<_>>());
+    assert!(events.windows(2).all(|w| w[0].start <= w[0].end && w[0].end == w[1].start));
 }

@@ -7,4 +7,5 @@ pub mod data;
 pub mod onnx;
 pub mod ptx;
 pub mod random_graph;
+pub mod step;
 pub mod variants;

@@ -4,12 +4,14 @@
 //! ([`nnc_tests::assertion`]) are held against every engine. After an intended change, `INSTA_UPDATE=always cargo test -p nnc-tests --test
 //! filetests` rewrites the snapshots; `FILETEST=word` looks only at files whose path holds the word.
 
+use nnc_backends::gpu::plan::{Plan, plan};
 use nnc_frontend::nn;
 use nnc_ir::eval::Env;
+use nnc_ir::target::Gpu;
 use nnc_ir::{Graph, Report, Target, Tensor};
 use nnc_passes::Options;
 use nnc_tests::assertion::assertions;
-use nnc_tests::data::root;
+use nnc_tests::data::{root, skip};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -49,6 +51,9 @@ const COMMANDS: &[(&str, Command)] = &[
     ("pass", pass),
     ("optimize", optimize),
     ("lower", lower),
+    ("gir", |case| device(case, |plan| Ok(plan.device_kernels().iter().map(|k| k.to_string() + "\n").collect()))),
+    ("ptx", |case| device(case, |plan| String::from_utf8(plan.code()).map_err(|e| e.to_string()))),
+    ("spirv", |case| device(case, |plan| disassembled(&plan.code()))),
     ("run", |case| if case.text.contains("// run") { Ok(None) } else { Err("there is no `// run` line".into()) }),
 ];
 
@@ -103,6 +108,34 @@ fn optimize(case: &Case) -> Result<Option<String>, String> {
 /// `lower [TARGET]`: the program of the graph as it is written.
 fn lower(case: &Case) -> Result<Option<String>, String> {
     nnc_passes::lower(&case.graph()?, &case.target(0)?).map(|p| Some(p.to_string())).map_err(text)
+}
+
+/// `gir TARGET`, `ptx TARGET`, `spirv TARGET`: the kernels of the graph for a GPU, after all passes.
+fn device(case: &Case, show: fn(&Plan) -> Result<String, String>) -> Result<Option<String>, String> {
+    let name = case.args.first().ok_or("the name of a GPU is wanted")?;
+    let gpu = Gpu::from_name(name).ok_or_else(|| format!("no GPU is called {name}"))?;
+    let program = nnc_passes::compile(case.graph()?, &any_target().with_gpu(&gpu), &Options::default(), &mut ()).map_err(text)?;
+    match show(&plan(program, &gpu).map_err(text)?) {
+        Err(why) if why.starts_with(NO_DISASSEMBLER) => {
+            skip(&case.name(), &why);
+            Ok(None)
+        }
+        shown => shown.map(Some),
+    }
+}
+
+const NO_DISASSEMBLER: &str = "spirv-dis is absent";
+
+/// The text of SPIR-V, ids as they are in the words.
+fn disassembled(words: &[u8]) -> Result<String, String> {
+    let file = tempfile::NamedTempFile::new().and_then(|f| fs::write(f.path(), words).map(|()| f)).map_err(|e| e.to_string())?;
+    let done = std::process::Command::new("spirv-dis").args(["--raw-id", "--no-color", "--no-header"]).arg(file.path()).output();
+    let done = done.map_err(|_| format!("{NO_DISASSEMBLER} (Debian's spirv-tools)"))?;
+    if done.status.success() {
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
 }
 
 fn text(r: Report) -> String {

@@ -1,11 +1,12 @@
 //! Every example that trains, scaled down: the gradients of its step against differences of its loss, in f64 by the interpreter.
 
-use nnc_frontend::nn::train::{LOSS, STEP, Training, phase_loss};
+use nnc_frontend::nn::train::{LOSS, Training, phase_loss};
+use nnc_ir::Tensor;
 use nnc_ir::eval::{Env, run};
 use nnc_ir::examples::widened;
-use nnc_ir::{DType, Graph, Tensor, Type};
 use nnc_passes::differentiate;
 use nnc_tests::data::root;
+use nnc_tests::step::{draw, samples, values};
 use std::collections::HashMap;
 
 /// How far all parameters move along a random direction: few units cross a kink on the way, and differences keep ten digits.
@@ -55,50 +56,6 @@ fn plain(text: &str, phase: Option<&str>) -> String {
         out += &format!("{line}\n");
     }
     out
-}
-
-/// In -1..1, from a name and a number.
-fn draw(name: &str, i: usize, salt: u64) -> f64 {
-    let mut h = 0xcbf2_9ce4_8422_2325u64 ^ salt;
-    for b in name.bytes().chain((i as u64).to_le_bytes()) {
-        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    }
-    h = (h ^ (h >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (h >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-}
-
-/// A sample's types, as the example's loader gives them.
-fn samples(training: &Training) -> Vec<Type> {
-    let plan = training.plan().expect("a plan");
-    match &*plan.data.loader {
-        "idx" => vec![Type::of(DType::U8, &[28, 28]), Type::of(DType::U8, &[])],
-        "csv" => vec![Type::of(DType::F32, &[64]), Type::of(DType::I64, &[])],
-        "draws" => vec![],
-        other => panic!("no samples for the loader {other}"),
-    }
-}
-
-/// Values of a step's inputs, by name; parameters are where training might have moved them, so that no two units are alike.
-fn values(graph: &Graph, state: &HashMap<String, Tensor>) -> Vec<Tensor> {
-    let value = |name: &str, ty: &Type| {
-        let shape: Vec<usize> = ty.shape.iter().map(|d| d.as_const().expect("a known size") as usize).collect();
-        let n: usize = shape.iter().product();
-        let each = |f: &dyn Fn(usize) -> f64| Tensor::new(&shape, &(0..n).map(f).collect::<Vec<f64>>());
-        match (state.get(name), ty.dtype) {
-            (Some(t), DType::F64) => {
-                let old = t.to_f64s();
-                each(&|i| old[i] + 0.05 * draw(name, i, 1))
-            }
-            (Some(t), _) => t.clone(),
-            (None, _) if name == STEP => each(&|_| 1.0),
-            // Pixels, classes, rates.
-            (None, DType::U8) if shape.len() == 1 => Tensor::new(&shape, &(0..n).map(|i| (3 * i % 10) as u8).collect::<Vec<u8>>()),
-            (None, DType::U8) => Tensor::new(&shape, &(0..n).map(|i| (128.0 + 127.0 * draw(name, i, 2)) as u8).collect::<Vec<u8>>()),
-            (None, DType::I64) => Tensor::new(&shape, &(0..n).map(|i| (3 * i % 10) as i64).collect::<Vec<i64>>()),
-            (None, _) => each(&|i| 8.0 + 8.0 * draw(name, i, 3)),
-        }
-    };
-    graph.inputs.iter().map(|id| value(&graph.node(*id).name, &graph.node(*id).types[0])).collect()
 }
 
 /// Derivatives along a random direction of all trained parameters: by the step, and by differences of its loss.

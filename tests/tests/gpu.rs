@@ -3,6 +3,7 @@
 use nnc_tests::command::{call, nnc};
 use nnc_tests::data::{lavapipe, onnx_suite, ptxas, root, skip};
 use nnc_tests::onnx::{cases, held_against};
+use nnc_tests::step::{near, step};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -56,6 +57,64 @@ fn networks_on_vulkan() {
     }
     fs::write(f.path().join("lstm.nn"), LSTM).expect("written");
     agrees(f.path(), "lstm.nn", "x=random:1");
+}
+
+/// One file of a network with an open batch, for both kinds of devices: it says what it is, runs, is timed, and fails as a file.
+#[test]
+fn files_for_gpus() {
+    let f = tempfile::tempdir().expect("a folder");
+    let p = f.path();
+    fs::copy(root().join("examples/lenet5.nn"), p.join("lenet5.nn")).expect("an example");
+    call(p, "compile lenet5.nn -o a.nncg").ok();
+    call(p, "compile lenet5.nn -o b.nncg").ok();
+    let bytes = fs::read(p.join("a.nncg")).expect("a file");
+    assert_eq!(bytes, fs::read(p.join("b.nncg")).expect("a file"));
+    let about = call(p, "info a.nncg --json").ok();
+    assert!(about.contains(r#""format":"nncg""#) && about.contains("spirv1.5 nvptx-sm_80"), "{about}");
+    call(p, "compile lenet5.nn -o ptx.nncg --target nvptx-sm_90").ok();
+    call(p, "run ptx.nncg -i x=random:1 --engine jit").fails(2, &["--engine cuda"]);
+    fs::write(p.join("cut.nncg"), &bytes[..bytes.len() / 2]).expect("written");
+    call(p, "run cut.nncg").fails(2, &["error[E0101]", "damaged"]);
+    fs::write(p.join("old.nncg"), [&bytes[..8], &[99], &bytes[9..]].concat()).expect("written");
+    call(p, "bench old.nncg").fails(2, &["error[E0201]", "version 99"]);
+    call(p, "verify a.nncg").fails(2, &["error["]);
+    if let Err(why) = lavapipe() {
+        return skip("files_for_gpus", &why);
+    }
+    call(p, "run lenet5.nn --dim N=3 -i x=random:1 -o out").ok();
+    call(p, "run a.nncg --dim N=3 -i x=random:1 --engine vulkan --expect out -o gpu").ok();
+    call(p, "run ptx.nncg --dim N=3 -i x=random:1 --engine vulkan").fails(2, &["nvptx-sm_90", "spirv1.5"]);
+    let figures = call(p, "bench a.nncg --dim N=3 --engine vulkan --duration 0.1 --json --profile").ok();
+    assert!(figures.contains("median_ms") && figures.contains(r#""name":"conv"#), "{figures}");
+}
+
+/// Steps of training, gradients and optimisers and all, give the parameters that compiled code gives; and `nnc train` makes them.
+#[test]
+fn training_on_vulkan() {
+    if let Err(why) = lavapipe() {
+        return skip("training_on_vulkan", &why);
+    }
+    for name in ["lenet5_mnist", "digits_mlp", "resnet"] {
+        let (graph, x) = step(name, 2);
+        let run = |engine| {
+            let options = nnc::Options { engine, ..nnc::Options::default() };
+            nnc::session(graph.clone(), &options, &mut ()).unwrap_or_else(|r| panic!("{name}: {r}")).run(&x).unwrap_or_else(|e| panic!("{name}: {e}"))
+        };
+        near(name, &run(nnc::Engine::Vulkan), &run(nnc::Engine::Jit));
+    }
+    let f = tempfile::tempdir().expect("a folder");
+    let text = "module Net(x: f32[N,2]) -> (y: f32[N,2]) {\n  w = param [2,2] ~ glorot\n  y = matmul(x, w)\n  return y\n}\n
+train on Net as net {\n  data (x, class) = csv(\"points.csv\") batch 4\n  y = net(x)\n  loss = softmax_cross_entropy_loss(y, class)\n
+  update net.* with sgd(0.5)\n  steps 6\n}\n";
+    fs::write(f.path().join("net.nn"), text).expect("written");
+    fs::write(f.path().join("points.csv"), "1,0,0\n0,1,1\n0.9,0.2,0\n-0.1,1,1\n1.2,0.1,0\n0.1,0.7,1\n0.8,0,0\n0.2,1,1\n").expect("written");
+    for engine in ["jit", "interp", "vulkan"] {
+        call(f.path(), &format!("train net.nn --engine {engine} --save {engine}.onnx")).ok();
+    }
+    call(f.path(), "run jit.onnx --dim N=3 -i x=random:1 -o want.npz").ok();
+    for engine in ["interp", "vulkan"] {
+        call(f.path(), &format!("run {engine}.onnx --dim N=3 -i x=random:1 --expect want.npz -o {engine}.npz")).ok();
+    }
 }
 
 /// Compiles each network to `NAME.EXTENSION` and gives the files to `check`.

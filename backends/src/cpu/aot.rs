@@ -3,8 +3,8 @@
 use super::elf::{Library, write_library};
 use super::generate::{Generated, Selection, generate};
 use super::target::{Use, cranelift_isa};
-use super::weights::{weight_bytes, write_weights};
 use super::{Options, Weights, archive, header};
+use crate::weights::{weight_bytes, write_weights};
 use cranelift_module::default_libcall_names;
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use nnc_ir::kernel::Program;

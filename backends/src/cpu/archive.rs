@@ -1,7 +1,7 @@
 //! Objects with their weights, and static libraries around them.
 
-use super::weights::{weight_bytes, write_weights};
 use crate::abi::ALIGN;
+use crate::weights::{weight_bytes, write_weights};
 use nnc_ir::{Error, Result, Tensor};
 use object::elf::{self, FileHeader64, SectionHeader64};
 use object::endian::{LittleEndian as LE, U16, U32, U64};

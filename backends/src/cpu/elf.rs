@@ -7,7 +7,7 @@
 //!
 //! Formats: System V ABI (gABI) chapters 4 and 5, the x86-64 psABI and the Arm 64-bit ELF ABI for relocations.
 
-use super::weights::{weight_bytes, write_weights};
+use crate::weights::{weight_bytes, write_weights};
 use nnc_ir::{Error, Result, Tensor};
 use object::read::elf::ElfFile64;
 use object::{

@@ -2,9 +2,9 @@
 
 use super::generate::{Selection, generate};
 use super::target::{Use, cranelift_isa, is_native};
-use super::weights::weight_bytes;
 use super::{Options, Weights, loops};
 use crate::abi::{ALIGN, Functions};
+use crate::weights::weight_bytes;
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::default_libcall_names;
 use nnc_ir::kernel::Program;

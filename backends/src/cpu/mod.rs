@@ -27,7 +27,6 @@ mod target;
 mod unwind;
 pub mod vectorize;
 pub mod vir;
-mod weights;
 pub mod x86;
 
 pub use aot::{Compiled, compile};

@@ -4,9 +4,10 @@ use super::gir::{Elem, Kernel, Ty, verify};
 use super::lower::{self, Lowered};
 use super::{kernels, ptx, spirv};
 use crate::cpu::Selection;
-use nnc_ir::kernel::{Launch, Program, Step};
+use nnc_ir::kernel::{Access, Launch, Program, Step, size_index};
 use nnc_ir::target::{Gpu, GpuIsa};
-use nnc_ir::{Dim, Report, Result};
+use nnc_ir::{Dim, Error, Report, Result};
+use std::sync::Arc;
 
 pub struct Plan {
     pub program: Program,
@@ -45,12 +46,20 @@ pub fn plan(program: Program, device: &Gpu) -> Result<Plan, Report> {
     Ok(Plan { program, device: device.clone(), kernels })
 }
 
+/// What the loops of a kernel become where nothing better is chosen.
+const LOOPS: &str = "loops";
+
+/// The implementation of this name, as [`DeviceKernel`] has it.
+pub fn implementation(name: &str) -> Option<&'static str> {
+    kernels::names().chain([LOOPS]).find(|n| *n == name)
+}
+
 /// Looks for a kernel of the operation, then lowers the loops.
 fn place(k: &nnc_ir::kernel::Kernel, offsets: Vec<bool>, device: &Gpu) -> Result<Placed, Report> {
     let (chosen, mut refused) = kernels::choose(k, &offsets, device);
     let (implementation, lowered) = match chosen {
         Some((name, lowered)) => (name, Ok(lowered)),
-        None => ("loops", lower::lower(k, &offsets, device)),
+        None => (LOOPS, lower::lower(k, &offsets, device)),
     };
     Ok(match lowered.and_then(|l| missing(&l.kernel, device).map_or(Ok(l), Err)) {
         Ok(Lowered { kernel, fails, groups, scalars }) => {
@@ -58,7 +67,7 @@ fn place(k: &nnc_ir::kernel::Kernel, offsets: Vec<bool>, device: &Gpu) -> Result
             Placed::Device(Box::new(DeviceKernel { kernel, implementation, refused, fails, offsets, groups, scalars }))
         }
         Err(why) => {
-            refused.push(("loops", why));
+            refused.push((LOOPS, why));
             Placed::Host(refused)
         }
     })
@@ -87,8 +96,39 @@ fn offsets(p: &Program) -> Vec<Vec<bool>> {
     out
 }
 
+/// An error where a kernel is not one for the program's kernel `k`: parameters, what is written, and the sizes that it is told.
+fn check(d: &DeviceKernel, k: &nnc_ir::kernel::Kernel) -> Result<()> {
+    let wrong = |what: &str| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
+    let (own, faults) = d.kernel.buffers.split_at(d.kernel.buffers.len().min(k.params.len()));
+    let fits = own.len() == k.params.len() && own.iter().zip(&k.params).all(|(b, p)| b.elem == lower::elem(p.dtype));
+    if !fits || d.offsets.len() != k.params.len() {
+        return wrong("its buffers are not the parameters of the loops");
+    }
+    if own.iter().zip(&k.params).any(|(b, p)| b.written && p.access == Access::Read) {
+        return wrong("it writes what the loops only read");
+    }
+    if faults.len() != usize::from(d.fails) || faults.iter().any(|b| b.elem != Elem::I32 || !b.written) {
+        return wrong("its last buffer is not the word for faults");
+    }
+    if d.kernel.scalars as usize != d.offsets.iter().filter(|o| **o).count() + d.scalars.len() {
+        return wrong("its scalars are not the offsets and sizes of a launch");
+    }
+    let mut unknown = false;
+    d.scalars.iter().chain([&d.groups]).for_each(|s| s.symbols(&mut |s| unknown |= size_index(s).is_none_or(|i| i >= k.sizes as usize)));
+    if unknown { wrong("it asks for a size that a launch does not have") } else { Ok(()) }
+}
+
+/// A launch that stays on the host, and the bytes of its operands and results that are copied for it.
+pub struct HostLaunch {
+    /// The user's name for what is computed.
+    pub name: Arc<str>,
+    pub kernel: Arc<str>,
+    pub from_device: Vec<Dim>,
+    pub to_device: Vec<Dim>,
+}
+
 /// All launches, in the order of the program's text.
-fn launches(steps: &[Step]) -> Vec<&Launch> {
+pub fn launches(steps: &[Step]) -> Vec<&Launch> {
     let mut out = vec![];
     for s in steps {
         match s {
@@ -105,6 +145,49 @@ fn launches(steps: &[Step]) -> Vec<&Launch> {
 }
 
 impl Plan {
+    /// The plan of kernels that were placed before, for a device of the kind `kind`, on a device that may have less than every one of
+    /// that kind: what it does not take goes to the host. An error where the kernels are not those of the program.
+    pub fn of(program: Program, kernels: Vec<Placed>, kind: &Gpu, device: &Gpu) -> Result<Plan> {
+        if kernels.len() != program.kernels.len() {
+            return Err(Error::internal(format!("{} GPU kernels for a program of {}", kernels.len(), program.kernels.len())));
+        }
+        let mut placed = vec![];
+        for (p, k) in kernels.into_iter().zip(&program.kernels) {
+            placed.push(match p {
+                Placed::Device(d) => {
+                    check(&d, k)?;
+                    verify::verify(&d.kernel, kind)?;
+                    match missing(&d.kernel, device).or_else(|| verify::verify(&d.kernel, device).err().map(|e| e.message().to_string())) {
+                        Some(why) => Placed::Host(vec![(d.implementation, why)]),
+                        None => Placed::Device(d),
+                    }
+                }
+                host => host,
+            });
+        }
+        Ok(Plan { program, device: device.clone(), kernels: placed })
+    }
+
+    /// The launches of the program's text that stay on the host, and what is copied for each. Sizes are those of the program.
+    pub fn on_host(&self) -> Vec<HostLaunch> {
+        let mut out = vec![];
+        for l in launches(&self.program.steps) {
+            let (k, Placed::Host(_)) = (&self.program.kernels[l.kernel as usize], &self.kernels[l.kernel as usize]) else { continue };
+            let bytes = |(r, p): (&nnc_ir::kernel::BufferRef, &nnc_ir::kernel::Param)| {
+                let elems = &self.program.buffers[r.buffer.0 as usize].elems - &r.offset;
+                (p.access, elems * Dim::from(p.dtype.bytes()))
+            };
+            let all: Vec<(Access, Dim)> = l.buffers.iter().zip(&k.params).map(bytes).collect();
+            out.push(HostLaunch {
+                name: l.name.clone(),
+                kernel: k.name.clone(),
+                to_device: all.iter().filter(|(a, _)| *a != Access::Read).map(|(_, b)| b.clone()).collect(),
+                from_device: all.into_iter().map(|(_, b)| b).collect(),
+            });
+        }
+        out
+    }
+
     /// The kernels of the device, in order.
     pub fn device_kernels(&self) -> Vec<&Kernel> {
         let mut out = vec![];
@@ -131,7 +214,7 @@ impl Plan {
         let one = |(k, placed): (&nnc_ir::kernel::Kernel, &Placed)| {
             let (implementation, refused) = match placed {
                 Placed::Device(d) => (d.implementation, d.refused.clone()),
-                Placed::Host(refused) => ("loops on the host; its operands and results are copied", refused.clone()),
+                Placed::Host(refused) => ("loops on the host", refused.clone()),
             };
             Selection { kernel: k.name.to_string(), implementation, refused }
         };

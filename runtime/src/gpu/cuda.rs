@@ -11,6 +11,7 @@ use nnc_ir::{Error, Result};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the driver's library is called.
 const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -67,6 +68,10 @@ driver! {
     download = "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
     copy = "cuMemcpyDtoD_v2" (u64, u64, usize);
     launch = "cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
+    event_create = "cuEventCreate" (*mut Handle, u32);
+    event_destroy = "cuEventDestroy_v2" (Handle);
+    event_record = "cuEventRecord" (Handle, Handle);
+    event_elapsed = "cuEventElapsedTime" (*mut f32, Handle, Handle);
     error_name = "cuGetErrorName" (i32, *mut *const c_char);
 }
 
@@ -185,8 +190,44 @@ struct Recorded {
     grid: [u32; 2],
 }
 
-/// Launches and all that they use.
-pub struct Recording(Vec<Recorded>);
+/// A point in the order of launches whose time the device notes.
+struct Event {
+    context: Arc<Context>,
+    event: Handle,
+}
+
+// SAFETY: handles of the driver belong to no thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    fn new(context: &Arc<Context>) -> Result<Event> {
+        let mut event = null_mut();
+        // SAFETY: the driver writes the handle.
+        context.enter()?.check(unsafe { (context.driver.event_create)(&mut event, 0) }, "make an event")?;
+        Ok(Event { context: context.clone(), event })
+    }
+
+    /// Puts it behind all launches so far.
+    fn record(&self) -> Result<()> {
+        // SAFETY: the event is there; the stream is the context's own.
+        self.context.driver.check(unsafe { (self.context.driver.event_record)(self.event, null_mut()) }, "record an event")
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Ok(driver) = self.context.enter() {
+            // SAFETY: every launch before it has been waited for.
+            unsafe { (driver.event_destroy)(self.event) };
+        }
+    }
+}
+
+/// Launches and all that they use; events before the first and after each, where they are timed.
+pub struct Recording {
+    launches: Vec<Recorded>,
+    events: Vec<Event>,
+}
 
 pub struct Cuda {
     context: Arc<Context>,
@@ -302,7 +343,7 @@ impl Device for Cuda {
         Ok(Compiled(Arc::new(made)))
     }
 
-    fn record(&mut self, launches: &[Launch<Cuda>]) -> Result<Recording> {
+    fn record(&mut self, launches: &[Launch<Cuda>], timed: bool) -> Result<Recording> {
         let one = |l: &Launch<Cuda>| -> Result<Recorded> {
             let mut addresses = vec![];
             for (buffer, at, bytes) in &l.buffers {
@@ -316,12 +357,16 @@ impl Device for Cuda {
                 grid: gir::grid(l.groups, self.limits.max_groups),
             })
         };
-        launches.iter().map(one).collect::<Result<_>>().map(Recording)
+        let events = if timed { launches.len() + 1 } else { 0 };
+        let events = (0..events).map(|_| Event::new(&self.context)).collect::<Result<_>>()?;
+        Ok(Recording { launches: launches.iter().map(one).collect::<Result<_>>()?, events })
     }
 
     fn submit(&mut self, recording: &Recording) -> Result<()> {
         let driver = self.context.enter()?;
-        for l in &recording.0 {
+        let mut events = recording.events.iter();
+        events.next().map_or(Ok(()), Event::record)?;
+        for l in &recording.launches {
             let addresses = l.addresses.iter().map(|a| std::ptr::from_ref(a).cast_mut().cast::<c_void>());
             let scalars = l.scalars.iter().map(|s| std::ptr::from_ref(s).cast_mut().cast::<c_void>());
             let mut params: Vec<*mut c_void> = addresses.chain(scalars).collect();
@@ -330,8 +375,21 @@ impl Device for Cuda {
             // Launches of a context's default stream run one after another.
             let code = unsafe { (driver.launch)(m.function, x, y, 1, m.threads, 1, 1, 0, null_mut(), params.as_mut_ptr(), null_mut()) };
             driver.check(code, "launch a kernel")?;
+            events.next().map_or(Ok(()), Event::record)?;
         }
         // SAFETY: the context is this thread's.
         driver.check(unsafe { (driver.synchronize)() }, "run launches")
+    }
+
+    fn ends(&mut self, recording: &Recording) -> Result<Vec<Duration>> {
+        let driver = self.context.enter()?;
+        let (first, rest) = recording.events.split_first().ok_or_else(super::not_timed)?;
+        let since = |e: &Event| {
+            let mut ms = 0.0;
+            // SAFETY: both events are there, and what they stand behind has been waited for.
+            driver.check(unsafe { (driver.event_elapsed)(&mut ms, first.event, e.event) }, "time launches")?;
+            Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+        };
+        rest.iter().map(since).collect()
     }
 }

@@ -9,6 +9,7 @@ pub mod vulkan;
 use nnc_backends::gpu::gir::Kernel;
 use nnc_ir::target::Gpu;
 use nnc_ir::{Error, Result};
+use std::time::Duration;
 
 /// A device that runs kernels. What it hands out stays usable as long as the holder keeps it, and is given back by dropping it.
 pub trait Device: Send {
@@ -40,11 +41,14 @@ pub trait Device: Send {
     /// Compiles a kernel that has verified.
     fn compile(&mut self, kernel: &Kernel) -> Result<Self::Kernel>;
 
-    /// Records launches, each of which sees what those before it wrote.
-    fn record(&mut self, launches: &[Launch<Self>]) -> Result<Self::Recording>;
+    /// Records launches, each of which sees what those before it wrote. Of a `timed` recording the device notes when each ends.
+    fn record(&mut self, launches: &[Launch<Self>], timed: bool) -> Result<Self::Recording>;
 
     /// Runs what was recorded and waits for its end.
     fn submit(&mut self, recording: &Self::Recording) -> Result<()>;
+
+    /// When each launch of a timed recording ended in its last run, by the device's clock, from the run's start.
+    fn ends(&mut self, recording: &Self::Recording) -> Result<Vec<Duration>>;
 }
 
 /// A launch: its buffers, each from a byte on and as many as it may touch.
@@ -62,4 +66,9 @@ fn within(have: u64, at: u64, bytes: u64) -> Result<()> {
         Some(end) if end <= have => Ok(()),
         _ => Err(Error::internal(format!("bytes {at} and {bytes} more of a device buffer of {have}"))),
     }
+}
+
+/// What [`Device::ends`] says of a recording that is not timed.
+fn not_timed() -> Error {
+    Error::internal("the recording is not timed")
 }

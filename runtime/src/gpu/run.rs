@@ -1,8 +1,10 @@
 //! Runs of a planned program: memory by the plan, launches in one recording where nothing has to be read back between them, kernels
 //! that the device does not take on the host.
 
-use super::{Device, Launch};
-use nnc_backends::gpu::plan::{DeviceKernel, Placed, Plan};
+use super::{Device, Launch, within};
+use crate::profile::Event;
+use nnc_backends::gpu::plan::{DeviceKernel, Placed, Plan, launches};
+use nnc_backends::weights::weight_bytes;
 use nnc_backends::{abi, gpu};
 use nnc_ir::dim::Dim;
 use nnc_ir::eval::{Env, bind_types};
@@ -10,13 +12,18 @@ use nnc_ir::kernel::eval::eval_kernel;
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program, Step, size_index};
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Report, Result, Tensor};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A program on some device.
 pub trait Model: Send + Sync {
     fn plan(&self) -> &Plan;
 
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+
+    /// As [`Model::run`], and tells when each launch ran, by the device's clock; copies are no part of that.
+    fn run_traced(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<Event>)>;
 }
 
 /// A program on a device. Runs go one at a time.
@@ -43,8 +50,13 @@ const SPARE: u64 = 64;
 
 impl<D: Device> Runner<D> {
     /// Compiles all kernels for the device and uploads the weights.
-    pub fn new(program: Program, mut device: D) -> Result<Runner<D>, Report> {
+    pub fn new(program: Program, device: D) -> Result<Runner<D>, Report> {
         let plan = gpu::plan::plan(program, device.limits())?;
+        Ok(Runner::of(plan, device)?)
+    }
+
+    /// As [`Runner::new`], for a program that is planned for the device already.
+    pub fn of(plan: Plan, mut device: D) -> Result<Runner<D>> {
         let mut kernels = vec![];
         for placed in &plan.kernels {
             kernels.push(match placed {
@@ -54,8 +66,7 @@ impl<D: Device> Runner<D> {
         }
         let slots = INPUTS + plan.program.inputs.len() + plan.program.outputs.len() + plan.program.heap as usize;
         let mut memory: Vec<Option<D::Buffer>> = (0..slots).map(|_| None).collect();
-        let end = plan.program.weights.last().map_or(0, |(at, t)| at + t.byte_len() as u64);
-        let weights = device.allocate(end + SPARE)?;
+        let weights = device.allocate(weight_bytes(&plan.program.weights) + SPARE)?;
         for (at, t) in &plan.program.weights {
             device.upload(&weights, *at, &t.bytes())?;
         }
@@ -79,11 +90,23 @@ impl<D: Device> Model for Runner<D> {
     }
 
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.call(inputs, None).map(|(outputs, _)| outputs)
+    }
+
+    fn run_traced(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<Event>)> {
+        let launches = launches(&self.plan.program.steps);
+        let index = launches.iter().enumerate().map(|(i, l)| (std::ptr::from_ref(*l).addr(), i)).collect();
+        self.call(inputs, Some(Trace { index, now: Duration::ZERO, events: vec![] }))
+    }
+}
+
+impl<D: Device> Runner<D> {
+    fn call(&self, inputs: &[Tensor], trace: Option<Trace>) -> Result<(Vec<Tensor>, Vec<Event>)> {
         let p = &self.plan.program;
         let env = Env::default();
         bind_types(&p.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![], submitted: false };
+        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![], submitted: false, trace };
         let work = run.count(&p.workspace)? as u64;
         run.reserve(WORK, work, false)?;
         for (i, t) in inputs.iter().enumerate() {
@@ -93,14 +116,15 @@ impl<D: Device> Model for Runner<D> {
             device.upload(memory[slot].as_ref().ok_or_else(no_memory)?, 0, &t.bytes())?;
         }
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
-        let known = self.plan.is_static() && run.state.recording.as_ref().is_some_and(|(s, _)| *s == shapes);
+        let known = run.trace.is_none() && self.plan.is_static() && run.state.recording.as_ref().is_some_and(|(s, _)| *s == shapes);
         if known {
             run.submit_recorded()?;
         } else {
             run.steps(&p.steps)?;
             run.flush(self.plan.is_static().then_some(shapes))?;
         }
-        p.outputs.iter().map(|port| run.output(port)).collect()
+        let outputs = p.outputs.iter().map(|port| run.output(port)).collect::<Result<_>>()?;
+        Ok((outputs, run.trace.map_or(vec![], |t| t.events)))
     }
 }
 
@@ -116,10 +140,30 @@ struct Run<'a, D: Device> {
     pending: Vec<Pending>,
     /// Whether some launches went before those: what is recorded then is no whole run.
     submitted: bool,
+    trace: Option<Trace>,
+}
+
+/// When launches ran.
+struct Trace {
+    /// The number of a launch among all of the program, by its address.
+    index: HashMap<usize, usize>,
+    /// The end of what was timed so far: the parts of a run follow on each other without what is between them.
+    now: Duration,
+    events: Vec<Event>,
+}
+
+impl Trace {
+    fn add(&mut self, launch: usize, took: Duration) {
+        let start = self.now;
+        self.now += took;
+        self.events.push(Event { launch, start, end: self.now });
+    }
 }
 
 struct Pending {
     kernel: usize,
+    /// The number of the launch, where the run is traced.
+    launch: usize,
     /// Memory, first byte, bytes.
     windows: Vec<(usize, u64, u64)>,
     scalars: Vec<i32>,
@@ -132,6 +176,17 @@ struct Window {
     start: u64,
     offset: u64,
     elems: u64,
+}
+
+impl Window {
+    /// The byte of the element that is meant, and how many there are from there on.
+    fn rest(&self, bytes_of_element: u64) -> Result<(u64, u64)> {
+        let skip = self.offset.checked_mul(bytes_of_element).and_then(|n| n.checked_add(self.start));
+        match (skip, self.elems.checked_sub(self.offset)) {
+            (Some(at), Some(elems)) => Ok((at, elems * bytes_of_element)),
+            _ => Err(Error::internal(format!("element {} of a buffer of {}", self.offset, self.elems))),
+        }
+    }
 }
 
 impl<D: Device> Run<'_, D> {
@@ -216,8 +271,9 @@ impl<D: Device> Run<'_, D> {
     fn element(&mut self, r: &BufferRef, bytes: &mut [u8]) -> Result<()> {
         let w = self.window(r)?;
         self.flush(None)?;
+        let (at, _) = w.rest(bytes.len() as u64)?;
         let State { device, memory, .. } = &mut *self.state;
-        device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * bytes.len() as u64, bytes)
+        device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, at, bytes)
     }
 
     fn launch(&mut self, l: &nnc_ir::kernel::Launch) -> Result<()> {
@@ -225,13 +281,21 @@ impl<D: Device> Run<'_, D> {
         let k = &plan.program.kernels[l.kernel as usize];
         let sizes = l.sizes.iter().map(|d| self.env.dim(d)).collect::<Result<Vec<i64>>>()?;
         let windows = l.buffers.iter().map(|r| self.window(r)).collect::<Result<Vec<_>>>()?;
+        let number = self.trace.as_ref().and_then(|t| t.index.get(&std::ptr::from_ref(l).addr()).copied()).unwrap_or_default();
         match &plan.kernels[l.kernel as usize] {
-            Placed::Device(d) => self.on_device(l.kernel as usize, k, d, &sizes, &windows),
-            Placed::Host(_) => self.on_host(k, &sizes, &windows),
+            Placed::Device(d) => self.on_device(l.kernel as usize, number, d, &sizes, &windows),
+            Placed::Host(_) => {
+                self.flush(None)?;
+                let start = Instant::now();
+                self.on_host(k, &sizes, &windows)?;
+                self.trace.iter_mut().for_each(|t| t.add(number, start.elapsed()));
+                Ok(())
+            }
         }
     }
 
-    fn on_device(&mut self, index: usize, k: &Kernel, d: &DeviceKernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
+    fn on_device(&mut self, index: usize, launch: usize, d: &DeviceKernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
+        let k = &self.plan.program.kernels[index];
         let too_large = |what: &str| Error::limit(format!("kernel {}: {what} is more than a GPU's indices hold", k.name));
         let size = |s: &str| sizes.get(size_index(s)?).copied();
         let value = |d: &Dim| d.eval(&size).map_err(|s| Error::internal(format!("kernel {}: {s} is no size", k.name)));
@@ -250,6 +314,9 @@ impl<D: Device> Run<'_, D> {
         let mut views = vec![];
         for (w, p) in windows.iter().zip(&k.params) {
             narrow(w.elems as i64, "the length of a buffer")?;
+            if !w.start.is_multiple_of(self.plan.device.alignment) {
+                return Err(Error::internal(format!("kernel {}: a buffer starts at byte {}", k.name, w.start)));
+            }
             let bytes = w.elems * p.dtype.bytes() as u64;
             if bytes > self.plan.device.buffer_bytes {
                 let most = self.plan.device.buffer_bytes;
@@ -260,26 +327,27 @@ impl<D: Device> Run<'_, D> {
         if d.fails {
             views.push((FAULTS, 0, 4));
         }
-        self.pending.push(Pending { kernel: index, windows: views, scalars, groups: groups as u32 });
+        self.pending.push(Pending { kernel: index, launch, windows: views, scalars, groups: groups as u32 });
         Ok(())
     }
 
     /// What the device does not take: its operands come here, its results go back.
     fn on_host(&mut self, k: &Kernel, sizes: &[i64], windows: &[Window]) -> Result<()> {
-        self.flush(None)?;
         let State { device, memory, .. } = &mut *self.state;
         let mut buffers = vec![];
         for (w, p) in windows.iter().zip(&k.params) {
-            let bytes = p.dtype.bytes() as u64;
-            let mut data = vec![0; ((w.elems - w.offset.min(w.elems)) * bytes) as usize];
+            let (at, bytes) = w.rest(p.dtype.bytes() as u64)?;
+            let from = memory[w.slot].as_ref().ok_or_else(no_memory)?;
+            within(D::bytes(from), at, bytes)?;
+            let mut data = vec![0; bytes as usize];
             // What is only written comes too: kernels need not write all of it.
-            device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * bytes, &mut data)?;
+            device.download(from, at, &mut data)?;
             buffers.push(data);
         }
         eval_kernel(k, sizes, &mut buffers)?;
         for ((w, p), data) in windows.iter().zip(&k.params).zip(&buffers) {
             if p.access != Access::Read {
-                device.upload(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start + w.offset * p.dtype.bytes() as u64, data)?;
+                device.upload(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.rest(p.dtype.bytes() as u64)?.0, data)?;
             }
         }
         Ok(())
@@ -295,14 +363,25 @@ impl<D: Device> Run<'_, D> {
         let mut launches = vec![];
         for p in &pending {
             let kernel = state.kernels[p.kernel].as_ref().ok_or_else(no_memory)?;
-            let buffer = |(slot, at, bytes): &(usize, u64, u64)| Ok((state.memory[*slot].as_ref().ok_or_else(no_memory)?, *at, *bytes));
+            let buffer = |(slot, at, bytes): &(usize, u64, u64)| {
+                let memory = state.memory[*slot].as_ref().ok_or_else(no_memory)?;
+                within(D::bytes(memory), *at, *bytes)?;
+                Ok((memory, *at, *bytes))
+            };
             let buffers = p.windows.iter().map(buffer).collect::<Result<Vec<_>>>()?;
             launches.push(Launch { kernel, buffers, scalars: p.scalars.clone(), groups: p.groups });
         }
-        let recording = state.device.record(&launches)?;
+        let recording = state.device.record(&launches, self.trace.is_some())?;
         state.device.submit(&recording)?;
+        if let Some(t) = &mut self.trace {
+            let mut last = Duration::ZERO;
+            for (p, end) in pending.iter().zip(state.device.ends(&recording)?) {
+                t.add(p.launch, end.saturating_sub(last));
+                last = end;
+            }
+        }
         // Where memory had to grow on the way, the next run is the one to keep.
-        state.recording = keep.filter(|_| !self.submitted).map(|shapes| (shapes, recording));
+        state.recording = keep.filter(|_| !self.submitted && self.trace.is_none()).map(|shapes| (shapes, recording));
         self.submitted = true;
         self.faults()
     }
@@ -336,10 +415,13 @@ impl<D: Device> Run<'_, D> {
     fn output(&mut self, port: &nnc_ir::kernel::Port) -> Result<Tensor> {
         let shape = self.env.shape(&port.ty.shape)?;
         let dtype: DType = port.ty.dtype;
-        let mut data = vec![0; checked_elems(dtype, &shape)? * dtype.bytes()];
+        let bytes = checked_elems(dtype, &shape)? * dtype.bytes();
         let w = self.window(&BufferRef { buffer: port.buffer, offset: Dim::Const(0) })?;
         let State { device, memory, .. } = &mut *self.state;
-        device.download(memory[w.slot].as_ref().ok_or_else(no_memory)?, w.start, &mut data)?;
+        let from = memory[w.slot].as_ref().ok_or_else(no_memory)?;
+        within(D::bytes(from), w.start, bytes as u64)?;
+        let mut data = vec![0; bytes];
+        device.download(from, w.start, &mut data)?;
         Tensor::from_bytes(dtype, shape, data.into())
     }
 }

@@ -3,9 +3,10 @@
 
 use super::{Device, Launch};
 use nnc_backends::gpu::gir::{self, Kernel};
-use nnc_ir::Result;
 use nnc_ir::target::Gpu;
+use nnc_ir::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 type Memory = Arc<Mutex<Vec<u8>>>;
 
@@ -61,8 +62,11 @@ pub struct Compiled<C> {
     written: Vec<bool>,
 }
 
-/// Launches with their operands.
-pub struct Recording<C>(Vec<Recorded<C>>);
+/// Launches with their operands, and when they ended in the last run.
+pub struct Recording<C> {
+    launches: Vec<Recorded<C>>,
+    ends: Mutex<Vec<Duration>>,
+}
 
 struct Recorded<C> {
     kernel: Arc<Compiled<C>>,
@@ -95,8 +99,11 @@ impl<I: Interpreter> Device for Simulated<I> {
     }
 
     fn allocate(&mut self, bytes: u64) -> Result<Memory> {
+        let mut memory = vec![];
+        memory.try_reserve_exact(bytes as usize).map_err(|_| Error::limit(format!("no memory is left to hold {bytes} bytes")))?;
         // Memory that nobody wrote reads as NaN, or -1.
-        Ok(Arc::new(Mutex::new(vec![0xff; bytes as usize])))
+        memory.resize(bytes as usize, 0xff);
+        Ok(Arc::new(Mutex::new(memory)))
     }
 
     fn bytes(buffer: &Memory) -> u64 {
@@ -124,18 +131,19 @@ impl<I: Interpreter> Device for Simulated<I> {
         Ok(Arc::new(Compiled { code: self.interpreter.compile(kernel)?, written }))
     }
 
-    fn record(&mut self, launches: &[Launch<Self>]) -> Result<Self::Recording> {
+    fn record(&mut self, launches: &[Launch<Self>], _: bool) -> Result<Self::Recording> {
         let one = |l: &Launch<Self>| Recorded {
             kernel: l.kernel.clone(),
             buffers: l.buffers.iter().map(|(m, at, bytes)| ((*m).clone(), *at, *bytes)).collect(),
             scalars: l.scalars.clone(),
             groups: l.groups,
         };
-        Ok(Recording(launches.iter().map(one).collect()))
+        Ok(Recording { launches: launches.iter().map(one).collect(), ends: Mutex::default() })
     }
 
     fn submit(&mut self, recording: &Self::Recording) -> Result<()> {
-        for l in &recording.0 {
+        let (start, mut ends) = (Instant::now(), vec![]);
+        for l in &recording.launches {
             let mut buffers = vec![];
             for (m, at, bytes) in &l.buffers {
                 buffers.push(window(&mut lock(m), *at, *bytes)?.to_vec());
@@ -146,7 +154,13 @@ impl<I: Interpreter> Device for Simulated<I> {
                     self.upload(m, *at, data)?;
                 }
             }
+            ends.push(start.elapsed());
         }
+        *recording.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
         Ok(())
+    }
+
+    fn ends(&mut self, recording: &Self::Recording) -> Result<Vec<Duration>> {
+        Ok(recording.ends.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }

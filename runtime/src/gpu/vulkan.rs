@@ -11,6 +11,7 @@ use nnc_backends::gpu::spirv;
 use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Result};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of the staging buffer.
 const STAGING: u64 = 16 << 20;
@@ -57,6 +58,8 @@ pub struct Vulkan {
     /// The staging buffer, mapped.
     mapped: *mut u8,
     limits: Gpu,
+    /// Nanoseconds of a step of the queue's clock and the bits that count, where it has one.
+    clock: Option<(f64, u32)>,
     name: String,
 }
 
@@ -119,6 +122,8 @@ pub struct Recording {
     commands: vk::CommandPool,
     buffer: vk::CommandBuffer,
     descriptors: Option<vk::DescriptorPool>,
+    /// Times before the first launch and after each, where they are wanted.
+    times: Option<(vk::QueryPool, u32)>,
 }
 
 impl Drop for Recording {
@@ -128,6 +133,9 @@ impl Drop for Recording {
             self.context.device.free_command_buffers(self.commands, &[self.buffer]);
             if let Some(pool) = self.descriptors {
                 self.context.device.destroy_descriptor_pool(pool, None);
+            }
+            if let Some((pool, _)) = self.times {
+                self.context.device.destroy_query_pool(pool, None);
             }
         }
     }
@@ -219,7 +227,11 @@ impl Vulkan {
             .map_err(|e| failed("map memory", e))?;
         let limits = limits(&about.limits, core.shader_int64 != 0, core.shader_float64 != 0, bytes, halves)?;
         let name = about.device_name_as_c_str().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Vulkan { context, queue, commands, staging, mapped: mapped.cast(), limits, name })
+        // SAFETY: the instance is alive.
+        let families = unsafe { context.instance.get_physical_device_queue_family_properties(physical) };
+        let bits = families.get(family as usize).map_or(0, |f| f.timestamp_valid_bits);
+        let clock = (bits > 0).then_some((f64::from(about.limits.timestamp_period), bits));
+        Ok(Vulkan { context, queue, commands, staging, mapped: mapped.cast(), limits, clock, name })
     }
 
     fn pipeline_of(&self, module: vk::ShaderModule, entry: &str, buffers: usize, scalars: u32) -> Result<Pipeline> {
@@ -287,7 +299,7 @@ impl Vulkan {
             vk::CommandBufferAllocateInfo::default().command_pool(self.commands.pool).level(vk::CommandBufferLevel::PRIMARY).command_buffer_count(1);
         // SAFETY: the pool is alive.
         let list = unsafe { self.context.device.allocate_command_buffers(&info) }.map_err(|e| failed("make a command buffer", e))?;
-        Ok(Recording { context: self.context.clone(), commands: self.commands.pool, buffer: list[0], descriptors: None })
+        Ok(Recording { context: self.context.clone(), commands: self.commands.pool, buffer: list[0], descriptors: None, times: None })
     }
 
     fn begin(&self, buffer: vk::CommandBuffer, flags: vk::CommandBufferUsageFlags) -> Result<()> {
@@ -343,7 +355,7 @@ impl Device for Vulkan {
         made
     }
 
-    fn record(&mut self, launches: &[Launch<Vulkan>]) -> Result<Recording> {
+    fn record(&mut self, launches: &[Launch<Vulkan>], timed: bool) -> Result<Recording> {
         let device = &self.context.device;
         let mut recording = self.command_buffer()?;
         let total: usize = launches.iter().map(|l| l.buffers.len()).sum();
@@ -353,8 +365,28 @@ impl Device for Vulkan {
             // SAFETY: the structures live until the calls return, here and below.
             recording.descriptors = Some(unsafe { device.create_descriptor_pool(&info, None) }.map_err(|e| failed("bind buffers", e))?);
         }
+        if timed {
+            if self.clock.is_none() {
+                return Err(Error::unsupported("the Vulkan device has no clock for launches"));
+            }
+            let count = launches.len() as u32 + 1;
+            let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(count);
+            // SAFETY: as above.
+            recording.times = Some((unsafe { device.create_query_pool(&info, None) }.map_err(|e| failed("time launches", e))?, count));
+        }
         self.begin(recording.buffer, vk::CommandBufferUsageFlags::empty())?;
-        for l in launches {
+        let stamp = |k: usize| {
+            if let Some((pool, _)) = recording.times {
+                // SAFETY: the command buffer is being recorded; the pool has a query for each launch and one more.
+                unsafe { device.cmd_write_timestamp(recording.buffer, vk::PipelineStageFlags::BOTTOM_OF_PIPE, pool, k as u32) };
+            }
+        };
+        if let Some((pool, count)) = recording.times {
+            // SAFETY: as above.
+            unsafe { device.cmd_reset_query_pool(recording.buffer, pool, 0, count) };
+        }
+        stamp(0);
+        for (k, l) in launches.iter().enumerate() {
             if let (Some(pool), false) = (recording.descriptors, l.buffers.is_empty()) {
                 let set = self.bind(pool, l)?;
                 // SAFETY: the command buffer is being recorded.
@@ -377,6 +409,7 @@ impl Device for Vulkan {
                 device.cmd_dispatch(recording.buffer, x, y, 1);
                 device.cmd_pipeline_barrier(recording.buffer, from, to, vk::DependencyFlags::empty(), &after, &[], &[]);
             }
+            stamp(k + 1);
         }
         // SAFETY: as above.
         unsafe { device.end_command_buffer(recording.buffer) }.map_err(|e| failed("record launches", e))?;
@@ -390,6 +423,18 @@ impl Device for Vulkan {
         // SAFETY: recorded and not running: every submission is waited for.
         unsafe { device.queue_submit(self.queue, &info, vk::Fence::null()).and_then(|()| device.queue_wait_idle(self.queue)) }
             .map_err(|e| failed("run launches", e))
+    }
+
+    fn ends(&mut self, recording: &Recording) -> Result<Vec<Duration>> {
+        let (Some((pool, count)), Some((period, bits))) = (recording.times, self.clock) else { return Err(super::not_timed()) };
+        let mut ticks = vec![0u64; count as usize];
+        let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
+        // SAFETY: the recording has run, and the list has room for all queries.
+        unsafe { self.context.device.get_query_pool_results(pool, 0, &mut ticks, flags) }.map_err(|e| failed("time launches", e))?;
+        let mask = u64::MAX >> (64 - bits.min(64));
+        // The clock may have come round.
+        let since = |t: &u64| Duration::from_secs_f64((t.wrapping_sub(ticks[0]) & mask) as f64 * period / 1e9);
+        Ok(ticks[1..].iter().map(since).collect())
     }
 
     fn upload(&mut self, to: &Buffer, at: u64, data: &[u8]) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::session::Session;
 use data::{Batches, Samples};
 use nnc_frontend::nn::train::{LOSS, Length, Plan, STEP, Source, Training, phase_loss};
-use nnc_ir::{Error, Report, Result, Tensor};
+use nnc_ir::{Error, Graph, Report, Result, Tensor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -70,7 +70,7 @@ pub struct Trained {
 impl Run<'_> {
     /// The step as a model: parameters, what the optimisers keep, a batch, scheduled numbers in; their successors under the same names,
     /// loss and measures out.
-    pub fn step(&self) -> Result<nnc_ir::Graph, Report> {
+    pub fn step(&self) -> Result<Graph, Report> {
         let plan = self.training.plan()?;
         let samples = data::load(&plan.data, &self.folder)?;
         nnc_passes::differentiate(self.training.step(&plan, &samples.types())?.graph)
@@ -82,7 +82,7 @@ impl Run<'_> {
         let samples = data::load(&plan.data, &self.folder)?;
         let start = Instant::now();
         let step = self.training.step(&plan, &samples.types())?;
-        let session = crate::build::session(step.graph, &self.options, &mut ())?;
+        let session = ready(step.graph, &self.options)?;
         let judge = plan.test.as_ref().map(|source| Judge::new(self, &plan, source)).transpose()?;
         let compile_seconds = start.elapsed().as_secs_f64();
 
@@ -160,6 +160,11 @@ impl Run<'_> {
     }
 }
 
+/// A step on the engine of the options. The interpreter runs what passes take gradients out of, so that is done here.
+fn ready(graph: Graph, options: &Options) -> Result<Session, Report> {
+    crate::build::session(nnc_passes::differentiate(graph)?, options, &mut ())
+}
+
 /// The test set, and what measures it.
 struct Judge {
     session: Session,
@@ -172,7 +177,7 @@ impl Judge {
     fn new(run: &Run, plan: &Plan, source: &Source) -> Result<Judge, Report> {
         let samples = data::load(source, &run.folder)?;
         let step = run.training.test(plan, source, &samples.types())?;
-        let session = crate::build::session(step.graph, &run.options, &mut ())?;
+        let session = ready(step.graph, &run.options)?;
         Ok(Judge { session, source: source.clone(), samples, measures: plan.measures.clone() })
     }
 

@@ -152,7 +152,8 @@ fn drawings() {
 #[test]
 fn what_is_not_there_yet_says_so() {
     let f = folder();
-    call(f.path(), "compile mlp.nn -o m.nncg").fails(2, &["error[E0201]", "is not in this version"]);
+    call(f.path(), "compile mlp.nn -o m.nncg --weights external").fails(2, &["error[E0201]", "holds its weights"]);
+    call(f.path(), "compile mlp.nn -o m.nncg --target x86-64-v3").fails(2, &["error[E0301]", "spirv1.5"]);
     call(f.path(), "compile mlp.nn -o m.nn --format onnx-text").fails(2, &["error[E0201]", "in this version"]);
     call(f.path(), "compile mlp.nn -o m.ptx --target nvptx-sm_90").ok();
     // Where there is an NVIDIA GPU this runs.

@@ -3,7 +3,7 @@
 use super::Ref;
 use super::sizes::{Operation, Sizes, Span};
 use crate::abi;
-use crate::cpu::weights::weight_bytes;
+use crate::weights::weight_bytes;
 use nnc_ir::dim::Dim;
 use nnc_ir::kernel::{Access, BufferId, BufferRef, Kernel, Launch, Place, Program, Step, size_index};
 use nnc_ir::{Error, Result};

@@ -290,6 +290,22 @@ pub enum Stmt {
     Barrier,
 }
 
+impl Stmt {
+    /// Calls `f` for the values that the statement defines, regions left out.
+    pub fn defined(&self, f: &mut dyn FnMut(Val)) {
+        match self {
+            Stmt::Let(v, _) => f(*v),
+            Stmt::If { joined, .. } => joined.iter().for_each(|j| f(j.value)),
+            Stmt::For { index, carried, .. } => {
+                f(*index);
+                carried.iter().for_each(|c| f(c.value));
+            }
+            Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
+            Stmt::Store { .. } | Stmt::Barrier => {}
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub struct Buffer {
     pub elem: Elem,

@@ -15,8 +15,13 @@ pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
     if k.shared_bytes() > u64::from(device.shared_bytes) {
         return wrong(format!("{} bytes of shared memory, there are {}", k.shared_bytes(), device.shared_bytes));
     }
-    if k.buffers.len() > device.max_buffers as usize || k.scalars * 4 > device.scalar_bytes {
+    if k.buffers.len() > device.max_buffers as usize || k.scalars > device.scalar_bytes / 4 {
         return wrong(format!("{} buffers and {} scalars are too many", k.buffers.len(), k.scalars));
+    }
+    let mut untyped = None;
+    k.walk(&mut |s| s.defined(&mut |v| untyped = untyped.or((v.0 as usize >= k.types.len()).then_some(v))));
+    if let Some(v) = untyped {
+        return wrong(format!("{v} has no type"));
     }
     v.block(&k.body, true).or_else(wrong)
 }
@@ -48,7 +53,7 @@ impl Verifier<'_> {
     fn define(&mut self, v: Val, uniform: bool) -> Check {
         match self.defined.get_mut(v.0 as usize) {
             Some(d) if !*d => *d = true,
-            _ => return Err(format!("{v} is defined twice, or has no type")),
+            _ => return Err(format!("{v} is defined twice")),
         }
         self.uniform[v.0 as usize] = uniform;
         if let Some(list) = self.in_scope.last_mut() {

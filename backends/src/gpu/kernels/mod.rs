@@ -29,6 +29,11 @@ const IMPLEMENTATIONS: &[Implementation] = &[
     Implementation("rows by groups", |op| matches!(op, Op::Softmax(_) | Op::LogSoftmax(_) | Op::LayerNorm(_)), rows::rows),
 ];
 
+/// What implementations are called.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    IMPLEMENTATIONS.iter().map(|i| i.0)
+}
+
 /// What an implementation is asked.
 struct Site<'k> {
     kernel: &'k Kernel,

@@ -187,7 +187,7 @@ pub struct Compile {
 #[derive(Args)]
 #[command(override_usage = "nnc run <MODEL> [OPTIONS]")]
 pub struct Run {
-    /// .onnx, .nn or a compiled .so
+    /// .onnx, .nn, or a compiled .so or .nncg
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: Inputs,
@@ -212,7 +212,7 @@ pub struct Run {
 #[derive(Args)]
 #[command(override_usage = "nnc bench <MODEL> [OPTIONS]")]
 pub struct Bench {
-    /// .onnx, .nn or a compiled .so
+    /// .onnx, .nn, or a compiled .so or .nncg
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: Inputs,
@@ -244,7 +244,7 @@ pub struct Bench {
 #[derive(Args)]
 #[command(override_usage = "nnc verify <MODEL> [OPTIONS]")]
 pub struct Verify {
-    /// .onnx, .nn or a compiled .so
+    /// .onnx, .nn, or a compiled .so or .nncg
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: Inputs,
@@ -285,7 +285,7 @@ pub struct Check {
 
 #[derive(Args)]
 pub struct Info {
-    /// .onnx, .nn or a compiled .so
+    /// .onnx, .nn, or a compiled .so or .nncg
     pub model: PathBuf,
     /// One JSON object on stdout
     #[arg(long)]
@@ -386,6 +386,9 @@ pub struct Train {
     /// Draw the curve of the loss
     #[arg(long, value_name = "OUT.svg")]
     pub curve: Option<PathBuf>,
+    /// What computes the steps
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
     /// Threads, 0 for all that this process may use
     #[arg(long, default_value_t = 0)]
     pub threads: usize,

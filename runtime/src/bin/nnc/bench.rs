@@ -3,8 +3,9 @@
 use crate::args::Bench;
 use crate::edge::{self, Outcome};
 use crate::model::{self, Missing};
-use crate::{args, data, profile, progress};
+use crate::{data, profile, progress};
 use nnc::ir::Error;
+use nnc::profile::Roof;
 use nnc::{Port, Size};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -17,8 +18,7 @@ pub fn bench(a: &Bench) -> Outcome {
         profile::check(to)?;
     }
     let ready = model::ready(&a.model, a.engine, a.threads, &a.inputs, Missing::Random, &a.compilation)?;
-    let in_one_go = matches!(a.engine, Some(args::Engine::Interp | args::Engine::Vulkan | args::Engine::Cuda));
-    let (times, workspace, outputs, profile) = if in_one_go {
+    let (times, workspace, outputs, profile) = if !ready.session.binds() {
         if a.profile.is_some() {
             ready.session.launches()?;
         }
@@ -27,12 +27,18 @@ pub fn bench(a: &Bench) -> Outcome {
             outputs = ready.session.run_some(&ready.inputs)?;
             Ok(())
         })?;
-        (times, 0, outputs, None)
+        let traced = || Ok(ready.session.run_traced(&ready.inputs)?.1);
+        let profile = a.profile.as_ref().map(|_| profile::take(&ready, None, traced, a.duration)).transpose()?;
+        (times, 0, outputs, profile)
     } else {
         let mut bound = ready.session.bind(&ready.inputs)?;
         let times = measure(a, || Ok(bound.run()?))?;
         let outputs = bound.outputs()?;
-        let profile = a.profile.as_ref().map(|_| profile::take(&ready, &mut bound, a.duration)).transpose()?;
+        let roof = || Roof::measure(ready.session.threads());
+        let profile = match &a.profile {
+            Some(_) => Some(profile::take(&ready, Some(roof()?), || Ok(bound.run_traced()?), a.duration)?),
+            None => None,
+        };
         (times, bound.workspace_bytes(), outputs, profile)
     };
     if let Some(file) = &a.dump {

@@ -11,6 +11,7 @@ use nnc::build;
 use nnc::ir::kernel::Program;
 use nnc::ir::target::GpuIsa;
 use nnc::ir::{Error, Result, Target};
+use nnc::nncg::Artefact;
 use nnc::{Options, Weights};
 use nnc_backends::cpu::{self, Compiled};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ pub fn compile(a: &Compile) -> Outcome {
     let output = a.output.as_deref().unwrap_or("-".as_ref());
     let options = model::options(&a.compilation);
     refuse(a, emit, output)?;
-    if matches!(emit, Emit::Ptx | Emit::Spv) {
+    if matches!(emit, Emit::Ptx | Emit::Spv | Emit::Nncg) {
         return gpu(a, emit, output, &options);
     }
     let options = for_files(options, a.compilation.target.is_none());
@@ -56,20 +57,34 @@ pub fn compile(a: &Compile) -> Outcome {
     stats(a, numbers(&program, &compiled, &watch, code, output))
 }
 
-/// The kernels of a model for a GPU. What it does not take is no part of them: --opt-report names it.
+/// A model for GPUs: its kernels alone (what a device does not take is no part of them: --opt-report names it), or all of it.
 fn gpu(a: &Compile, emit: Emit, output: &Path, options: &Options) -> Outcome {
-    let device = build::gpu(&options.target, if emit == Emit::Spv { GpuIsa::SpirV } else { GpuIsa::Sm80 })?;
+    let devices = match emit {
+        Emit::Nncg => build::gpus(&options.target)?,
+        Emit::Spv => vec![build::gpu(&options.target, GpuIsa::SpirV)?],
+        _ => vec![build::gpu(&options.target, GpuIsa::Sm80)?],
+    };
     let mut watch = Watch::new(&a.compilation)?;
     let graph = model::load_graph(&a.model, &a.compilation)?;
-    let program = build::gpu_program(graph, &device, options, &mut watch)?;
-    let plan = nnc_backends::gpu::plan::plan(program, &device)?;
-    for s in plan.selections() {
-        watch.selection(&s);
-    }
+    // One program serves all kinds of devices: its memory and its launches are the same.
+    let program = build::gpu_program(graph, &devices[0], options, &mut watch)?;
+    let mut artefact = Artefact::new(program, &devices)?;
+    let (mut code, mut kernels, mut on_device) = (vec![], 0, vec![]);
+    artefact.each_plan(&mut |plan| {
+        watch.plan(plan);
+        kernels = plan.kernels.len();
+        on_device.push(plan.device_kernels().len());
+        if emit != Emit::Nncg {
+            code = plan.code();
+        }
+    });
     watch.finish()?;
-    file(output, |f| f.write_all(&plan.code()).map_err(|e| Error::io(format!("cannot write {}: {e}", output.display()))))?;
-    let kernels = plan.device_kernels().len();
-    stats(a, json!({"passes": watch.stats(), "target": device.name, "kernels": plan.kernels.len(), "device_kernels": kernels}))
+    file(output, |f| match emit {
+        Emit::Nncg => artefact.write(f),
+        _ => f.write_all(&code).map_err(|e| Error::io(format!("cannot write {}: {e}", output.display()))),
+    })?;
+    let names: Vec<&str> = devices.iter().map(|d| d.name).collect();
+    stats(a, json!({"passes": watch.stats(), "targets": names, "kernels": kernels, "device_kernels": on_device}))
 }
 
 /// A graph to a library and its header.
@@ -92,8 +107,8 @@ fn refuse(a: &Compile, emit: Emit, output: &Path) -> Outcome {
     if a.format.is_some() {
         return Err(Error::unsupported("--format onnx-text is not in this version").into());
     }
-    if emit == Emit::Nncg {
-        return Err(Error::unsupported("--emit nncg is not in this version: the kernels alone are written to .spv and .ptx").into());
+    if emit == Emit::Nncg && a.compilation.weights == crate::args::Weights::External {
+        return Err(Error::unsupported("a .nncg file holds its weights: --weights external is for libraries").into());
     }
     if a.compilation.stats.is_some() && is_dash(output) {
         return Err(Error::input("--stats and -o - both write to stdout: name a file").into());

@@ -5,6 +5,7 @@ use crate::edge::{self, Outcome, is_dash};
 use crate::model;
 use nnc::ir::target::Gpu;
 use nnc::ir::{Graph, Op, Report, Target};
+use nnc::nncg::Artefact;
 use nnc::support::{self, Support};
 use nnc::{Description, Format, Library, Port, Size};
 use nnc_frontend::onnx::ops;
@@ -30,7 +31,8 @@ pub fn info(a: &Info) -> Outcome {
     let data = model::bytes(&a.model)?;
     let report = match Format::of(&a.model, &data[..data.len().min(64)]) {
         Format::Library if is_dash(&a.model) => return Err(Report::from(nnc::Error::input("a library cannot be loaded from stdin")).into()),
-        Format::Library => library(Library::open(&a.model, &a.compilation.prefix)?.description()),
+        Format::Library => compiled("library", Library::open(&a.model, &a.compilation.prefix)?.description()),
+        Format::Nncg => compiled("nncg", &Artefact::read(data)?.description()),
         _ => {
             let m = nnc::parse(&a.model, data, &model::options(&a.compilation), &[])?;
             graph(&m)
@@ -51,11 +53,11 @@ fn ports(ports: &[Port]) -> Value {
     Value::Array(ports.iter().map(port).collect())
 }
 
-fn library(d: &Description) -> Value {
+fn compiled(format: &str, d: &Description) -> Value {
     let size = |s: &Option<Size>| s.as_ref().map(|s| if let Size::Known(n) = s { json!(n) } else { json!(s.to_string()) });
     json!({
         "name": d.name,
-        "format": "library",
+        "format": format,
         "target": d.target,
         "compiler": d.compiler,
         "inputs": ports(&d.inputs),
@@ -172,8 +174,8 @@ pub fn list_targets(a: &ListTargets) -> Outcome {
         "x86-64-v4" => "AVX-512 F, BW, CD, DQ, VL",
         Target::BOTH => "both, chosen when a file is loaded: what `compile` takes where none is named",
         "aarch64" => "64-bit Arm: Neon",
-        "spirv1.5" => "GPUs by Vulkan 1.2: kernels to .spv, --engine vulkan",
-        "nvptx-sm_80" | "nvptx-sm_90" => "NVIDIA GPUs of this and later generations: kernels to .ptx",
+        "spirv1.5" => "GPUs by Vulkan 1.2: kernels to .spv, models to .nncg, --engine vulkan",
+        "nvptx-sm_80" | "nvptx-sm_90" => "NVIDIA GPUs of this and later generations: kernels to .ptx, models to .nncg, --engine cuda",
         _ => "",
     };
     if a.json {

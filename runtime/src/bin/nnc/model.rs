@@ -5,6 +5,7 @@ use crate::edge::{self, Outcome, is_dash};
 use crate::{data, observe};
 use clap::ValueEnum;
 use nnc::ir::{DType, Error, Graph, Tensor};
+use nnc::nncg::Artefact;
 use nnc::threads::Pool;
 use nnc::{Description, Engine, Format, Model, Options, Port, Precision, Session, Size, Weights};
 use nnc_frontend::onnx::call::Item;
@@ -79,7 +80,8 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
         Missing::Stay => data::inputs(given, ports, c),
         Missing::Random => data::inputs_or_random(given, ports, c),
     };
-    if Format::of(path, &data[..data.len().min(64)]) == Format::Library {
+    let format = Format::of(path, &data[..data.len().min(64)]);
+    if format == Format::Library {
         if let Some(e) = engine.filter(|e| *e != args::Engine::So) {
             let e = e.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
             return Err(Error::input(format!("{} is compiled already: --engine {e} takes a model", path.display())).into());
@@ -93,7 +95,16 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
         let outputs = grouped(session.outputs());
         return Ok(Ready { session, inputs, graph: None, outputs, load, compile: Duration::ZERO });
     }
-    let engine = native_engine(engine)?;
+    if format == Format::Nncg {
+        let session = Artefact::read(data)?.session(engine.map(engine_of))?;
+        let mut watch = observe::Watch::new(c)?;
+        session.plan().into_iter().for_each(|p| watch.plan(p));
+        watch.finish()?;
+        let load = start.elapsed();
+        let (inputs, outputs) = (read(session.inputs())?, grouped(session.outputs()));
+        return Ok(Ready { session, inputs, graph: None, outputs, load, compile: Duration::ZERO });
+    }
+    let engine = engine_of(engine.unwrap_or(args::Engine::Jit));
     let (Model { graph, outputs, .. }, inputs) = specialized(path, data, given, &read, c)?;
     let load = start.elapsed();
     let start = Instant::now();
@@ -103,7 +114,7 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
             let options = Options { engine, threads, ..options(c) };
             let mut watch = observe::Watch::new(c)?;
             let session = nnc::session(graph.clone(), &options, &mut watch)?;
-            session.selections().iter().for_each(|s| watch.selection(s));
+            session.plan().into_iter().for_each(|p| watch.plan(p));
             watch.finish()?;
             session
         }
@@ -111,10 +122,21 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
     Ok(Ready { session, inputs, graph: Some(graph), outputs, load, compile: start.elapsed() })
 }
 
-/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, as the importer names its elements. None where there is no sequence.
+/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, `x.keys` and `x.values` a map or a sequence of maps, as the importer names
+/// them. None where there is no such thing.
 fn grouped(ports: &[Port]) -> Vec<ModelOutput> {
     let mut out: Vec<ModelOutput> = vec![];
-    for port in ports {
+    for (k, port) in ports.iter().enumerate() {
+        if let Some(name) = port.name.strip_suffix(".keys").filter(|n| ports.get(k + 1).is_some_and(|p| *p.name == format!("{n}.values"))) {
+            let kind = if ports[k + 1].shape.len() == port.shape.len() { Kind::Map } else { Kind::Sequence };
+            out.push(ModelOutput { name: name.into(), kind, layout: Item::Map([(), ()]) });
+            continue;
+        }
+        if let Some(ModelOutput { name, layout: Item::Map(_), .. }) = out.last()
+            && *port.name == format!("{name}.values")
+        {
+            continue;
+        }
         let element = port.name.strip_suffix(']').and_then(|n| n.rsplit_once('[')).and_then(|(n, i)| Some((n, i.parse::<usize>().ok()?)));
         match (element, out.last_mut()) {
             (Some((name, i)), Some(ModelOutput { name: last, layout: Item::List(list), .. })) if *last == name && list.len() == i => list.push(()),
@@ -125,13 +147,14 @@ fn grouped(ports: &[Port]) -> Vec<ModelOutput> {
     if out.len() == ports.len() && out.iter().all(|o| o.kind == Kind::Tensor) { vec![] } else { out }
 }
 
-fn native_engine(engine: Option<args::Engine>) -> Outcome<Engine> {
-    match engine.unwrap_or(args::Engine::Jit) {
-        args::Engine::Interp => Ok(Engine::Interpreter),
-        args::Engine::Jit => Ok(Engine::Jit),
-        args::Engine::So => Ok(Engine::SharedLibrary),
-        args::Engine::Vulkan => Ok(Engine::Vulkan),
-        args::Engine::Cuda => Ok(Engine::Cuda),
+/// The engine as the library calls it.
+pub fn engine_of(engine: args::Engine) -> Engine {
+    match engine {
+        args::Engine::Interp => Engine::Interpreter,
+        args::Engine::Jit => Engine::Jit,
+        args::Engine::So => Engine::SharedLibrary,
+        args::Engine::Vulkan => Engine::Vulkan,
+        args::Engine::Cuda => Engine::Cuda,
     }
 }
 

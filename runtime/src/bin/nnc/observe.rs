@@ -4,8 +4,9 @@ use crate::args::Compilation;
 use crate::edge::{self, Outcome, is_dash};
 use crate::progress;
 use indicatif::ProgressBar;
-use nnc::ir::{Error, Graph};
+use nnc::ir::{Dim, Error, Graph};
 use nnc_backends::cpu::Selection;
+use nnc_backends::gpu::plan::Plan;
 use nnc_passes::{Decision, Observer, pass_names};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -29,6 +30,8 @@ pub struct Watch {
     passes: Vec<(&'static str, Duration, usize)>,
     decisions: Vec<Decision>,
     selections: Vec<Selection>,
+    /// Of GPUs: launches on the host.
+    copies: Vec<String>,
     times: bool,
     report: Option<PathBuf>,
     bar: ProgressBar,
@@ -51,6 +54,7 @@ impl Watch {
             passes: vec![],
             decisions: vec![],
             selections: vec![],
+            copies: vec![],
             times: c.time_passes,
             report: c.opt_report.clone(),
             bar,
@@ -104,6 +108,9 @@ impl Watch {
                 let _ = writeln!(out, "  not {what}: {why}");
             }
         }
+        for line in &self.copies {
+            let _ = writeln!(out, "{line}");
+        }
         if out.is_empty() { "no choices were made\n".into() } else { out }
     }
 
@@ -111,6 +118,28 @@ impl Watch {
     pub fn selection(&mut self, s: &Selection) {
         if self.report.is_some() {
             self.selections.push(s.clone());
+        }
+    }
+
+    /// What a device's kernels are, and what the host computes for it.
+    pub fn plan(&mut self, plan: &Plan) {
+        let device = plan.device.name;
+        for s in plan.selections() {
+            self.selection(&Selection { kernel: format!("{} on {device}", s.kernel), ..s });
+        }
+        if self.report.is_some() {
+            let sum = |list: &[Dim]| list.iter().fold(Dim::Const(0), |sum, d| sum + d.clone());
+            for l in plan.on_host() {
+                self.copies.push(format!(
+                    "launch {} of kernel {} on the host, not on {device}: {} copies from the device ({} bytes), {} back ({} bytes)",
+                    l.name,
+                    l.kernel,
+                    l.from_device.len(),
+                    sum(&l.from_device),
+                    l.to_device.len(),
+                    sum(&l.to_device)
+                ));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::args::Train;
 use crate::edge::{self, Outcome};
-use crate::{compile, grad, progress};
+use crate::{compile, grad, model, progress};
 use nnc::ir::{Error, Tensor};
 use nnc::train::{Progress, Run, Trained, folder_of, safetensors, svg};
 use nnc::{Options, npy};
@@ -31,7 +31,7 @@ pub fn train(a: &Train) -> Outcome {
     let run = Run {
         training: &training,
         folder: a.data.clone().unwrap_or_else(|| folder_of(&a.model)),
-        options: Options { threads: a.threads, ..Options::default() },
+        options: Options { threads: a.threads, engine: a.engine.map(model::engine_of).unwrap_or_default(), ..Options::default() },
         checkpoint: a.checkpoint.clone().map(|folder| (folder, a.checkpoint_every.max(1))),
         resume: a.resume,
         steps: a.steps,
