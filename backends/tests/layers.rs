@@ -347,6 +347,7 @@ fn attention_by_blocks_of_keys() {
             (49, 49, 16, 16, 1, false),
             (20, 125, 16, 16, 1, true),
             (70, 5, 16, 16, 2, true),
+            (3, 0, 16, 16, 0, true),
         ] {
             let batch = 2;
             let (per_key, per_query) = (mask == 1 || mask == 2, mask == 1 || mask == 3);

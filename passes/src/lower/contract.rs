@@ -172,7 +172,11 @@ pub fn attention(k: &mut Loops, op: &Attention) -> Result<()> {
         // Below any number that is not infinite, so that keys which are masked out give no difference of infinities.
         let lowest = k.num(f64::from(f32::MIN), dtype);
         let most = k.set_new(lowest);
-        let sum = k.set_new(zero);
+        // Without any key the result is 0, as an empty sum is.
+        let none = k.int(0);
+        let none = k.map(ScalarFn::Equal, &[count, none]);
+        let first = k.cast(dtype, none);
+        let sum = k.set_new(first);
         k.for_each(count, |k, i| {
             let (row, values) = (k.mul(i, depth), k.mul(i, width));
             let (row, values) = (k.add(at[1], row), k.add(at[2], values));

@@ -180,9 +180,15 @@ impl Gen<'_> {
         self.turn(b, vecs, cut);
         // Below any number that is not infinite: keys that are masked out must not give a difference of infinities.
         let (lowest, zero) = (b.constant(f32::MIN), b.constant(0.0));
+        // Without any key the result is 0, as an empty sum is.
+        let sum = b.constant(0.0);
+        b.if_(ICmp::Eq, self.keys, 0, |b| {
+            let one = b.constant(1.0);
+            b.copy_to(sum, one);
+        });
         for v in 0..vecs {
             b.store(self.state(State::Most, v), lowest);
-            b.store(self.state(State::Sum, v), zero);
+            b.store(self.state(State::Sum, v), sum);
         }
         b.for_(0, self.a.width * self.pitch(vecs), b.width(), |b, at| b.store(Addr::from(self.sums).idx(at, 1), zero));
         b.for_(0, self.keys, self.block, |b, from| {
