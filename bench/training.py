@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """A training step of nnc beside torch's, as a table of Markdown:   training.py [--nnc target/release/nnc] [--threads 1] [NAME ...]
+With --curve STEPS, instead, the losses of that many steps on fresh batches: nnc's beside torch's, torch's on
+two threads beside torch's on one, and both beside torch's in f64.
 
 Both begin with the same weights and see the same batch; the error is nnc's largest difference from torch in f64 after one step (loss, weights),
 relative to the weights' largest. Where rectifiers turn over by rounding, as in the residual networks, that is 1e-2, for torch in f32 too. The two
@@ -165,56 +167,100 @@ MODELS = [
 ]
 
 
+class Pair:
+    """One model as nnc's step library and as torch's, which begin with the same weights."""
+
+    def __init__(self, options, folder, text, forward, batch, x, y):
+        self.options, self.folder, self.forward = options, folder, forward
+        (folder / "net.nn").write_text(LAYERS + text + TRAIN % batch)
+        np.savez(folder / "data.npz", x=x, y=y)
+        self.nnc("train", folder / "net.nn", "--step", folder / "step.so")
+        self.nnc("train", folder / "net.nn", "--steps", 0, "--save", folder / "start.npz")
+        self.start = dict(np.load(folder / "start.npz"))
+
+    def nnc(self, *arguments):
+        return subprocess.run([self.options.nnc, *map(str, arguments)], check=True, capture_output=True, text=True)
+
+    @staticmethod
+    def trained(name):
+        return not name.endswith((".mean", ".var"))
+
+    def given(self, x, y):
+        """What the first step takes."""
+        velocity = {f"{n}$0": np.zeros_like(v) for n, v in self.start.items() if self.trained(n)}
+        return {"x": x, "y": y, "step": np.float32(1), **self.start, **velocity}
+
+    def step(self, given):
+        """One step of nnc: its results by name."""
+        np.savez(self.folder / "in.npz", **given)
+        self.nnc("run", self.folder / "step.so", "-i", self.folder / "in.npz", "-o", self.folder / "out.npz", "--threads", self.options.threads)
+        return dict(np.load(self.folder / "out.npz"))
+
+    def torch(self, dtype):
+        """torch's parameters, and what makes a step and returns its loss."""
+        p = {n.removeprefix("net."): torch.tensor(v, dtype=dtype) for n, v in self.start.items()}
+        sgd = torch.optim.SGD([v.requires_grad_() for n, v in p.items() if self.trained(n)], lr=0.01, momentum=0.9)
+
+        def step(x, y):
+            sgd.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.forward(p, x), y)
+            loss.backward()
+            sgd.step()
+            return float(loss.detach())
+
+        return p, step
+
+
 def row(options, name, text, forward, shape, classes, batch):
     random = np.random.default_rng(0)
     x, y = random.standard_normal((batch, *shape)).astype(np.float32), random.integers(0, classes, batch)
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "net.nn").write_text(LAYERS + text + TRAIN % batch)
-        np.savez(folder / "data.npz", x=x, y=y)
-        run = lambda *a, **k: subprocess.run([options.nnc, *map(str, a)], check=True, capture_output=True, text=True, **k)
-        run("train", folder / "net.nn", "--step", folder / "step.so")
-        run("train", folder / "net.nn", "--steps", 0, "--save", folder / "start.npz")
-        start = dict(np.load(folder / "start.npz"))
-        kept = lambda n: n.endswith((".mean", ".var"))
-        given = {"x": x, "y": y, "step": np.float32(1), **start, **{f"{n}$0": np.zeros_like(v) for n, v in start.items() if not kept(n)}}
-        np.savez(folder / "in.npz", **given)
-        threads = ["--threads", str(options.threads)]
-        run("run", folder / "step.so", "-i", folder / "in.npz", "-o", folder / "out.npz", *threads)
-        after = np.load(folder / "out.npz")
-
-        def stepper(dtype):
-            """torch's parameters, and what makes a step."""
-            p = {n.removeprefix("net."): torch.tensor(v, dtype=dtype) for n, v in start.items()}
-            sgd = torch.optim.SGD([v.requires_grad_() for n, v in p.items() if not kept(n)], lr=0.01, momentum=0.9)
-            xt, yt = torch.tensor(x, dtype=dtype), torch.tensor(y)
-
-            def step():
-                sgd.zero_grad(set_to_none=True)
-                loss = F.cross_entropy(forward(p, xt), yt)
-                loss.backward()
-                sgd.step()
-                return float(loss.detach())
-
-            return p, step
-
-        wide, step = stepper(torch.float64)
-        loss = step()
-        want = {n: v.detach().numpy() for n, v in wide.items() if not kept(n)}
+        pair = Pair(options, Path(folder), text, forward, batch, x, y)
+        after = pair.step(pair.given(x, y))
+        wide, step = pair.torch(torch.float64)
+        loss = step(torch.tensor(x, dtype=torch.float64), torch.tensor(y))
+        want = {n: v.detach().numpy() for n, v in wide.items() if pair.trained(n)}
         difference = lambda n, v: float(np.abs(after["net." + n] - v).max() / max(1e-6, np.abs(v).max()))
         error = max([abs(loss - float(after["loss"])) / abs(loss), *(difference(n, v) for n, v in want.items())])
-        _, step = stepper(torch.float32)
+        _, step = pair.torch(torch.float32)
+        xt, yt = torch.tensor(x), torch.tensor(y)
         nnc, other = [], []
         for _ in range(options.rounds):
-            done = run("bench", folder / "step.so", "-i", folder / "in.npz", "--json", "--duration", options.seconds, *threads)
+            timing = ["--json", "--duration", options.seconds, "--threads", options.threads]
+            done = pair.nnc("bench", pair.folder / "step.so", "-i", pair.folder / "in.npz", *timing)
             nnc.append(json.loads(done.stdout)["median_ms"])
             times, end = [], time.perf_counter() + options.seconds
             while len(times) < 3 or time.perf_counter() < end:
                 begin = time.perf_counter()
-                step()
+                step(xt, yt)
                 times.append(1e3 * (time.perf_counter() - begin))
             other.append(statistics.median(times))
     print(f"| {name} | {min(nnc):.3g} | {min(other):.3g} | {min(other) / min(nnc):.2f} | {error:.1e} |", flush=True)
+
+
+def curve(options, name, text, forward, shape, classes, batch):
+    """Losses over steps on fresh batches, whose labels a random linear map gives, so that there is something to learn."""
+    random = np.random.default_rng(0)
+    teacher = random.standard_normal((int(np.prod(shape)), classes)).astype(np.float32)
+    batches = []
+    for _ in range(options.curve):
+        x = random.standard_normal((batch, *shape)).astype(np.float32)
+        batches.append((x, (x.reshape(batch, -1) @ teacher).argmax(1)))
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Pair(options, Path(folder), text, forward, batch, *batches[0])
+        given, ours = pair.given(*batches[0]), []
+        for i, (x, y) in enumerate(batches):
+            results = pair.step({**given, "x": x, "y": y, "step": np.float32(i + 1)})
+            ours.append(float(results["loss"]))
+            given.update((n, v) for n, v in results.items() if n in given)
+        theirs = []
+        for threads, dtype in ((1, torch.float32), (2, torch.float32), (1, torch.float64)):
+            torch.set_num_threads(threads)
+            _, step = pair.torch(dtype)
+            theirs.append([step(torch.tensor(x, dtype=dtype), torch.tensor(y)) for x, y in batches])
+    torch.set_num_threads(options.threads)
+    apart = lambda a, b: max(abs(x - y) / max(1.0, abs(y)) for x, y in zip(a, b))
+    print(f"| {name} | {theirs[0][0]:.3f} | {statistics.mean(theirs[0][-10:]):.3f} | {apart(ours, theirs[0]):.1e} | {apart(theirs[1], theirs[0]):.1e} | {apart(ours, theirs[2]):.1e} | {apart(theirs[0], theirs[2]):.1e} |", flush=True)
 
 
 def main():
@@ -224,13 +270,18 @@ def main():
     args.add_argument("--threads", type=int, default=1)
     args.add_argument("--rounds", type=int, default=5)
     args.add_argument("--seconds", type=float, default=1.0, help="of each of the two, in each round")
+    args.add_argument("--curve", type=int, metavar="STEPS", help="compare losses over this many steps instead of times")
     options = args.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s), milliseconds a step\n")
-    print("| model | nnc | torch | torch / nnc | error |\n|---|---|---|---|---|", flush=True)
+    if options.curve:
+        print(f"torch {torch.__version__}, losses of {options.curve} steps, differences relative to the larger of the loss and 1\n")
+        print("| model | first loss | mean of the last ten | nnc, torch | torch on 2 threads, on 1 | nnc, torch in f64 | torch, in f64 |\n|---|---|---|---|---|---|---|", flush=True)
+    else:
+        print(f"torch {torch.__version__}, {options.threads} thread(s), milliseconds a step\n")
+        print("| model | nnc | torch | torch / nnc | error |\n|---|---|---|---|---|", flush=True)
     for model in MODELS:
         if not options.names or model[0].replace(" ", "-") in options.names:
-            row(options, *model)
+            (curve if options.curve else row)(options, *model)
 
 
 if __name__ == "__main__":

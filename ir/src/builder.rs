@@ -177,6 +177,13 @@ impl Builder {
         }
     }
 
+    /// A value to be computed though nothing reads it ([`Graph::checks`]).
+    pub fn check(&self, v: V<'_>) {
+        if !v.is_poison() {
+            self.graph.borrow_mut().checks.push(v.value);
+        }
+    }
+
     /// The graph, or everything that is wrong with it.
     pub fn finish(self) -> Result<Graph, Report> {
         let errors = self.errors.into_inner();
@@ -205,7 +212,9 @@ impl Builder {
             self.at(node.loc.clone());
             map[id.0 as usize] = self.op_all(node.op.clone(), &x, node.regions.clone());
         }
-        source.outputs.iter().map(|o| map[o.value.node.0 as usize][o.value.port as usize]).collect()
+        let get = |v: Value| map[v.node.0 as usize][v.port as usize];
+        source.checks.iter().for_each(|v| self.check(get(*v)));
+        source.outputs.iter().map(|o| get(o.value)).collect()
     }
 }
 

@@ -94,6 +94,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report(pub Vec<Error>);
 
+impl Report {
+    /// The first of the problems, where one error is all that can be given.
+    pub fn into_first(self) -> Error {
+        self.0.into_iter().next().unwrap_or_else(|| Error::internal("an empty report"))
+    }
+}
+
 macro_rules! constructors {
     ($($name:ident $code:ident),*) => { $(
         pub fn $name(message: impl Into<String>) -> Error {

@@ -12,7 +12,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -60,6 +60,8 @@ pub struct Graph {
     nodes: StableDiGraph<Node, (), u32>,
     pub inputs: Vec<NodeId>,
     pub outputs: Vec<Output>,
+    /// Values that a run computes though nothing reads them, for computing them may be an error: see [`Graph::keep_checks`].
+    pub checks: Vec<Value>,
 }
 
 fn index(id: NodeId) -> NodeIndex<u32> {
@@ -168,6 +170,11 @@ impl Graph {
         self.outputs.iter().any(|o| o.value == v)
     }
 
+    /// What a run must compute: outputs, then checks.
+    pub fn ends(&self) -> impl Iterator<Item = Value> + '_ {
+        self.outputs.iter().map(|o| o.value).chain(self.checks.iter().copied())
+    }
+
     /// Makes operand `k` of `id` read `v`.
     pub fn set_operand(&mut self, id: NodeId, k: usize, v: Value) {
         let old = std::mem::replace(&mut self.node_mut(id).operands[k], v);
@@ -215,6 +222,7 @@ impl Graph {
         for o in &mut self.outputs {
             o.value = last(o.value);
         }
+        self.checks.iter_mut().for_each(|v| *v = last(*v));
     }
 
     /// Removes a node that nothing reads.
@@ -287,34 +295,56 @@ impl Graph {
         out
     }
 
-    /// Nodes that outputs depend on, by operands or by sizes that they bind, plus all inputs, by id.
+    /// Nodes that outputs and checks depend on, by operands or by sizes that they bind, plus all inputs, by id.
     pub fn live(&self) -> Vec<bool> {
         if self.is_ordered() {
             return self.live_in_order();
         }
-        let binders = crate::symbols::binders(self);
         let mut live = vec![false; self.id_bound()];
-        let mut stack: Vec<NodeId> = self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).collect();
-        while let Some(id) = stack.pop() {
+        self.reach(&mut live, self.ends().map(|v| v.node).chain(self.inputs.iter().copied()).collect(), &crate::symbols::binders(self));
+        live
+    }
+
+    /// Marks what `from` depends on.
+    fn reach(&self, live: &mut [bool], mut from: Vec<NodeId>, binders: &BTreeMap<Arc<str>, NodeId>) {
+        while let Some(id) = from.pop() {
             if !std::mem::replace(&mut live[id.0 as usize], true) {
-                stack.extend(self.node(id).operands.iter().map(|v| v.node));
+                from.extend(self.node(id).operands.iter().map(|v| v.node));
                 if !binders.is_empty() {
-                    self.node(id).all_symbols(&mut |s| stack.extend(binders.get(s)));
+                    self.node(id).all_symbols(&mut |s| from.extend(binders.get(s)));
                 }
             }
         }
-        live
     }
 
     /// As [`Graph::live`], where ids are an order.
     fn live_in_order(&self) -> Vec<bool> {
         let mut live = vec![false; self.id_bound()];
-        self.outputs.iter().map(|o| o.value.node).chain(self.inputs.iter().copied()).for_each(|id| live[id.0 as usize] = true);
+        self.ends().map(|v| v.node).chain(self.inputs.iter().copied()).for_each(|id| live[id.0 as usize] = true);
         for id in (0..live.len() as u32).rev().map(NodeId) {
             if live[id.0 as usize] {
                 self.node(id).operands.iter().for_each(|v| live[v.node.0 as usize] = true);
             }
         }
         live
+    }
+
+    /// Notes what nothing reads and may yet be an error of the run ([`may_fail`](crate::checks::may_fail)) among [`Graph::checks`], so that a
+    /// model that must fail does so compiled as well. Importers call it on what the user wrote; passes keep checks as they do outputs, and
+    /// are free to leave dead what they put something in the place of. Regions included.
+    pub fn keep_checks(&mut self) {
+        let holders: Vec<NodeId> = self.ids().filter(|id| !self.node(*id).regions.is_empty()).collect();
+        holders.into_iter().for_each(|id| self.node_mut(id).regions.iter_mut().for_each(Graph::keep_checks));
+        let mut live = self.live();
+        let binders = crate::symbols::binders(self);
+        let mut found = vec![];
+        // Users first: what a check depends on needs no mention.
+        for id in self.order().into_iter().rev() {
+            if !live[id.0 as usize] && crate::checks::may_fail(self, id) {
+                found.push(Value { node: id, port: 0 });
+                self.reach(&mut live, vec![id], &binders);
+            }
+        }
+        self.checks.extend(found.into_iter().rev());
     }
 }

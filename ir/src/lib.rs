@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`dim`] and [`types`] (what values look like), [`tensor`] (constants), [`scalar`] (functions of numbers) with [`minifloat`]
 //! and [`derivative`], [`ops`]
-//! (THE TABLE of tensor operations), [`graph`] and [`builder`] (tensor programs), [`mod@verify`] (their invariants), [`mod@eval`] (the reference interpreter), then
+//! (THE TABLE of tensor operations), [`graph`] and [`builder`] (tensor programs), [`checks`] (what may be an error of the run), [`mod@verify`] (their invariants), [`mod@eval`] (the reference interpreter), then
 //! [`kernel`] (loops over buffers: what backends compile) and [`target`] (what a machine can do).
 
 pub mod attrs;
 pub mod builder;
+pub mod checks;
 pub mod derivative;
 pub mod dim;
 pub mod error;

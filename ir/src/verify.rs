@@ -118,6 +118,9 @@ impl Verifier {
             let (node, port) = (o.value.node.0, o.value.port);
             self.errors.push(Error::name(format!("output {i} `{}` is result {port} of node {node}, which does not exist", o.name)));
         }
+        if graph.checks.iter().any(|v| !exists(graph, *v)) {
+            self.errors.push(Error::internal(format!("graph {}: a check is a value that does not exist", graph.name)));
+        }
     }
 
     /// Whether all operands of the node exist.

@@ -1,6 +1,6 @@
-//! Dead code elimination: what no output depends on goes.
+//! Dead code elimination: what no output or check depends on goes.
 //!
-//! An output depends on its operands, and on the nodes that bind the symbols in its types and attributes at run time.
+//! These depend on their operands, and on the nodes that bind the symbols in their types and attributes at run time.
 
 use crate::pass::Context;
 use crate::rebuild::Rebuild;

@@ -63,8 +63,8 @@ fn round(graph: &Graph, keep: &dyn Fn(&Op, &[Type]) -> bool) -> Result<Graph, Re
         }
         map[id.0 as usize] = y;
     }
-    for o in &graph.outputs {
-        b.output(&o.name, map[o.value.node.0 as usize][o.value.port as usize]);
-    }
+    let get = |v: Value| map[v.node.0 as usize][v.port as usize];
+    graph.outputs.iter().for_each(|o| b.output(&o.name, get(o.value)));
+    graph.checks.iter().for_each(|v| b.check(get(*v)));
     b.finish()
 }

@@ -123,8 +123,8 @@ fn fold(graph: Graph, fits: Fits, later: bool) -> Graph {
         }
         r.keep(*id);
     }
-    for o in &graph.outputs {
-        materialise(&mut r, &mut cones, o.value, &is_constant, readers.as_deref());
+    for v in graph.ends() {
+        materialise(&mut r, &mut cones, v, &is_constant, readers.as_deref());
     }
     rebuild::sweep(r.finish())
 }
@@ -186,7 +186,7 @@ struct Cones<'a> {
 impl<'a> Cones<'a> {
     fn new(graph: &'a Graph, order: &[NodeId]) -> Cones<'a> {
         let mut readers = vec![0; graph.id_bound()];
-        for v in order.iter().flat_map(|id| &graph.node(*id).operands).chain(graph.outputs.iter().map(|o| &o.value)) {
+        for v in order.iter().flat_map(|id| &graph.node(*id).operands).copied().chain(graph.ends()) {
             readers[v.node.0 as usize] += 1;
         }
         Cones { graph, readers, done: HashMap::new(), failed: HashSet::new() }

@@ -78,12 +78,18 @@ impl<'a> Rebuild<'a> {
     }
 
     pub fn finish(mut self) -> Graph {
+        self.new.checks = self.old.checks.iter().map(|v| self.get(*v)).filter(|v| is_computed(&self.new, *v)).collect();
         self.new.outputs = self.old.outputs.iter().map(|o| Output { name: o.name.clone(), value: self.get(o.value) }).collect();
         self.new
     }
 }
 
-/// Removes the nodes that no output depends on, in time proportional to the graph's nodes and the edges of those that go: for passes
+/// Whether there is anything to compute.
+fn is_computed(graph: &Graph, v: Value) -> bool {
+    !matches!(graph.node(v.node).op, Op::Input | Op::Const(_))
+}
+
+/// Removes the nodes that no output or check depends on, in time proportional to the graph's nodes and the edges of those that go: for passes
 /// that change little of a large graph where it is.
 pub fn sweep(mut graph: Graph) -> Graph {
     let live = graph.live();

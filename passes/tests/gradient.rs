@@ -53,6 +53,7 @@ const FLAT: &[&str] = &[
     "string_split",
     "string_normalize",
     "regex_match",
+    "string_rank",
     "image_decode",
 ];
 

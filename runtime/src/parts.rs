@@ -189,7 +189,8 @@ fn part(graph: &Graph, levels: &[Option<usize>], level: usize) -> Option<Part> {
         let read = graph.node(*id);
         for v in (0..read.types.len() as u32).map(|port| Value { node: *id, port }) {
             let outside = graph.uses(v).iter().any(|(user, _)| !here(*user));
-            if outside || graph.is_output(v) || binds.iter().any(|(b, _)| *b == v) {
+            // A part is there for its results: its checks are among them.
+            if outside || graph.ends().any(|end| end == v) || binds.iter().any(|(b, _)| *b == v) {
                 out.outputs.push(nnc_ir::graph::Output { name: format!("{}", gives.len()).into(), value: map[&v] });
                 gives.push(v);
             }

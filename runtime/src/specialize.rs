@@ -100,6 +100,7 @@ fn rebuild(graph: &Graph, env: Env, inputs: Option<&[Type]>) -> Result<Graph, Re
     for o in &graph.outputs {
         b.output(&*o.name, get(&map, o.value));
     }
+    graph.checks.iter().for_each(|v| b.check(get(&map, *v)));
     b.finish()
 }
 

@@ -148,7 +148,8 @@ pub fn markdown(list: &[Support]) -> String {
         let _ = writeln!(out, "* *{name}*: {}", group.iter().map(|d| d.name()).collect::<Vec<_>>().join(", "));
     }
     out += "* A version serves up to the next one's first opset. Operators that hold graphs have what these have.\n\
-            * Interpreter and JIT have the same types. Where libraries (`.so`) do not, their column says which they have.\n";
+            * Interpreter and JIT have the same types. Where libraries (`.so`) do not, their column says which they have.\n\
+            * There are no complex numbers: DFT and STFT have pairs of floats. `tests/schemas.py` holds this list against the schemas of onnx.\n";
     let mut domain = "";
     for s in list {
         if s.domain != domain {

@@ -67,3 +67,18 @@ fn constant_strings_are_results() {
     let refused = nnc::session(graph, &Options { engine: Engine::SharedLibrary, ..Options::default() }, &mut ());
     assert!(refused.err().expect("refused").to_string().contains("works on strings or files"));
 }
+
+#[test]
+fn text_that_is_no_number_fails_unread() {
+    let b = Builder::new("numbers");
+    let x = b.input("x", Type::new(DType::Str, [Dim::sym("N")]));
+    x.cast(DType::F32);
+    b.output("n", b.dims(x.ty().shape));
+    let mut graph = b.finish().unwrap();
+    graph.keep_checks();
+    for engine in [Engine::Interpreter, Engine::Jit] {
+        let session = nnc::session(graph.clone(), &Options { engine, threads: 1, ..Options::default() }, &mut ()).unwrap();
+        assert_eq!(session.run(&[text(&[2], &["1", "2.5"])]).unwrap(), [Tensor::new(&[1], &[2i64])]);
+        assert!(session.run(&[text(&[2], &["1", "one"])]).is_err(), "{engine:?}");
+    }
+}

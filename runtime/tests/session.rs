@@ -148,3 +148,32 @@ fn many_callers() {
         }
     });
 }
+
+/// What nothing reads and may yet be an error of the run is one on every engine: an index outside, sizes that do not fit, in a branch as well.
+#[test]
+fn what_must_fail_fails_unread() {
+    let (f32s, i64s) = (|n: usize| Tensor::new(&[n], &vec![1f32; n]), |v: &[i64]| Tensor::new(&[v.len()], v));
+    let index = [[f32s(4), i64s(&[0, -4])], [f32s(4), i64s(&[0, 4])]];
+    let sizes = [[f32s(3), f32s(3)], [f32s(3), f32s(2)]];
+    let cases = [
+        ("module m(x: f32[4], i: i64[2]) -> (y: f32[4]) { z = gather(x, i); return relu(x) }", &index),
+        ("module m(x: f32[4], i: i64[2]) -> (y: f32[4]) { z = exp(gather(x, i)); return x * z.shape[0] }", &index),
+        ("module m(x: f32[N], w: f32[M]) -> (y: f32[N]) { z = x + w; return relu(x) }", &sizes),
+        ("module m(x: f32[N], w: f32[M]) -> (y: f32[M]) { z = reshape(x, shape=[M]); return relu(w) }", &sizes),
+        (
+            "module m(x: f32[4], i: i64[2]) -> (y: f32[4]) {
+               return if(x[0] > 0, x, i) do (x: f32[4], i: i64[2]) { z = gather(x, i); return x } do (x: f32[4], i: i64[2]) { return -x }
+             }",
+            &index,
+        ),
+    ];
+    for (text, [fine, wrong]) in cases {
+        let graph = nnc::parse("m.nn".as_ref(), text.into(), &nnc::Options::default(), &[]).unwrap_or_else(|e| panic!("{text}: {e}")).graph;
+        for (engine, level) in [(nnc::Engine::Interpreter, 0), (nnc::Engine::Jit, 0), (nnc::Engine::Jit, 3), (nnc::Engine::SharedLibrary, 2)] {
+            let options = nnc::Options { engine, level, threads: 1, ..nnc::Options::default() };
+            let session = nnc::session(graph.clone(), &options, &mut ()).unwrap_or_else(|e| panic!("{text}: {e}"));
+            session.run(fine).unwrap_or_else(|e| panic!("{engine:?} -O{level}: {text}: {e}"));
+            assert!(session.run(wrong).is_err(), "{engine:?} -O{level}: {text}");
+        }
+    }
+}

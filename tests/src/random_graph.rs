@@ -132,7 +132,7 @@ impl<'g> Growth<'g, '_> {
                     Item::Tensor(*self.dice.of(&fit))
                 }
                 Item::Tensor(p) => Item::Tensor(self.b.constant(p.tensor(open).ok()??)),
-                Item::List(_) => return None,
+                Item::List(_) | Item::Map(_) => return None,
                 Item::Absent => Item::Absent,
             });
         }

@@ -1,7 +1,7 @@
 //! Random graphs over the ONNX operator table give the same on every engine. A few in every run; `NNC_FUZZ=10000` runs as many, from the
 //! seed `NNC_FUZZ_SEED` on.
 
-use nnc::{Options, Session};
+use nnc::{Engine, Options, Session};
 use nnc_frontend::onnx::examples::{Example, examples};
 use nnc_ir::error::Code;
 use nnc_ir::eval::{Env, run};
@@ -41,11 +41,14 @@ enum Outcome {
     Passed,
 }
 
-fn session(g: &Graph, level: u8) -> Result<Option<Session>, String> {
-    match nnc::session(g.clone(), &Options { level, threads: 1, ..Options::default() }, &mut ()) {
+/// One graph in so many is compiled to a library as well, which takes longer.
+const LIBRARIES: u64 = 20;
+
+fn session(g: &Graph, engine: Engine, level: u8) -> Result<Option<Session>, String> {
+    match nnc::session(g.clone(), &Options { engine, level, threads: 1, ..Options::default() }, &mut ()) {
         Ok(s) => Ok(Some(s)),
         Err(Report(errors)) if errors.iter().all(|e| e.code() == Code::Unsupported) => Ok(None),
-        Err(r) => Err(format!("-O{level}: {r}")),
+        Err(r) => Err(format!("{engine:?} -O{level}: {r}")),
     }
 }
 
@@ -61,16 +64,17 @@ fn judge(pool: &[Example], seed: u64, steps: usize) -> Result<Outcome, String> {
         Ok::<_, String>(noisy.and_then(|n| Allowed::new(&want, &n, convolves(&g))))
     };
     let Some(few) = allowed(NOISY.0)? else { return Ok(Outcome::Passed) };
-    for level in [0, 3] {
-        let Some(session) = session(&g, level)? else { return Ok(Outcome::Passed) };
+    let library = seed.is_multiple_of(LIBRARIES).then_some((Engine::SharedLibrary, 2));
+    for (engine, level) in [(Engine::Jit, 0), (Engine::Jit, 3)].into_iter().chain(library) {
+        let Some(session) = session(&g, engine, level)? else { return Ok(Outcome::Passed) };
         let got = match session.run(&x) {
             // A size of 1 that only the run knows is not stretched; that is said cleanly.
             Err(e) if e.code() == Code::Input && e.message().contains(" needs ") => return Ok(Outcome::Passed),
-            other => other.map_err(|e| format!("-O{level}: {e}"))?,
+            other => other.map_err(|e| format!("{engine:?} -O{level}: {e}"))?,
         };
         if few.check(&got, &want).is_err() {
             let Some(many) = allowed(NOISY.1)? else { return Ok(Outcome::Passed) };
-            many.check(&got, &want).map_err(|e| format!("-O{level}: {e}"))?;
+            many.check(&got, &want).map_err(|e| format!("{engine:?} -O{level}: {e}"))?;
         }
     }
     Ok(Outcome::Same)

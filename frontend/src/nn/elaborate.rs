@@ -191,7 +191,10 @@ pub fn elaborate(file: &ast::File, name: &Arc<str>, limits: Limits, parameters: 
 /// The graph, or everything that is wrong with it.
 pub fn finish(b: Builder, order: Vec<Parameter>, errors: Vec<Error>) -> Result<(Graph, Vec<Parameter>), Report> {
     match b.finish() {
-        Ok(graph) if errors.is_empty() => Ok((graph, order)),
+        Ok(mut graph) if errors.is_empty() => {
+            graph.keep_checks();
+            Ok((graph, order))
+        }
         graph => Err(in_order(errors, graph.err())),
     }
 }

@@ -67,6 +67,8 @@ impl Attr<'_> {
 pub enum Item<T> {
     Tensor(T),
     List(Vec<T>),
+    /// A map: a vector of keys, and a vector of their values. A matrix of values is a sequence of maps of the same keys, one a row.
+    Map([T; 2]),
     /// An optional that holds nothing, or an optional input that is not given.
     Absent,
 }
@@ -76,6 +78,7 @@ impl<T> Item<T> {
         match self {
             Item::Tensor(t) => std::slice::from_ref(t),
             Item::List(list) => list,
+            Item::Map(pair) => pair,
             Item::Absent => &[],
         }
     }
@@ -84,6 +87,7 @@ impl<T> Item<T> {
         match self {
             Item::Tensor(t) => Item::Tensor(f(t)),
             Item::List(list) => Item::List(list.iter().map(f).collect()),
+            Item::Map([keys, values]) => Item::Map([f(keys), f(values)]),
             Item::Absent => Item::Absent,
         }
     }
@@ -97,6 +101,7 @@ impl<T> Item<T> {
         match self {
             Item::Tensor(_) => "a tensor".into(),
             Item::List(list) => format!("a sequence of {}", list.len()),
+            Item::Map(_) => "a map".into(),
             Item::Absent => "nothing".into(),
         }
     }
@@ -121,7 +126,8 @@ fn whole<T: Clone>(item: &Item<Option<T>>) -> Item<T> {
     match item {
         Item::Tensor(t) => t.clone().into(),
         Item::List(list) => Item::List(list.iter().flatten().cloned().collect()),
-        Item::Absent => Item::Absent,
+        Item::Map([Some(keys), Some(values)]) => Item::Map([keys.clone(), values.clone()]),
+        Item::Map(_) | Item::Absent => Item::Absent,
     }
 }
 
@@ -210,11 +216,21 @@ impl<'g> Call<'g> {
         Call::new(b, (&self.domain, &self.op, self.opset), inputs, attrs, self.outputs.clone())
     }
 
+    /// What `build` makes of the call on other inputs; for operators without bodies.
+    pub fn on(&self, inputs: Vec<Item<V<'g>>>, build: for<'c> fn(&Call<'c>) -> Result<Vec<V<'c>>>) -> Result<Vec<V<'g>>> {
+        let attrs = self.attrs.iter().filter_map(|(name, value, _)| Some((name.clone(), value.without_body()?))).collect();
+        let inner = Call::new(self.b, (&self.domain, &self.op, self.opset), inputs, attrs, self.outputs.clone());
+        let y = build(&inner);
+        inner.attrs.iter().filter(|(_, _, read)| read.get()).for_each(|(name, ..)| self.ignore(&[name]));
+        y.map_err(|e| if inner.is_as_written(&e) { self.as_written(e) } else { e })
+    }
+
     /// Input `i`, which must be given.
     pub fn x(&self, i: usize) -> Result<V<'g>> {
         match self.item(i) {
             Item::Tensor(v) => Ok(v),
             Item::List(_) => Err(Error::dtype(format!("input {i} is a sequence where a tensor is wanted"))),
+            Item::Map(_) => Err(Error::dtype(format!("input {i} is a map where a tensor is wanted"))),
             Item::Absent => Err(Error::arity(format!("input {i} is missing"))),
         }
     }
@@ -234,6 +250,15 @@ impl<'g> Call<'g> {
         match self.item(i) {
             Item::List(list) => Ok(list),
             other => Err(Error::dtype(format!("input {i} should be a sequence, found {}", other.kind()))),
+        }
+    }
+
+    /// Keys and values of input `i`, which must be one map.
+    pub fn map(&self, i: usize) -> Result<[V<'g>; 2]> {
+        match self.item(i) {
+            Item::Map([keys, values]) if values.ty().rank() == 1 || values.is_poison() => Ok([keys, values]),
+            Item::Map(_) => Err(Error::dtype(format!("input {i} should be a map, found a sequence of maps"))),
+            other => Err(Error::dtype(format!("input {i} should be a map, found {}", other.kind()))),
         }
     }
 

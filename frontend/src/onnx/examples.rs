@@ -92,6 +92,9 @@ impl Example {
             inputs.push(match item {
                 Item::Tensor(p) => Item::Tensor(p.value(&b, format!("x{i}"), open)?),
                 Item::List(l) => Item::List(l.iter().enumerate().map(|(k, p)| p.value(&b, format!("x{i}[{k}]"), open)).collect::<Result<_>>()?),
+                Item::Map([keys, values]) => {
+                    Item::Map([keys.value(&b, format!("x{i}.keys"), open)?, values.value(&b, format!("x{i}.values"), open)?])
+                }
                 Item::Absent => Item::Absent,
             });
         }
@@ -206,6 +209,10 @@ impl<'a> Reader<'a> {
     fn item(&mut self) -> Result<Item<Port>> {
         match () {
             _ if self.take("-") => Ok(Item::Absent),
+            _ if self.take("map") => match <[Port; 2]>::try_from(self.list(["(", ")"], Self::port)?) {
+                Ok(pair) => Ok(Item::Map(pair)),
+                Err(_) => Err(self.wrong("keys and values")),
+            },
             _ if self.take("seq") => self.list(["(", ")"], Self::port).map(Item::List),
             _ => self.port().map(Item::Tensor),
         }

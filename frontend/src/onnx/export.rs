@@ -436,6 +436,7 @@ impl Writer {
             | Op::StringSplit(_)
             | Op::StringNormalize(_)
             | Op::RegexMatch(_)
+            | Op::StringRank(_)
             | Op::ImageDecode(_)
             | Op::WinogradFilter(_)
             | Op::Input

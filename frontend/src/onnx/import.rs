@@ -21,8 +21,8 @@ pub struct ImportOptions {
     pub shapes: Vec<(String, Vec<Dim>)>,
     /// Contents for inputs, by name: the graph keeps the input but computes with these (sizes and axes that the file wants fed).
     pub values: Vec<(String, Tensor)>,
-    /// What inputs that are sequences or optionals are made of, by name. The graph has an input for each tensor: `x[0]`, `x[1]`... for a
-    /// sequence, `x` for an optional tensor.
+    /// What inputs that are sequences, maps or optionals are made of, by name. The graph has an input for each tensor: `x[0]`, `x[1]`... for a
+    /// sequence, `x.keys` and `x.values` for a map, `x` for an optional tensor.
     pub items: Vec<(String, Item<Type>)>,
 }
 
@@ -30,7 +30,9 @@ pub struct ImportOptions {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Tensor,
+    /// Of tensors, or of maps.
     Sequence,
+    Map,
     /// Of a tensor or a sequence.
     Optional,
 }
@@ -87,8 +89,10 @@ pub fn parse(data: Bytes, file: &str, folder: Option<&Path>, options: &ImportOpt
     let mut opsets = opsets;
     // Files before IR version 3 have no imports.
     opsets.entry(String::new()).or_insert(1);
+    let mut graph = b.finish()?;
+    graph.keep_checks();
     Ok(Model {
-        graph: b.finish()?,
+        graph,
         outputs,
         ir_version: proto.ir_version,
         producer: format!("{} {}", text(&proto.producer_name), text(&proto.producer_version)).trim().to_string(),
@@ -131,6 +135,7 @@ pub fn input_kinds(data: Bytes) -> Result<Vec<(String, Kind)>> {
 fn kind(info: &ValueInfoProto) -> Kind {
     match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(TypeKind::Sequence(_)) => Kind::Sequence,
+        Some(TypeKind::Map(_)) => Kind::Map,
         Some(TypeKind::Optional(_)) => Kind::Optional,
         _ => Kind::Tensor,
     }
@@ -207,25 +212,41 @@ fn inputs<'m: 'g, 'g>(scope: &mut Scope<'m, 'g>, graph: &'m GraphProto, options:
     }
 }
 
-/// An input that is a sequence or an optional, as the options say.
+/// An input that is a sequence, a map or an optional, as the options say.
 fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions) -> Item<V<'g>> {
     let (name, kind) = (text(&info.name), kind(info));
     let given = options.items.iter().find(|(n, _)| *n == name).map(|(_, item)| item);
     match (given, kind) {
-        (Some(Item::List(list)), _) => Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect()),
+        (Some(Item::List(list)), Kind::Sequence | Kind::Optional) => {
+            Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect())
+        }
+        (Some(Item::Map(types)), Kind::Map) => {
+            let [keys, values] = item_names(&name);
+            Item::Map([b.input(keys, types[0].clone()), b.input(values, types[1].clone())])
+        }
         (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
         (Some(Item::Absent), Kind::Optional) => Item::Absent,
         (Some(other), _) => {
-            b.error(Error::input(format!("input `{name}` is a sequence, {} is given", other.kind())));
+            let kind = if kind == Kind::Map { "map" } else { "sequence" };
+            b.error(Error::input(format!("input `{name}` is a {kind}, {} is given", other.kind())));
             Item::Tensor(b.poison())
         }
         (None, kind) => {
-            let what = if kind == Kind::Sequence { "a sequence: how long it is" } else { "an optional: whether it holds something" };
+            let what = match kind {
+                Kind::Map => "a map: how many keys it has, and of which types,",
+                Kind::Sequence => "a sequence: how long it is",
+                _ => "an optional: whether it holds something",
+            };
             let e = Error::unsupported(format!("input `{name}` is {what} must be known when the model is compiled"));
             b.error(e.note("`nnc run` takes it from the files that it is given"));
             Item::Tensor(b.poison())
         }
     }
+}
+
+/// What the two tensors of a map are called.
+fn item_names(name: &str) -> [String; 2] {
+    ["keys", "values"].map(|part| format!("{name}.{part}"))
 }
 
 /// What a file says of an input. `None`: a rank, or a length, that it leaves open.
@@ -376,7 +397,10 @@ fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) -> Vec<Mode
         }
         let fits = match (kind(info), &item) {
             (Kind::Tensor, item) => info.r#type.is_none() || matches!(item, Item::Tensor(_)),
+            (Kind::Sequence, Item::Map([keys, values])) => values.ty().rank() == keys.ty().rank() + 1,
             (Kind::Sequence, item) => matches!(item, Item::List(_)),
+            (Kind::Map, Item::Map([keys, values])) => values.ty().rank() == keys.ty().rank(),
+            (Kind::Map, _) => false,
             (Kind::Optional, _) => true,
         };
         if !fits && !item.tensors().iter().any(|v| v.is_poison()) {
@@ -384,9 +408,14 @@ fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) -> Vec<Mode
         }
         match &item {
             Item::List(list) => list.iter().enumerate().for_each(|(i, v)| b.output(format!("{name}[{i}]"), *v)),
+            Item::Map(pair) => item_names(&name).iter().zip(pair).for_each(|(n, v)| b.output(n, *v)),
             item => item.tensors().iter().for_each(|v| b.output(&name, *v)),
         }
-        let kind = if info.r#type.is_none() && matches!(item, Item::List(_)) { Kind::Sequence } else { kind(info) };
+        let kind = match &item {
+            Item::Map([_, values]) if info.r#type.is_none() && values.ty().rank() == 1 => Kind::Map,
+            Item::List(_) | Item::Map(_) if info.r#type.is_none() => Kind::Sequence,
+            _ => kind(info),
+        };
         out.push(ModelOutput { name, kind, layout: item.layout() });
     }
     out

@@ -268,8 +268,24 @@ pub struct SequenceProto {
     pub tensor_values: Vec<TensorProto>,
     #[prost(message, repeated, tag = "5")]
     pub sequence_values: Vec<SequenceProto>,
+    #[prost(message, repeated, tag = "6")]
+    pub map_values: Vec<MapProto>,
     #[prost(message, repeated, tag = "7")]
     pub optional_values: Vec<OptionalProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct MapProto {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: Bytes,
+    #[prost(int32, tag = "2")]
+    pub key_type: i32,
+    #[prost(int64, repeated, tag = "3")]
+    pub keys: Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub string_keys: Vec<Bytes>,
+    #[prost(message, optional, tag = "5")]
+    pub values: Option<SequenceProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]

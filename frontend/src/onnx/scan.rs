@@ -20,6 +20,7 @@ pub enum Kind {
     Shape,
     ElementType,
     Sequence,
+    Map,
     Optional,
     /// Two names at most.
     Pair,
@@ -61,7 +62,9 @@ const CHILDREN: &[(Kind, u64, Kind)] = &[
     (ElementType, 1, Type),
     (Sequence, 3, Tensor),
     (Sequence, 5, Sequence),
+    (Sequence, 6, Map),
     (Sequence, 7, Optional),
+    (Map, 5, Sequence),
     (Optional, 3, Tensor),
     (Optional, 5, Sequence),
     (Optional, 7, Optional),
@@ -82,6 +85,7 @@ impl Kind {
             Type | ElementType => size_of::<TypeProto>(),
             TensorType | Shape => size_of::<super::proto::TensorType>(),
             Sequence => size_of::<SequenceProto>(),
+            Map => size_of::<MapProto>(),
             Optional => size_of::<OptionalProto>(),
             Pair => size_of::<StringStringEntryProto>(),
             Leaf => size_of::<Dimension>(),
@@ -90,7 +94,7 @@ impl Kind {
 
     /// Whether a length-delimited field is packed integers, each of which may grow from one byte to eight.
     fn packed(self, field: u64) -> bool {
-        matches!((self, field), (Tensor, 1 | 5 | 7 | 11) | (Attribute, 8) | (SparseTensor, 3))
+        matches!((self, field), (Tensor, 1 | 5 | 7 | 11) | (Attribute, 8) | (SparseTensor, 3) | (Map, 3))
     }
 }
 

@@ -7,6 +7,7 @@ use super::import::{declared_type, domain, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;
+use nnc_ir::error::Code;
 use nnc_ir::{Builder, DType, Error, Graph, Loc, Report, Result, Tensor, Type, V, Value};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -264,6 +265,7 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
     /// of which nothing is known: the call is built, in a graph that is dropped, on operands of several types in their place.
     fn as_written(&self, call: &Call<'g>) -> Result<()> {
         let mut found: Option<Error> = None;
+        let mut attributes: Vec<(usize, Error)> = vec![];
         for (dtype, rank) in STAND_INS {
             let left = self.cx.stand_ins_left.get();
             if left == 0 {
@@ -277,9 +279,13 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
                 // Each attribute was read, and nothing was said of it.
                 Ok(_) => return Ok(()),
                 Err(e) if call.is_as_written(&e) => found = found.or(Some(e)),
+                Err(e) if e.code() == Code::Attribute => attributes.push((*rank, e)),
                 Err(_) => {}
             }
         }
+        // What is said of an attribute beside operands of several ranks, of none of which it is right, has nothing to do with them.
+        let of_another_rank = |(rank, e): &(usize, Error)| attributes.iter().any(|(r, other)| r != rank && other.message() == e.message());
+        let found = found.or_else(|| attributes.iter().find(|a| of_another_rank(a)).map(|(_, e)| e.clone()));
         found.map_or(Ok(()), Err)
     }
 

@@ -226,3 +226,63 @@ fn what_no_tensor_has_is_an_error_of_the_run() {
         assert!(wrong.open(&data()).is_err(), "{} {:?}", wrong.op, wrong.given);
     }
 }
+
+/// The operator with the inputs' lengths as they are, and with each of them open.
+fn the_same_with_open_lengths(opset: i64, op: NodeProto, inputs: &[(&str, Tensor)]) {
+    let of = |open: bool| {
+        let shape = |n: &str, t: &Tensor| {
+            let dim = |(i, d): (usize, &usize)| if open { format!("{n}{i}") } else { d.to_string() };
+            t.shape().iter().enumerate().map(dim).collect::<Vec<_>>().join(",")
+        };
+        let declared = inputs.iter().map(|(n, t)| value(n, t.dtype().abi_code(), &shape(n, t))).collect();
+        run(&single(opset, op.clone(), declared, &[]), &inputs.iter().map(|(_, t)| t.clone()).collect::<Vec<_>>())
+    };
+    let (want, got) = (of(false), of(true));
+    for (g, w) in got.iter().zip(&want) {
+        assert_eq!(g.shape(), w.shape(), "{:?}", op.op_type);
+        let close = g.to_f64s().iter().zip(w.to_f64s()).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0));
+        assert!(close, "{:?}: {g:?} is not {w:?}", op.op_type);
+    }
+}
+
+fn ramp(shape: &[usize]) -> Tensor {
+    f32s(shape, &(0..shape.iter().product::<usize>()).map(|i| ((i * 7) % 23) as f32 / 5.0 - 2.0).collect::<Vec<_>>())
+}
+
+#[test]
+fn slices_along_a_number_of_axes_of_the_run() {
+    for (starts, ends, axes, steps) in [
+        (&[1i64][..], &[3i64][..], &[2i64][..], &[1i64][..]),
+        (&[1, 0], &[3, -1], &[-1, 0], &[2, 1]),
+        (&[-1, 0, 3], &[-9, 9, 0], &[1, 0, 2], &[-1, 1, -2]),
+    ] {
+        let all = [("x", data()), ("s", i64s(starts)), ("e", i64s(ends)), ("a", i64s(axes)), ("t", i64s(steps))];
+        the_same_with_open_lengths(13, node("Slice", "x s e a t", "y", vec![]), &all);
+        the_same_with_open_lengths(13, node("Slice", "x s e a", "y", vec![]), &[&all[..3], &[("a", i64s(axes))]].concat());
+        the_same_with_open_lengths(13, node("Slice", "x s e", "y", vec![]), &all[..3]);
+    }
+    // More starts than axes, and than ends.
+    let m = single(13, node("Slice", "x s e", "y", vec![]), vec![value("x", F32, "2,3,4"), value("s", I64, "K"), value("e", I64, "L")], &[]);
+    let fails = |s: &[i64], e: &[i64]| eval::run(&load(&m).unwrap().graph, &[data(), i64s(s), i64s(e)], &Env::default()).is_err();
+    assert!(!fails(&[0, 0], &[1, 1]) && fails(&[0, 0, 0, 0], &[1, 1, 1, 1]) && fails(&[0, 0], &[1]));
+}
+
+#[test]
+fn weights_of_open_sizes() {
+    let (x, w, b) = (("x", ramp(&[2, 4, 7, 6])), ("w", ramp(&[6, 2, 3, 2])), ("b", ramp(&[6])));
+    for attributes in [
+        vec![int("group", 2)],
+        vec![int("group", 2), ints("strides", &[2, 1]), ints("dilations", &[1, 2]), ints("pads", &[1, 0, 2, 1])],
+        vec![int("group", 2), ints("strides", &[2, 3]), string("auto_pad", "SAME_UPPER")],
+        vec![int("group", 2), ints("dilations", &[2, 1]), string("auto_pad", "SAME_LOWER")],
+        vec![int("group", 2), ints("kernel_shape", &[3, 2]), string("auto_pad", "VALID")],
+    ] {
+        the_same_with_open_lengths(11, node("Conv", "x w b", "y", attributes), &[x.clone(), w.clone(), b.clone()]);
+    }
+    the_same_with_open_lengths(11, node("Conv", "x w", "y", vec![]), &[("x", ramp(&[1, 3, 8])), ("w", ramp(&[2, 3, 4]))]);
+    let turned = vec![int("group", 2), ints("kernel_shape", &[3, 2]), ints("strides", &[2, 1])];
+    the_same_with_open_lengths(11, node("ConvTranspose", "x w", "y", turned), &[x, ("w", ramp(&[4, 3, 3, 2]))]);
+    let lstm = node("LSTM", "x w r b", "y h c", vec![int("hidden_size", 3), string("direction", "bidirectional")]);
+    let inputs = [("x", ramp(&[5, 2, 4])), ("w", ramp(&[2, 12, 4])), ("r", ramp(&[2, 12, 3])), ("b", ramp(&[2, 24]))];
+    the_same_with_open_lengths(14, lstm, &inputs);
+}

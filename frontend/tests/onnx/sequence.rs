@@ -143,3 +143,68 @@ fn files_read_back() {
         assert_eq!(item::parse(item::encode("x", kind, &it).into(), kind).unwrap(), it);
     }
 }
+
+fn ml(op: NodeProto) -> NodeProto {
+    NodeProto { domain: name("ai.onnx.ml"), ..op }
+}
+
+fn strings(n: &str, values: &[&str]) -> AttributeProto {
+    AttributeProto { name: name(n), strings: values.iter().map(|s| name(s)).collect(), r#type: attribute_type::STRINGS, ..Default::default() }
+}
+
+fn text(values: &[&str]) -> Tensor {
+    Tensor::text(&[values.len()], values.iter().map(|s| (*s).into()).collect()).unwrap()
+}
+
+/// A model of one operator of ai.onnx.ml.
+fn learned(op: NodeProto, input: ValueInfoProto) -> ModelProto {
+    let mut m = of(17, vec![ml(op)], vec![input], &["y"], &[]);
+    m.opset_import.push(import("ai.onnx.ml", 3));
+    m
+}
+
+#[test]
+fn classifiers_end_in_maps() {
+    let m = learned(node("ZipMap", "x", "y", vec![strings("classlabels_strings", &["no", "yes"])]), value("x", F32, "N,2"));
+    let x = f32s(&[2, 2], &[0.25, 0.75, 1.0, 0.0]);
+    let y = run(&m, std::slice::from_ref(&x));
+    assert_eq!(y, [text(&["no", "yes"]), x]);
+    let outputs = load(&m).unwrap().outputs;
+    assert_eq!((outputs.len(), outputs[0].kind), (1, Kind::Sequence));
+    let file = item::encode("y", Kind::Sequence, &Item::Map([y[0].clone(), y[1].clone()]));
+    assert_eq!(item::parse(file.into(), Kind::Sequence).unwrap(), Item::Map([y[0].clone(), y[1].clone()]));
+    // One row is one map.
+    let m = learned(node("ZipMap", "x", "y", vec![ints("classlabels_int64s", &[4, 7])]), value("x", F32, "2"));
+    assert_eq!(run(&m, &[f32s(&[2], &[0.5, 0.5])]), [i64s(&[4, 7]), f32s(&[1, 2], &[0.5, 0.5])]);
+    let both = vec![strings("classlabels_strings", &["a"]), ints("classlabels_int64s", &[1])];
+    assert!(problems(&learned(node("ZipMap", "x", "y", both), value("x", F32, "2")))[0].contains("should list keys"));
+}
+
+#[test]
+fn maps_become_tensors() {
+    let input = ValueInfoProto { name: name("x"), r#type: Some(TypeProto { value: Some(TypeKind::Map(Empty {})) }) };
+    let of = |op: &str, attributes: Vec<AttributeProto>, keys: Tensor, values: Tensor| {
+        let m = learned(node(op, "x", "y", attributes), input.clone());
+        assert!(problems(&m)[0].contains("must be known"), "{:?}", problems(&m));
+        let file = item::encode("x", Kind::Map, &Item::Map([keys.clone(), values.clone()]));
+        assert_eq!(item::parse(file.into(), Kind::Map).unwrap(), Item::Map([keys.clone(), values.clone()]));
+        let options = ImportOptions { items: vec![("x".into(), Item::Map([keys.ty(), values.ty()]))], ..Default::default() };
+        run_with(&m, &options, &[keys, values]).remove(0)
+    };
+    let vocabulary = || vec![strings("string_vocabulary", &["a", "b", "c"])];
+    assert_eq!(of("DictVectorizer", vocabulary(), text(&["c", "z", "a"]), f32s(&[3], &[3., 9., 1.])), f32s(&[1, 3], &[1., 0., 3.]));
+    let row = |values: &[&str]| text(values).reshaped(vec![1, values.len()]).unwrap();
+    let y = of("DictVectorizer", vec![ints("int64_vocabulary", &[5, 6])], i64s(&[6]), text(&["x"]));
+    assert_eq!(y, row(&["", "x"]));
+    let cast = |attributes: Vec<AttributeProto>, values: Tensor| of("CastMap", attributes, i64s(&[3, 1]), values);
+    assert_eq!(cast(vec![], f32s(&[2], &[1.5, 2.25])), f32s(&[1, 2], &[2.25, 1.5]));
+    assert_eq!(cast(vec![], text(&["1", "2.5"])), f32s(&[1, 2], &[2.5, 1.0]));
+    let sparse = |n: i64| vec![string("cast_to", "TO_INT64"), string("map_form", "SPARSE"), int("max_map", n)];
+    assert_eq!(cast(sparse(5), f32s(&[2], &[1.5, 2.25])), Tensor::new(&[1, 5], &[0i64, 2, 0, 1, 0]));
+    // A key that is no column.
+    let m = load_with(
+        &learned(node("CastMap", "x", "y", sparse(3)), input.clone()),
+        &ImportOptions { items: vec![("x".into(), Item::Map([i64s(&[3, 1]).ty(), f32s(&[2], &[1., 2.]).ty()]))], ..Default::default() },
+    );
+    assert!(nnc_ir::eval::run(&m.unwrap().graph, &[i64s(&[3, 1]), f32s(&[2], &[1., 2.])], &Default::default()).is_err());
+}

@@ -99,3 +99,37 @@ fn ngrams_are_counted() {
     assert_eq!(of("IDF"), [f32s(&[3], &[2., 4., 3.])]);
     assert_eq!(of("TFIDF"), [f32s(&[3], &[4., 12., 6.])]);
 }
+
+#[test]
+fn strings_are_moved_to_places() {
+    let (x, i) = (value("x", STR, "3"), value("u", STR, "2"));
+    let feeds = [text(&[3], &["a", "b", "c"]), text(&[2], &["p", "q"])];
+    let of = |op: NodeProto, given: &[(&str, Tensor)]| run(&single(18, op, vec![x.clone(), i.clone()], given), &feeds);
+    let y = of(node("ScatterElements", "x i u", "y", vec![]), &[("i", i64s(&[2, -3]))]);
+    assert_eq!(y, [text(&[3], &["q", "b", "p"])]);
+    let y = of(node("ScatterND", "x i u", "y", vec![]), &[("i", i64s(&[1, 2]).reshaped(vec![2, 1]).unwrap())]);
+    assert_eq!(y, [text(&[3], &["a", "p", "q"])]);
+    let y = of(node("Pad", "x p", "y", vec![]), &[("p", i64s(&[1, -1]))]);
+    assert_eq!(y, [text(&[3], &["", "a", "b"])]);
+    let y = of(node("Pad", "x p v", "y", vec![]), &[("p", i64s(&[0, 1])), ("v", text(&[], &["?"]))]);
+    assert_eq!(y, [text(&[4], &["a", "b", "c", "?"])]);
+    let y = of(node("Pad", "x p", "y", vec![string("mode", "reflect")]), &[("p", i64s(&[2, 0]))]);
+    assert_eq!(y, [text(&[5], &["c", "b", "a", "b", "c"])]);
+    let y = of(node("CenterCropPad", "x n", "y", vec![]), &[("n", i64s(&[5]))]);
+    assert_eq!(y, [text(&[5], &["", "a", "b", "c", ""])]);
+    let sum = single(18, node("ScatterElements", "x i u", "y", vec![string("reduction", "add")]), vec![x, i], &[("i", i64s(&[0, 1]))]);
+    assert!(problems(&sum)[0].contains("not reduced"), "{:?}", problems(&sum));
+}
+
+#[test]
+fn unique_strings_and_those_with_text() {
+    let unique = |attributes: Vec<AttributeProto>| {
+        of(node("Unique", "x", "y first inverse counts", attributes), &["5"], &[text(&[5], &["b", "a", "b", "", "aa"])])
+    };
+    let sorted = [text(&[4], &["", "a", "aa", "b"]), i64s(&[3, 1, 4, 0]), i64s(&[3, 1, 3, 0, 2]), i64s(&[1, 1, 1, 2])];
+    assert_eq!(unique(vec![]), sorted);
+    assert_eq!(unique(vec![int("sorted", 0)])[0], text(&[4], &["b", "a", "", "aa"]));
+    let rows = of(node("Unique", "x", "y", vec![int("axis", 0)]), &["3,2"], &[text(&[3, 2], &["b", "a", "a", "c", "b", "a"])]);
+    assert_eq!(rows, [text(&[2, 2], &["a", "c", "b", "a"])]);
+    assert_eq!(of(node("NonZero", "x", "y", vec![]), &["3"], &[text(&[3], &["", "x", "0"])]), [Tensor::new(&[1, 2], &[1i64, 2])]);
+}

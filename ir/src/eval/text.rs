@@ -98,6 +98,15 @@ pub fn matches(pattern: &str, x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::new(x.shape(), &strings(x)?.iter().map(|s| regex.is_match(s)).collect::<Vec<bool>>()))
 }
 
+pub fn rank(x: &Tensor) -> Result<Tensor> {
+    let texts = strings(x)?;
+    let mut different = texts.to_vec();
+    different.sort();
+    different.dedup();
+    let place = |s: &Arc<str>| different.partition_point(|d| d < s) as i64;
+    Ok(Tensor::new(x.shape(), &texts.iter().map(place).collect::<Vec<i64>>()))
+}
+
 /// Conversion from or to strings.
 pub fn cast(x: &Tensor, to: DType) -> Result<Tensor> {
     match (x.texts(), to) {

@@ -34,7 +34,7 @@ pub fn eval_kernel(kernel: &Kernel, sizes: &[i64], buffers: &mut [Vec<u8>]) -> R
 
 /// The outputs of `program` on `inputs`. Memory may be planned or not.
 pub fn eval_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-    verify_program(program).map_err(first)?;
+    verify_program(program).map_err(Report::into_first)?;
     let env = Env::default();
     bind_types(&program.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
     let code = program.kernels.iter().map(Code::new).collect::<Result<Vec<Code>>>()?;
@@ -58,10 +58,6 @@ pub fn eval_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>>
         Tensor::from_bytes(p.ty.dtype, shape, data.ok_or_else(|| Error::internal(format!("output {} is larger than its buffer", p.name)))?)
     };
     program.outputs.iter().map(output).collect()
-}
-
-fn first(r: Report) -> Error {
-    r.0.into_iter().next().unwrap_or_else(|| Error::internal("an empty report"))
 }
 
 /// The bytes of the weights from `offset` to the end of the tensor that it lies in.
@@ -205,7 +201,7 @@ struct Code<'a> {
 
 impl<'a> Code<'a> {
     fn new(kernel: &'a Kernel) -> Result<Code<'a>> {
-        verify_kernel(kernel).map_err(first)?;
+        verify_kernel(kernel).map_err(Report::into_first)?;
         let constant = |e: &Expr| if let Expr::Const(n, _) = e { *n } else { Num::I(0) };
         let mut slots: Vec<Num> = kernel.exprs.iter().map(constant).collect();
         slots.resize(kernel.exprs.len() + kernel.vars.len(), Num::I(0));

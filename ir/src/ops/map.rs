@@ -80,6 +80,10 @@ impl Primitive for BitCast {
         if x[0].dtype.bits() != self.to.bits() {
             return Err(Error::dtype(format!("bit_cast: {} has {} bits, {} has {}", x[0].dtype, x[0].dtype.bits(), self.to, self.to.bits())));
         }
+        let signed = |d: DType| matches!(d, DType::I4 | DType::I2);
+        if (signed(x[0].dtype) || signed(self.to)) && x[0].dtype != self.to {
+            return Err(Error::dtype(format!("bit_cast: {} and {} lie in a byte in different ways", x[0].dtype, self.to)));
+        }
         // A bool is 0 or 1, which not every byte is.
         if self.to == DType::Bool && x[0].dtype != DType::Bool {
             return Err(Error::dtype(format!("bit_cast: the bits of {} need not be a bool", x[0].dtype)).note("compare with 0"));

@@ -196,6 +196,7 @@ ops! {
         StringSplit "string_split" text::StringSplit,
         StringNormalize "string_normalize" text::StringNormalize,
         RegexMatch "regex_match" text::RegexMatch,
+        StringRank "string_rank" text::StringRank,
         ImageDecode "image_decode" image::ImageDecode,
         If "if" control::If,
         Loop "loop" control::Loop,

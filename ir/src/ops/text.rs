@@ -100,6 +100,24 @@ impl Primitive for StringNormalize {
 }
 
 op_struct! {
+    /// How many different strings of the tensor come before each, in the order of their bytes: `i64`, equal where strings are.
+    StringRank {}
+}
+
+impl Primitive for StringRank {
+    fn class(&self) -> Class {
+        Class::Host
+    }
+    fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
+        strings("string_rank", x, 1)?;
+        Ok(vec![x[0].with_dtype(DType::I64)])
+    }
+    fn eval(&self, x: &[Tensor], _: &Env) -> Result<Vec<Tensor>> {
+        text::rank(&x[0]).map(|t| vec![t])
+    }
+}
+
+op_struct! {
     /// Whether each string as a whole matches a regular expression (RE2's syntax: no look-around, no back references).
     RegexMatch { pattern: Arc<str> }
 }

@@ -4,7 +4,7 @@ use super::rules;
 use crate::expand;
 use nnc_ir::error::Report;
 use nnc_ir::ops::contract::{Layout, Post};
-use nnc_ir::{Builder, Dim, Graph, Op, V};
+use nnc_ir::{Builder, Dim, Graph, Op, V, Value};
 
 pub fn prepare(graph: &Graph) -> Result<Graph, Report> {
     let graph = spelled(graph)?;
@@ -48,9 +48,9 @@ fn spelled(graph: &Graph) -> Result<Graph, Report> {
         y[0].named(&node.name);
         map[id.0 as usize] = y;
     }
-    for o in &graph.outputs {
-        b.output(&o.name, map[o.value.node.0 as usize][o.value.port as usize]);
-    }
+    let get = |v: Value| map[v.node.0 as usize][v.port as usize];
+    graph.outputs.iter().for_each(|o| b.output(&o.name, get(o.value)));
+    graph.checks.iter().for_each(|v| b.check(get(*v)));
     b.finish()
 }
 

@@ -94,7 +94,7 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
         Op::Input | Op::Const(_) | Op::Dims(_) | Op::ReadDims(_) | Op::Iota(_) | Op::Random(_) | Op::StopGrad(_) => no_floats(at.node.op.name()),
         Op::BitCast(_) => Err(Error::unsupported("bits that are read as another type have no gradient")),
         Op::ArgReduce(_) | Op::NonZero(_) | Op::TreeLeaves(_) => no_floats("what is computed from an index"),
-        Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) => no_floats("strings"),
+        Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) => no_floats("strings"),
         Op::ImageDecode(_) => no_floats("pictures"),
         Op::Gradient(_) => Err(Error::internal("a gradient is differentiated before it is computed")),
         Op::Activation(_) | Op::BatchNorm(_) | Op::LayerNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::WinogradFilter(_) => {

@@ -122,10 +122,10 @@ pub struct Key {
     pub outputs: Vec<(usize, u32)>,
 }
 
-/// How many of the graph's outputs each node is.
+/// How many of the graph's outputs and checks each node is.
 pub fn results(graph: &Graph) -> Vec<u32> {
     let mut out = vec![0; graph.id_bound()];
-    graph.outputs.iter().for_each(|o| out[o.value.node.0 as usize] += 1);
+    graph.ends().for_each(|v| out[v.node.0 as usize] += 1);
     out
 }
 

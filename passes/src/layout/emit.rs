@@ -39,8 +39,8 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: 
             }
         }
     }
-    for o in &graph.outputs {
-        e.plain(o.value)?;
+    for v in graph.ends() {
+        e.plain(v)?;
     }
     Ok(e.r.finish())
 }

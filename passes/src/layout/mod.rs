@@ -226,8 +226,8 @@ impl<'a> Plan<'a> {
                 readers[v.node.0 as usize][usize::from(self.reads_blocked(id, k, &blocked))] += 1;
             }
         }
-        for o in &self.graph.outputs {
-            readers[o.value.node.0 as usize][0] += 1;
+        for v in self.graph.ends() {
+            readers[v.node.0 as usize][0] += 1;
         }
         let conversion = |id: NodeId, is_blocked: bool, readers: &[[u32; 2]]| {
             if readers[id.0 as usize][usize::from(!is_blocked)] > 0 { self.convert[id.0 as usize] } else { 0.0 }

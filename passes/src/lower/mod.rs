@@ -355,7 +355,7 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
-            Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::ImageDecode(_) => {
+            Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) | Op::ImageDecode(_) => {
                 Err(Error::internal(format!("{} reaches lowering, the host computes it", node.op.name())))
             }
             Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),

@@ -141,7 +141,7 @@ fn bias<'g>(c: &Call<'g>, q: V<'g>, length: Dim, past: Dim) -> Result<Option<V<'
     }
     // Position of each query among the keys: a matrix, or one for each batch where the lengths differ.
     let given = c.opt(6).map(|n| n.cast(DType::I64).reshape(vec![q.ty().shape[0].clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]));
-    let (row, column) = (ramp(c, rows.clone(), 0, 2), ramp(c, length, 1, 2));
+    let (row, column) = (ramp(c.b, rows.clone(), 0, 2), ramp(c.b, length, 1, 2));
     let offset = match given {
         Some(n) if c.opt(4).is_none() => n - dim(rows),
         _ => dim(past),

@@ -8,10 +8,10 @@ use crate::onnx::call::{Call, dtype_named};
 use nnc_ir::minifloat::Format;
 use nnc_ir::ops::map::BitCast;
 use nnc_ir::scalar::Num;
-use nnc_ir::{DType, Result, ScalarFn, V};
+use nnc_ir::{DType, Result, ScalarFn, Tensor, V};
 
 pub const ROWS: &[Row] = &[
-    op("BitCast", 26, (1, 1), |c| Ok(vec![c.b.op(BitCast { to: c.dtype("to", None)? }, &[c.x(0)?])])),
+    op("BitCast", 26, (1, 1), bit_cast),
     // Before opset 6 the type was a name.
     op("Cast", 1, (1, 1), |c| match c.opt_str("to")? {
         Some(name) => cast(c, dtype_named(name)?),
@@ -20,6 +20,37 @@ pub const ROWS: &[Row] = &[
     op("Cast", 6, (1, 1), |c| cast(c, c.dtype("to", None)?)),
     op("CastLike", 15, (2, 2), |c| cast(c, c.x(1)?.ty().dtype)),
 ];
+
+/// The bits of narrow integers with a sign lie in a byte that repeats the sign: they are read and written as numbers.
+fn bit_cast<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let (x, to) = (c.x(0)?, c.dtype("to", None)?);
+    let from = x.ty().dtype;
+    let unsigned = |d: DType| match d {
+        DType::I4 => Some(DType::U4),
+        DType::I2 => Some(DType::U2),
+        _ => None,
+    };
+    if from.bits() != to.bits() || from == to || (unsigned(from).is_none() && unsigned(to).is_none()) {
+        return Ok(vec![c.b.op(BitCast { to }, &[x])]);
+    }
+    let k = |n: i64| c.b.constant(Tensor::scalar_of(DType::I16, n as f64));
+    let (half, whole) = (1 << (to.bits() - 1), 1 << to.bits());
+    let bits = match unsigned(from) {
+        Some(u) => {
+            let n = x.cast(DType::I16);
+            n.less(k(0)).select(n + k(whole), n).cast(u)
+        }
+        None => x,
+    };
+    Ok(vec![match unsigned(to) {
+        Some(u) => {
+            let n = (if bits.ty().dtype == u { bits } else { c.b.op(BitCast { to: u }, &[bits]) }).cast(DType::I16);
+            n.less(k(half)).select(n, n - k(whole)).cast(to)
+        }
+        None if bits.ty().dtype == to => bits,
+        None => c.b.op(BitCast { to }, &[bits]),
+    }])
+}
 
 fn cast<'g>(c: &Call<'g>, to: DType) -> Result<Vec<V<'g>>> {
     let (saturate, round) = (c.flag("saturate", true)?, c.word("round_mode", &["up", "down", "nearest"])?);

@@ -25,7 +25,7 @@ fn det<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let batch = Dim::product(lead);
     let a = x.cast(DType::F64).reshape(vec![batch.clone(), m.clone(), m.clone()]);
     let one = a.scalar_like(1.0).expand(vec![batch.clone()]);
-    let columns = ramp(c, m.clone(), 0, 1);
+    let columns = ramp(c.b, m.clone(), 0, 1);
 
     let region = c.b.nested("column");
     let (a_in, det_in) = (region.input("a", a.ty()), region.input("det", one.ty()));

@@ -33,10 +33,10 @@ fn einsum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.all()?;
     let parts: Vec<&str> = left.split(',').collect();
     if parts.len() != x.len() {
-        return Err(bad(&format!("{} terms for {} operands", parts.len(), x.len())));
+        return Err(c.as_written(bad(&format!("{} terms for {} operands", parts.len(), x.len()))));
     }
     let written = parts.iter().zip(&x).map(|(p, v)| labels(p, Some(v.ty().rank()), 0)).collect::<Option<Vec<_>>>();
-    let written = written.ok_or_else(|| bad("a term does not fit its operand"))?;
+    let written = written.ok_or_else(|| Error::shape(format!("equation `{equation}`: a term does not fit its operand")))?;
     let dots = written.iter().flatten().filter_map(|l| if let Label::Ellipsis(k) = l { Some(k + 1) } else { None }).max().unwrap_or(0);
     let output = match right {
         Some(r) => labels(r, None, dots).ok_or_else(|| bad("the result is no list of letters"))?,

@@ -1,11 +1,12 @@
 //! Gathering, scattering, masks, index ramps.
 
+use super::text::moved;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::{Gather, GatherElements, GatherNd, NonZero, ScatterElements, ScatterKind, ScatterNd};
 use nnc_ir::ops::source::Iota;
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
+use nnc_ir::{Builder, DType, Dim, Error, Result, Tensor, V};
 
 pub const ROWS: &[Row] = &[
     op("Compress", 9, (2, 2), compress),
@@ -15,18 +16,18 @@ pub const ROWS: &[Row] = &[
     op("NonZero", 9, (1, 1), non_zero),
     op("OneHot", 9, (3, 3), one_hot),
     op("ReverseSequence", 10, (2, 2), reverse_sequence),
-    op("Scatter", 9, (3, 3), scatter_elements).until(10),
-    op("ScatterElements", 11, (3, 3), scatter_elements),
-    op("ScatterND", 11, (3, 3), |c| Ok(vec![c.b.op(ScatterNd { reduction: reduction(c)? }, &c.all()?)])),
-    op("TensorScatter", 24, (2, 3), tensor_scatter),
+    op("Scatter", 9, (3, 3), |c| moved(c, scatter_elements)).until(10),
+    op("ScatterElements", 11, (3, 3), |c| moved(c, scatter_elements)),
+    op("ScatterND", 11, (3, 3), |c| moved(c, |c| Ok(vec![c.b.op(ScatterNd { reduction: reduction(c)? }, &c.all()?)]))),
+    op("TensorScatter", 24, (2, 3), |c| moved(c, tensor_scatter)),
     op("Trilu", 14, (1, 2), trilu),
 ];
 
 /// `0, 1, 2..` along one axis of a tensor of this rank, 1 elsewhere.
-pub fn ramp<'g>(c: &Call<'g>, n: Dim, axis: usize, rank: usize) -> V<'g> {
+pub fn ramp(b: &Builder, n: Dim, axis: usize, rank: usize) -> V<'_> {
     let mut shape = vec![Dim::Const(1); rank];
     shape[axis] = n;
-    c.b.op(Iota { shape, axis }, &[])
+    b.op(Iota { shape, axis }, &[])
 }
 
 fn reduction(c: &Call) -> Result<ScatterKind> {
@@ -50,7 +51,11 @@ fn gather_nd<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Indices of what is not 0. Of a scalar there are none to give: no row, and as many columns as hits.
 fn non_zero<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
+    let x = match c.x(0)? {
+        // A string is something where there is text in it.
+        x if x.ty().dtype == DType::Str => !x.equal(c.b.constant(Tensor::text(&[], vec!["".into()])?)),
+        x => x,
+    };
     let found = c.b.op(NonZero { count: c.b.fresh_symbol("nonzero") }, &[x]);
     Ok(vec![if x.ty().rank() == 0 { found.slice_axis(0, Dim::Const(0), Dim::Const(0)) } else { found }])
 }
@@ -85,7 +90,7 @@ fn one_hot<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let index = index.less(k(Dim::Const(0))).select(index + k(depth.clone()), index);
     let mut shape = x.ty().shape;
     shape.insert(axis, Dim::Const(1));
-    let hot = index.reshape(shape).equal(ramp(c, depth.clone(), axis, rank));
+    let hot = index.reshape(shape).equal(ramp(c.b, depth.clone(), axis, rank));
     let value = |i: i64| values.slice(vec![Dim::Const(i)], vec![Dim::Const(1)]).reshape(vec![]);
     Ok(vec![hot.select(value(1), value(0))])
 }
@@ -101,7 +106,7 @@ fn reverse_sequence<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut along = vec![Dim::Const(1); ty.rank()];
     along[batch] = ty.shape[batch].clone();
     let lens = lens.cast(DType::I64).reshape(along);
-    let t = ramp(c, ty.shape[time].clone(), time, ty.rank());
+    let t = ramp(c.b, ty.shape[time].clone(), time, ty.rank());
     let one = c.b.constant(Tensor::scalar(1i64));
     let index = t.less(lens).select(lens - t - one, t);
     Ok(vec![c.b.op(GatherElements { axis: time }, &[x, index.expand(ty.shape.clone())])])
@@ -115,7 +120,7 @@ fn trilu<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if n < 2 {
         return Err(Error::shape(format!("{ty} has no triangles")));
     }
-    let (rows, cols) = (ramp(c, ty.shape[n - 2].clone(), 0, 2), ramp(c, ty.shape[n - 1].clone(), 1, 2));
+    let (rows, cols) = (ramp(c.b, ty.shape[n - 2].clone(), 0, 2), ramp(c.b, ty.shape[n - 1].clone(), 1, 2));
     let k = c.opt(1).map_or_else(|| c.b.constant(Tensor::scalar(0i64)), |k| k.cast(DType::I64).reshape(vec![]));
     let keep = if c.flag("upper", true)? { cols.greater_equal(rows + k) } else { cols.less_equal(rows + k) };
     Ok(vec![keep.select(x, c.b.constant(Tensor::scalar_of(ty.dtype, 0.0)))])
@@ -130,7 +135,7 @@ fn tensor_scatter<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if axis == 0 || tu.rank() != ty.rank() {
         return Err(Error::shape(format!("an update {tu} of {ty} along axis {axis}")));
     }
-    let mut index = ramp(c, tu.shape[axis].clone(), axis, ty.rank());
+    let mut index = ramp(c.b, tu.shape[axis].clone(), axis, ty.rank());
     if let Some(at) = c.opt(2) {
         let mut shape = vec![Dim::Const(1); ty.rank()];
         shape[0] = ty.shape[0].clone();

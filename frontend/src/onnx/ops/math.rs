@@ -33,7 +33,7 @@ pub const ROWS: &[Row] = &[
     op("Div", 7, (2, 2), |c| binary(c, ScalarFn::Div)),
     op("Equal", 1, (2, 2), |c| old_binary(c, ScalarFn::Equal)),
     op("Equal", 7, (2, 2), |c| binary(c, ScalarFn::Equal)),
-    op("Erf", 9, (1, 1), |c| unary(c, ScalarFn::Erf)),
+    op("Erf", 9, (1, 1), erf),
     op("Exp", 1, (1, 1), |c| unary(c, ScalarFn::Exp)),
     op("Floor", 1, (1, 1), |c| unary(c, ScalarFn::Floor)),
     op("Greater", 1, (2, 2), |c| old_binary(c, ScalarFn::Greater)),
@@ -78,6 +78,13 @@ pub const ROWS: &[Row] = &[
 pub fn unary<'g>(c: &Call<'g>, f: ScalarFn) -> Result<Vec<V<'g>>> {
     c.ignore(&["consumed_inputs"]);
     Ok(vec![c.x(0)?.map(f)])
+}
+
+/// Opset 9 has it of integers as well: the result is cut to whole numbers.
+fn erf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    let x = c.x(0)?;
+    let dtype = x.ty().dtype;
+    if dtype.is_float() { unary(c, ScalarFn::Erf) } else { Ok(vec![x.cast(DType::F32).map(ScalarFn::Erf).cast(dtype)]) }
 }
 
 fn binary<'g>(c: &Call<'g>, f: ScalarFn) -> Result<Vec<V<'g>>> {

@@ -103,6 +103,7 @@ pub const TABLE: &[&[Row]] = &[
     matmul::ROWS,
     ml::features::ROWS,
     ml::linear::ROWS,
+    ml::map::ROWS,
     ml::svm::ROWS,
     ml::tree::ROWS,
     movement::ROWS,
@@ -170,8 +171,8 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     }
     let y = match row.build {
         Build::Tensors(build) => {
-            if let Some(i) = call.inputs.iter().position(|x| matches!(x, Item::List(_))) {
-                return Err(Error::dtype(format!("input {i} is a sequence; {} takes tensors", call.op)));
+            if let Some(i) = call.inputs.iter().position(|x| matches!(x, Item::List(_) | Item::Map(_))) {
+                return Err(Error::dtype(format!("input {i} is {}; {} takes tensors", call.inputs[i].kind(), call.op)));
             }
             build(call)?.into_iter().map(Item::Tensor).collect()
         }

@@ -1,6 +1,7 @@
 //! Parts of tensors: slices, splits, padding.
 
 use super::axes::{Axes, Named, axes_input};
+use super::text::moved;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
@@ -11,9 +12,9 @@ use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 
 pub const ROWS: &[Row] = &[
-    op("CenterCropPad", 18, (2, 2), center_crop_pad),
+    op("CenterCropPad", 18, (2, 2), |c| moved(c, center_crop_pad)),
     op("Pad", 1, (1, 1), pad_attributes),
-    op("Pad", 11, (2, 4), pad),
+    op("Pad", 11, (2, 4), |c| moved(c, pad)),
     op("Slice", 1, (1, 1), slice_attributes),
     op("Slice", 10, (3, 5), slice),
     op("Split", 1, (1, 2), split_old),
@@ -100,19 +101,33 @@ fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, steps: Option<Axe
     let ty = x.ty();
     let k = |v: i64| c.b.constant(Tensor::scalar(v));
     let vector = |v: &[i64]| c.b.constant(Tensor::new(&[v.len()], v));
-    let n = starts.ty().elems().as_const().filter(|n| (0..=ty.rank() as i64).contains(n)).ok_or_else(|| c.unknown(1, "starts"))? as usize;
+    let count = match &axes {
+        Some(Axes::Known(axes)) => Dim::from(axes.len()),
+        Some(Axes::Open(axes)) => axes.ty().elems(),
+        None => starts.ty().elems(),
+    };
     let mut steps = match steps {
-        None => vector(&vec![1; n]),
+        None => k(1).expand(vec![count.clone()]),
         Some(Axes::Known(steps)) => vector(&steps),
         Some(Axes::Open(steps)) => steps,
     };
-    if [starts, ends, steps].iter().any(|v| v.ty().rank() != 1 || !v.ty().elems().is(n as i64)) {
-        return Err(Error::shape(format!("{n} starts, ends {}, steps {}", ends.ty(), steps.ty())));
+    for v in [&mut starts, &mut ends, &mut steps] {
+        let t = v.ty();
+        if t.rank() != 1 || (t.elems() - count.clone()).as_const().is_some_and(|d| d != 0) {
+            return Err(Error::shape(format!("starts {}, ends {} and axes of a slice are {count} numbers, found {t}", c.x(1)?.ty(), c.x(2)?.ty())));
+        }
+        // Where only the run knows lengths, it compares them.
+        *v = if t.elems() == count { *v } else { v.reshape(vec![count.clone()]) };
     }
-    let axes: Vec<usize> = match axes {
-        None => (0..n).collect(),
-        Some(Axes::Known(axes)) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
-        Some(Axes::Open(axes)) => {
+    let axes: Vec<usize> = match (axes, count.as_const()) {
+        (Some(Axes::Known(axes)), _) => axes.iter().map(|a| normalize_axis(*a, ty.rank())).collect::<Result<_>>()?,
+        (None, Some(n)) if n <= ty.rank() as i64 => (0..n as usize).collect(),
+        (None, Some(n)) => return Err(Error::shape(format!("{n} starts for {ty}"))),
+        (axes, _) => {
+            let axes = match axes {
+                Some(Axes::Open(axes)) => axes,
+                _ => c.b.op(Iota { shape: vec![count], axis: 0 }, &[]),
+            };
             // Every axis is cut, those that are not named from end to end.
             let axes = Named::new(c, axes, ty.rank());
             axes.check(c)?;
@@ -120,8 +135,8 @@ fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, steps: Option<Axe
             (0..ty.rank()).collect()
         }
     };
-    if !starts.ty().elems().is(axes.len() as i64) || (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
-        return Err(Error::shape(format!("{n} starts, axes {axes:?}")));
+    if (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
+        return Err(Error::shape(format!("axes {axes:?} of a slice name one twice")));
     }
     for (i, a) in axes.into_iter().enumerate() {
         let one = |v: V<'g>| v.slice(vec![Dim::from(i)], vec![Dim::Const(1)]);

@@ -108,9 +108,12 @@ fn group_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, scale, bias) = (c.x(0)?, c.x(1)?, c.x(2)?);
     let epsilon = c.float("epsilon", 1e-5)?;
     let groups = c.opt_int("num_groups")?.ok_or_else(|| c.missing("num_groups"))?;
+    if groups < 1 {
+        return Err(c.as_written(Error::attribute(format!("attribute `num_groups` is {groups}"))));
+    }
     let wide = widened(c, x)?;
     let shape = x.ty().shape;
-    if shape.len() < 2 || groups < 1 || shape[1].as_const().is_some_and(|n| n % groups != 0) {
+    if shape.len() < 2 || shape[1].as_const().is_some_and(|n| n % groups != 0) {
         return Err(Error::shape(format!("{groups} groups of the channels of {}", x.ty())));
     }
     let grouped = wide.reshape(vec![shape[0].clone(), Dim::Const(groups), Dim::product(&shape[1..]).floor_div(&Dim::Const(groups))]);

@@ -40,7 +40,8 @@ type Draw = for<'g> fn(&Call<'g>, &[Dim], DType) -> Result<V<'g>>;
 fn fill<'g>(c: &Call<'g>, shape: Vec<Dim>, default: DType, draw: Draw) -> Result<Vec<V<'g>>> {
     let dtype = c.dtype("dtype", Some(default))?;
     if !dtype.is_float() {
-        return Err(Error::dtype(format!("random numbers are floats, {dtype} is asked for")));
+        let e = Error::dtype(format!("random numbers are floats, attribute `dtype` asks for {dtype}"));
+        return Err(if c.opt_int("dtype")?.is_some() { c.as_written(e) } else { e });
     }
     Ok(vec![draw(c, &shape, dtype)?.cast(dtype)])
 }

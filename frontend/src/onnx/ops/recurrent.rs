@@ -100,14 +100,15 @@ struct Layer<'g> {
 
 fn recurrent<'g>(c: &Call<'g>, cell: Cell) -> Result<Vec<V<'g>>> {
     c.ignore(&["output_sequence"]);
-    let (x, w, r) = (c.x(0)?, c.x(1)?, c.x(2)?);
+    let (x, mut w, mut r) = (c.x(0)?, c.x(1)?, c.x(2)?);
     let batch_first = c.flag("layout", false)?;
     if x.ty().rank() != 3 || w.ty().rank() != 3 || r.ty().rank() != 3 {
         return Err(Error::shape(format!("expected three axes, found X {}, W {}, R {}", x.ty(), w.ty(), r.ty())));
     }
-    let hidden = r.ty().shape[2].as_const().and_then(|h| usize::try_from(h).ok());
-    let hidden = hidden.ok_or_else(|| Error::unsupported("the hidden size must be known"))?;
-    if c.opt_int("hidden_size")?.is_some_and(|h| h != hidden as i64) {
+    let declared = c.opt_int("hidden_size")?;
+    let hidden = r.ty().shape[2].as_const().or(declared).and_then(|h| usize::try_from(h).ok());
+    let hidden = hidden.ok_or_else(|| Error::unsupported("the hidden size must be known").note("attribute `hidden_size` can tell it"))?;
+    if declared.is_some_and(|h| h != hidden as i64) {
         return Err(Error::shape(format!("hidden_size differs from R {}", r.ty())));
     }
     let directions: &[bool] = match c.word("direction", &["forward", "reverse", "bidirectional"])? {
@@ -118,6 +119,14 @@ fn recurrent<'g>(c: &Call<'g>, cell: Cell) -> Result<Vec<V<'g>>> {
     let gates = cell.gates();
     let rows = Dim::from(gates * hidden);
     let count = Dim::from(directions.len());
+    // Lengths that the model leaves open are what they must be; the run compares.
+    let settled = |v: V<'g>, last: Dim| {
+        let (have, want) = (v.ty().shape, [count.clone(), rows.clone(), last]);
+        let open = have.iter().zip(&want).any(|(a, b)| a != b && a.as_const().is_none());
+        let shape = have.iter().zip(want).map(|(a, b)| if a.as_const().is_none() { b } else { a.clone() });
+        if open { v.reshape(shape.collect()) } else { v }
+    };
+    (w, r) = (settled(w, w.ty().shape[2].clone()), settled(r, Dim::from(hidden)));
     let want = [(w, vec![count.clone(), rows.clone(), x.ty().shape[2].clone()]), (r, vec![count, rows, Dim::from(hidden)])];
     if let Some((v, _)) = want.iter().find(|(v, shape)| v.ty().shape[..2] != shape[..2]) {
         return Err(Error::shape(format!("weights {} do not fit {} directions, {gates} gates and {hidden} units", v.ty(), directions.len())));

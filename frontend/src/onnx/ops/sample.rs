@@ -2,6 +2,7 @@
 
 use super::index::ramp;
 use super::matmul::matmul;
+use super::text::moved;
 use super::window::{Geometry, group, spatial};
 use super::{Row, op};
 use crate::onnx::call::Call;
@@ -16,7 +17,7 @@ pub const ROWS: &[Row] = &[
     op("AffineGrid", 20, (2, 2), affine_grid),
     op("Col2Im", 18, (3, 3), col2im),
     op("DeformConv", 19, (3, 5), deform_conv),
-    op("GridSample", 16, (2, 2), grid_sample),
+    op("GridSample", 16, (2, 2), grid_sample_any),
     op("MaxRoiPool", 1, (2, 2), max_roi_pool),
     op("RoiAlign", 10, (3, 3), roi_align),
 ];
@@ -140,14 +141,25 @@ fn cubic(r: V) -> Vec<(f64, V)> {
         .collect()
 }
 
+/// Strings are moved, so they come from the nearest place.
+fn grid_sample_any<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
+    if c.x(0)?.ty().dtype == DType::Str && c.opt_str("mode")? != Some("nearest") {
+        return Err(Error::dtype("strings have nothing between them: attribute `mode` should be nearest"));
+    }
+    moved(c, grid_sample)
+}
+
 fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, grid) = (c.x(0)?, c.x(1)?);
+    let (given, grid) = (c.x(0)?, c.x(1)?);
+    let mode = c.word("mode", &["linear", "bilinear", "nearest", "cubic", "bicubic"])?;
+    // Between whole numbers there are fractions, which are cut from the result.
+    let dtype = given.ty().dtype;
+    let x = if mode == "nearest" || dtype.is_float() { given } else { given.cast(DType::F64) };
     let (xs, gs) = (x.ty().shape, grid.ty().shape);
     let axes = spatial(x)?.len();
     if gs.len() != xs.len() || !gs[gs.len() - 1].is(axes as i64) {
         return Err(Error::shape(format!("a grid {} for {}", grid.ty(), x.ty())));
     }
-    let mode = c.word("mode", &["linear", "bilinear", "nearest", "cubic", "bicubic"])?;
     let beyond = match c.word("padding_mode", &["zeros", "border", "reflection"])? {
         "zeros" => Beyond::Zeros,
         "border" => Beyond::Border,
@@ -170,7 +182,7 @@ fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         _ => images.interpolated(&positions, &linear),
     };
     let shape = [&xs[..2], &gs[1..gs.len() - 1]].concat();
-    Ok(vec![y.transpose(&[0, 2, 1]).reshape(shape)])
+    Ok(vec![y.transpose(&[0, 2, 1]).reshape(shape).cast(dtype)])
 }
 
 /// Positions of a regular grid from -1 to 1, mapped by a matrix a sample.
@@ -188,7 +200,7 @@ fn affine_grid<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let mut column = area.to_vec();
     column.push(Dim::Const(1));
     let axis = |i: usize| {
-        let at = ramp(c, area[i].clone(), i, axes + 1).cast(ty.dtype);
+        let at = ramp(c.b, area[i].clone(), i, axes + 1).cast(ty.dtype);
         let (n, one, two) = (dim(c, &area[i], ty.dtype), at.scalar_like(1.0), at.scalar_like(2.0));
         let p = if at_corners { at * two / (n - one) - one } else { (at * two + one) / n - one };
         p.expand(column.clone())
@@ -259,7 +271,7 @@ fn col2im_open<'g>(c: &Call<'g>, x: V<'g>, image: &[Dim], block: &[Dim]) -> Resu
     for i in 0..n {
         let reach = (block[i].clone() - Dim::Const(1)) * Dim::Const(dilations[i]) + Dim::Const(1);
         blocks.push((&padded[i] - &reach).floor_div(&Dim::Const(strides[i])) + Dim::Const(1));
-        let at = ramp(c, block[i].clone(), i, 2 * n) * k(dilations[i]) + ramp(c, blocks[i].clone(), n + i, 2 * n) * k(strides[i]);
+        let at = ramp(c.b, block[i].clone(), i, 2 * n) * k(dilations[i]) + ramp(c.b, blocks[i].clone(), n + i, 2 * n) * k(strides[i]);
         place = Some(place.map_or(at, |p| p * dim(c, &padded[i], DType::I64) + at));
     }
     let Some(place) = place else { return Ok(c.poisoned()) };
@@ -302,9 +314,9 @@ fn deform_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let shifts = offset.reshape(vec![rows.clone(), Dim::Const(taps), Dim::Const(2), out[0].clone(), out[1].clone()]);
     let regular = |axis: usize| {
         let k = |v: i64| c.b.constant(Tensor::scalar(v));
-        let tap = ramp(c, Dim::Const(taps), 0, 3);
+        let tap = ramp(c.b, Dim::Const(taps), 0, 3);
         let tap = if axis == 0 { tap / k(kw) } else { c.b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[tap, k(kw)]) };
-        let at = ramp(c, out[axis].clone(), 1 + axis, 3) * k(g.strides[axis]) + tap * k(g.dilations[axis]);
+        let at = ramp(c.b, out[axis].clone(), 1 + axis, 3) * k(g.strides[axis]) + tap * k(g.dilations[axis]);
         at - c.b.op(Dims { values: vec![g.lo[axis].clone()], scalar: true }, &[])
     };
     let position = |axis: usize| {
@@ -512,10 +524,10 @@ fn max_roi_pool<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let (lo, hi) = (corner(first), corner(last));
         let one = lo.scalar_like(1.0);
         let size = (hi - lo + one).max(one) / lo.scalar_like(cells[axis - 2] as f64);
-        let cell = ramp(c, Dim::Const(cells[axis - 2]), 1, 2).cast(DType::F32);
+        let cell = ramp(c.b, Dim::Const(cells[axis - 2]), 1, 2).cast(DType::F32);
         let three = |v: V<'g>| v.reshape(vec![count.clone(), Dim::Const(cells[axis - 2]), Dim::Const(1)]);
         let (from, to) = (three((cell * size).floor() + lo), three(((cell + one) * size).map(ScalarFn::Ceil) + lo));
-        let at = ramp(c, tx.shape[axis].clone(), 2, 3).cast(DType::F32);
+        let at = ramp(c.b, tx.shape[axis].clone(), 2, 3).cast(DType::F32);
         at.greater_equal(from).and(at.less(to))
     };
     let image = column(0).reshape(vec![count.clone()]).cast(DType::I64);

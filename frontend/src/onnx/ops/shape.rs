@@ -156,7 +156,7 @@ fn other_than_one<'g>(c: &Call<'g>, x: V<'g>) -> Result<V<'g>> {
     let k = |v: i64| c.b.constant(Tensor::scalar(v));
     let one = c.b.dims(open).equal(k(1)).reduce(ReduceKind::Max, &[0], false);
     let (_, zero) = c.read(one.select(k(-1), k(0)), "lengths other than 1")?;
-    let index = super::index::ramp(c, shape[axis].clone(), 0, 1) + zero;
+    let index = super::index::ramp(c.b, shape[axis].clone(), 0, 1) + zero;
     Ok(c.b.op(nnc_ir::ops::index::Gather { axis }, &[x, index]))
 }
 

@@ -6,10 +6,11 @@ use super::index::ramp;
 use super::matmul::matmul;
 use super::{Row, op};
 use crate::onnx::call::Call;
+use nnc_ir::ops::control::If;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::types::normalize_axis;
-use nnc_ir::{DType, Dim, Error, Result, ScalarFn, V};
+use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, ScalarFn, Tensor, V};
 use std::f64::consts::TAU;
 
 pub const ROWS: &[Row] = &[
@@ -23,8 +24,8 @@ pub const ROWS: &[Row] = &[
     op("STFT", 17, (2, 4), stft),
 ];
 
-fn scalar<'g>(c: &Call<'g>, d: &Dim, dtype: DType) -> V<'g> {
-    c.b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype)
+fn scalar<'g>(b: &'g Builder, d: &Dim, dtype: DType) -> V<'g> {
+    b.op(Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype)
 }
 
 /// The one number in an integer input, known or read at run time.
@@ -37,18 +38,18 @@ fn window<'g>(c: &Call<'g>, terms: &[f64]) -> Result<Vec<V<'g>>> {
     let size = length(c, 0, "size")?;
     let span = if c.flag("periodic", true)? { size.clone() } else { size.clone() - Dim::Const(1) };
     let k = c.b.op(Iota { shape: vec![size], axis: 0 }, &[]).cast(DType::F64);
-    let turn = k * k.scalar_like(TAU) / scalar(c, &span, DType::F64);
+    let turn = k * k.scalar_like(TAU) / scalar(c.b, &span, DType::F64);
     let term = |(j, a): (usize, &f64)| (turn * turn.scalar_like(j as f64)).map(ScalarFn::Cos) * turn.scalar_like(*a);
     let sum = terms.iter().enumerate().map(term).reduce(|a, b| a + b).ok_or_else(|| Error::internal("a window without terms"))?;
     Ok(vec![sum.cast(c.dtype("output_datatype", Some(DType::F32))?)])
 }
 
 /// Cosines and sines of `2 pi j k / n`, f64 `[rows, columns]`.
-fn waves<'g>(c: &Call<'g>, n: &Dim, rows: &Dim, columns: &Dim) -> (V<'g>, V<'g>) {
-    let product = ramp(c, rows.clone(), 0, 2) * ramp(c, columns.clone(), 1, 2);
+fn waves<'g>(b: &'g Builder, n: &Dim, rows: &Dim, columns: &Dim) -> (V<'g>, V<'g>) {
+    let product = ramp(b, rows.clone(), 0, 2) * ramp(b, columns.clone(), 1, 2);
     // Whole turns taken off first: large angles would lose digits.
-    let turn = c.b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[product, scalar(c, n, DType::I64)]).cast(DType::F64);
-    let angle = turn * turn.scalar_like(TAU) / scalar(c, n, DType::F64);
+    let turn = b.op(nnc_ir::Op::Map(ScalarFn::Mod), &[product, scalar(b, n, DType::I64)]).cast(DType::F64);
+    let angle = turn * turn.scalar_like(TAU) / scalar(b, n, DType::F64);
     (angle.map(ScalarFn::Cos), angle.map(ScalarFn::Sin))
 }
 
@@ -79,16 +80,19 @@ fn dft<'g>(c: &Call<'g>, axis: Axes<'g>) -> Result<Vec<V<'g>>> {
             if axis + 1 >= shape.len() {
                 return Err(Error::attribute(format!("axis {axis} of {} holds real and imaginary parts", x.ty())));
             }
-            Ok(vec![transform(c, x, axis, size(&shape[axis])?, inverse, onesided)?])
+            Ok(vec![transform(x, axis, size(&shape[axis])?, inverse, onesided)?])
         }
         Axes::Open(axis) if axis.ty().elems().is(1) && shape.len() > 1 => {
+            if c.opt(1).is_none() && !onesided && shape[..shape.len() - 1].iter().all(|d| d.as_const().is_some()) {
+                return Ok(vec![along_one(c, x, axis, inverse)?]);
+            }
             // The last axis cannot be meant: it comes along as it is.
             let named = Named::new(c, axis, shape.len());
             let last = shape.len() - 1;
             let [before, have, after] = named.around(c, &shape, last)?;
             let parts = shape[last].clone();
             let x = x.reshape(vec![before, have.clone(), after.floor_div(&parts), parts]);
-            let y = transform(c, x, 1, size(&have)?, inverse, onesided)?;
+            let y = transform(x, 1, size(&have)?, inverse, onesided)?;
             if y.is_poison() {
                 return Ok(c.poisoned());
             }
@@ -100,14 +104,51 @@ fn dft<'g>(c: &Call<'g>, axis: Axes<'g>) -> Result<Vec<V<'g>>> {
     }
 }
 
+/// The transform along the axis that the run gives: a branch for each, so that every one knows its length and can be fast.
+fn along_one<'g>(c: &Call<'g>, x: V<'g>, axis: V<'g>, inverse: bool) -> Result<V<'g>> {
+    let ty = x.ty();
+    let last = ty.rank() - 1;
+    let k = |v: usize| c.b.constant(Tensor::scalar(v as i64));
+    // Counted from the end before it is looked at: among the axes but the last.
+    let axis = axis.less(k(0)).select(axis + k(ty.rank()), axis);
+    let axis = axis.less(k(0)).select(k(last), axis);
+    Named::new(c, axis, last).check(c)?;
+    let axis = axis.reshape(vec![]);
+    let mut chosen: Option<Graph> = None;
+    for at in (0..last).rev() {
+        let b = Builder::new("dft");
+        let (a, x) = (b.input("axis", axis.ty()), b.input("x", ty.clone()));
+        let branch = |b: &Builder, x: V<'_>| -> Result<()> {
+            b.output("y", transform(x, at, ty.shape[at].clone(), inverse, false)?);
+            Ok(())
+        };
+        match chosen {
+            None => branch(&b, x)?,
+            Some(otherwise) => {
+                let yes = Builder::new("dft");
+                yes.input("axis", axis.ty());
+                branch(&yes, yes.input("x", ty.clone()))?;
+                let here = a.equal(b.constant(Tensor::scalar(at as i64)));
+                let yes = yes.finish().map_err(Report::into_first)?;
+                b.output("y", b.op_all(If {}, &[here, a, x], vec![yes, otherwise])[0]);
+            }
+        }
+        chosen = Some(b.finish().map_err(Report::into_first)?);
+    }
+    let graph = chosen.ok_or_else(|| Error::shape(format!("{ty} has no axis to transform along")))?;
+    Ok(c.b.inline(&graph, &[axis, x])[0])
+}
+
 /// The longest transform whose waves are written into the graph.
 const LONGEST: i64 = 1 << 20;
 
-/// The product form is computed in f64: sums of many terms cancel, and what should be zero would not be.
-fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -> Result<V<'g>> {
-    let dtype = x.ty().dtype;
+/// Computed in f64: sums of many terms cancel, and what should be zero would not be. A complex signal, which has that noise already
+/// where it is itself a transform, is transformed in f32 where it can be done fast.
+fn transform<'g>(x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -> Result<V<'g>> {
+    let (b, dtype) = (x.builder(), x.ty().dtype);
     let fast = n.as_const().filter(|n| !(inverse && onesided) && *n <= LONGEST).and_then(|n| factors(n as usize));
-    let x = x.cast(if fast.is_some() && dtype != DType::F64 { DType::F32 } else { DType::F64 });
+    let complex = x.ty().shape.last().is_some_and(|parts| parts.is(2));
+    let x = x.cast(if fast.is_some() && complex && dtype != DType::F64 { DType::F32 } else { DType::F64 });
     let ty = x.ty();
     let last = ty.rank() - 1;
     let parts = ty.shape[last].as_const().filter(|p| matches!(p, 1 | 2));
@@ -128,13 +169,13 @@ fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, one
         let v = v.transpose(&undo);
         v.reshape(v.ty().shape.into_iter().chain([Dim::Const(1)]).collect())
     };
-    let scale = |v: V<'g>| v / scalar(c, &n, ty.dtype);
+    let scale = |v: V<'g>| v / scalar(b, &n, ty.dtype);
     if inverse && onesided {
         // The other half is the conjugate of this one: every frequency but the first and (for even n) the last counts twice.
-        let (cos, sin) = waves(c, &n, &half, &n);
-        let k = ramp(c, half.clone(), 0, 2);
+        let (cos, sin) = waves(b, &n, &half, &n);
+        let k = ramp(b, half.clone(), 0, 2);
         let zero = k.scalar_like(0.0);
-        let alone = k.equal(zero).or((k + k).equal(scalar(c, &n, DType::I64)));
+        let alone = k.equal(zero).or((k + k).equal(scalar(b, &n, DType::I64)));
         let times = alone.select(cos.scalar_like(1.0), cos.scalar_like(2.0));
         let y = matmul(re, cos * times);
         return Ok(back(scale(im.map_or(y, |im| y - matmul(im, sin * times)))).cast(dtype));
@@ -152,7 +193,7 @@ fn transform<'g>(c: &Call<'g>, x: V<'g>, axis: usize, n: Dim, inverse: bool, one
         }
         return Ok(V::concat(&[finish(y.re), finish(y.imaginary())], last).cast(dtype));
     }
-    let (cos, sin) = waves(c, &n, &n, &bins);
+    let (cos, sin) = waves(b, &n, &n, &bins);
     let sin = if inverse { -sin } else { sin };
     let (real, imaginary) = match im {
         Some(im) => (matmul(re, cos) + matmul(im, sin), matmul(im, cos) - matmul(re, sin)),
@@ -176,7 +217,7 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         (None, None) => ty.shape[1].clone(),
     };
     let frames = (&ty.shape[1] - &size).floor_div(&step) + Dim::Const(1);
-    let index = ramp(c, frames, 0, 2) * scalar(c, &step, DType::I64) + ramp(c, size.clone(), 1, 2);
+    let index = ramp(c.b, frames, 0, 2) * scalar(c.b, &step, DType::I64) + ramp(c.b, size.clone(), 1, 2);
     let mut framed = c.b.op(Gather { axis: 1 }, &[x, index]);
     if let Some(w) = c.opt(2) {
         framed = framed * w.reshape(vec![size.clone(), Dim::Const(1)]);
@@ -184,7 +225,7 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if framed.is_poison() {
         return Ok(c.poisoned());
     }
-    Ok(vec![transform(c, framed, 2, size, false, c.flag("onesided", true)?)?])
+    Ok(vec![transform(framed, 2, size, false, c.flag("onesided", true)?)?])
 }
 
 /// Triangular filters, evenly spaced in mel, as weights of the bins of a transform.
@@ -199,11 +240,11 @@ fn mel_weights<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let to_mel = |hertz: V<'g>| times(plus(times(hertz, 1.0 / 700.0), 1.0).log(), scale);
     let to_hertz = |mel: V<'g>| times(plus(times(mel, 1.0 / scale).exp(), -1.0), 700.0);
     let edges = bands.clone() + Dim::Const(2);
-    let step = (to_mel(high) - to_mel(low)) / scalar(c, &edges, DType::F64);
-    let mel = to_mel(low) + ramp(c, edges, 0, 1).cast(DType::F64) * step;
-    let bin = (plus(scalar(c, &size, DType::F64), 1.0) * to_hertz(mel) / rate).map(ScalarFn::Floor);
+    let step = (to_mel(high) - to_mel(low)) / scalar(c.b, &edges, DType::F64);
+    let mel = to_mel(low) + ramp(c.b, edges, 0, 1).cast(DType::F64) * step;
+    let bin = (plus(scalar(c.b, &size, DType::F64), 1.0) * to_hertz(mel) / rate).map(ScalarFn::Floor);
     let [left, centre, right] = [0, 1, 2].map(|k| bin.slice_axis(0, Dim::Const(k), bands.clone()));
-    let k = ramp(c, size.floor_div(&Dim::Const(2)) + Dim::Const(1), 0, 2).cast(DType::F64);
+    let k = ramp(c.b, size.floor_div(&Dim::Const(2)) + Dim::Const(1), 0, 2).cast(DType::F64);
     let zero = k.scalar_like(0.0);
     // Up to the centre, which has 1 even where nothing leads up to it, and down from it.
     let flat = left.equal(centre);

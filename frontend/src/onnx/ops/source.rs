@@ -60,8 +60,8 @@ fn eye_like<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if ty.rank() != 2 {
         return Err(Error::shape(format!("expected a matrix, found {ty}")));
     }
-    let row = super::index::ramp(c, ty.shape[0].clone(), 0, 2);
-    let col = super::index::ramp(c, ty.shape[1].clone(), 1, 2);
+    let row = super::index::ramp(c.b, ty.shape[0].clone(), 0, 2);
+    let col = super::index::ramp(c.b, ty.shape[1].clone(), 1, 2);
     let k = c.b.constant(Tensor::scalar(c.int("k", 0)?));
     Ok(vec![col.equal(row + k).cast(dtype)])
 }

@@ -1,10 +1,11 @@
-//! Operators on strings, and counts of n-grams.
+//! Operators on strings, what others do to strings, and counts of n-grams.
 
 use super::{Row, op};
-use crate::onnx::call::Call;
+use crate::onnx::call::{Call, Item};
 use nnc_ir::ops::Op;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::ops::text::{Case, RegexMatch, StringConcat, StringNormalize, StringSplit};
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 use std::sync::Arc;
@@ -16,6 +17,32 @@ pub const ROWS: &[Row] = &[
     op("StringSplit", 20, (1, 1), split),
     op("TfIdfVectorizer", 9, (1, 1), tf_idf),
 ];
+
+/// An operator that moves elements about, on strings: what it makes of the numbers of their places says where they go. What it fills up
+/// with, which is zero for numbers, is no text.
+pub fn moved<'g>(c: &Call<'g>, build: for<'c> fn(&Call<'c>) -> Result<Vec<V<'c>>>) -> Result<Vec<V<'g>>> {
+    let texts = |item: &Item<V<'g>>| matches!(item, Item::Tensor(v) if v.ty().dtype == DType::Str);
+    if !c.inputs.iter().any(texts) {
+        return build(c);
+    }
+    if c.opt_str("reduction")?.is_some_and(|r| r != "none") {
+        return Err(Error::dtype("strings are put in places, not reduced"));
+    }
+    let mut pool = vec![c.b.constant(Tensor::text(&[1], vec!["".into()])?)];
+    let mut next = Dim::Const(1);
+    let mut inputs = c.inputs.clone();
+    for item in inputs.iter_mut().filter(|item| texts(item)) {
+        let Item::Tensor(v) = item else { continue };
+        let (n, shape) = (v.ty().elems(), v.ty().shape);
+        pool.push(v.reshape(vec![n.clone()]));
+        let places = c.b.op(Iota { shape: vec![n.clone()], axis: 0 }, &[]) + c.b.op(Dims { values: vec![next.clone()], scalar: true }, &[]);
+        *item = Item::Tensor(places.reshape(shape));
+        next = next + n;
+    }
+    let places = c.on(inputs, build)?;
+    let pool = V::concat(&pool, 0);
+    Ok(places.into_iter().map(|p| c.b.op(Gather { axis: 0 }, &[pool, p])).collect())
+}
 
 fn regex<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let pattern = c.opt_str("pattern")?.ok_or_else(|| c.missing("pattern"))?;

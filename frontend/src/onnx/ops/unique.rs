@@ -5,6 +5,7 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::index::{Gather, NonZero, ScatterElements, ScatterKind};
 use nnc_ir::ops::reduce::{Cumulate, ReduceKind};
 use nnc_ir::ops::sort::TopK;
+use nnc_ir::ops::text::StringRank;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 
@@ -20,7 +21,9 @@ fn order<'g>(c: &Call<'g>, v: V<'g>) -> V<'g> {
 }
 
 fn unique<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
+    let given = c.x(0)?;
+    // Strings are compared by their ranks.
+    let x = if given.ty().dtype == DType::Str { c.b.op(StringRank {}, &[given]) } else { given };
     let ty = x.ty();
     let sorted = c.flag("sorted", true)?;
     let axis = c.opt_int("axis")?.map(|a| normalize_axis(a, ty.rank())).transpose()?;
@@ -72,8 +75,8 @@ fn unique<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         (first, counts) = (gather(first, by_place), gather(counts, by_place));
     }
     let y = match axis {
-        None => gather(x.reshape(vec![ty.elems()]), first),
-        Some(axis) => c.b.op(Gather { axis }, &[x, first]),
+        None => gather(given.reshape(vec![ty.elems()]), first),
+        Some(axis) => c.b.op(Gather { axis }, &[given, first]),
     };
     Ok(vec![y, first, inverse, counts])
 }

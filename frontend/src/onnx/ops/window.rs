@@ -1,11 +1,13 @@
 //! Convolution and pooling.
 
+use super::matmul::matmul;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout, Post};
-use nnc_ir::ops::index::ScatterElements;
+use nnc_ir::ops::index::{Gather, ScatterElements};
 use nnc_ir::ops::movement::{Pad, PadMode};
 use nnc_ir::ops::reduce::ReduceKind;
+use nnc_ir::ops::source::Iota;
 use nnc_ir::ops::window::{Pool, PoolKind};
 use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
 
@@ -34,16 +36,13 @@ impl Geometry {
     /// `spatial` are the input's lengths; the kernel is the weights' where there are any, else `kernel_shape`.
     pub fn read(c: &Call, spatial: &[Dim], weights: Option<&[Dim]>) -> Result<Geometry> {
         let n = spatial.len();
-        let list = |name: &str, len: usize, default: i64| -> Result<Vec<i64>> {
-            let v = c.ints(name)?.filter(|v| !v.is_empty()).unwrap_or_else(|| vec![default; len]);
-            if v.len() == len { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {len} integers, found {v:?}"))) }
-        };
+        let list = |name: &str, len: usize, default: i64| list(c, name, len, default);
         let declared = c.ints("kernel_shape")?;
         let kernel = match weights {
             None => declared.ok_or_else(|| c.missing("kernel_shape"))?,
             Some(w) => {
                 let w: Option<Vec<i64>> = w.iter().map(Dim::as_const).collect();
-                let w = w.ok_or_else(|| Error::unsupported("the kernel's size must be known"))?;
+                let w = w.ok_or_else(|| Error::unsupported("the kernel's size must be known").note("attribute `kernel_shape` can tell it"))?;
                 if declared.as_ref().is_some_and(|d| *d != w) {
                     return Err(Error::shape(format!("attribute `kernel_shape` is {declared:?}, the weights have {w:?}")));
                 }
@@ -110,6 +109,21 @@ impl Geometry {
     }
 }
 
+/// An attribute of so many integers.
+fn list(c: &Call, name: &str, len: usize, default: i64) -> Result<Vec<i64>> {
+    let v = c.ints(name)?.filter(|v| !v.is_empty()).unwrap_or_else(|| vec![default; len]);
+    if v.len() == len { Ok(v) } else { Err(Error::attribute(format!("attribute `{name}` should be {len} integers, found {v:?}"))) }
+}
+
+/// The weights, whose kernel is that of `kernel_shape` where the model leaves it open; the run compares.
+fn weights<'g>(c: &Call<'g>) -> Result<V<'g>> {
+    let w = c.x(1)?;
+    let shape = w.ty().shape;
+    let open = shape.iter().skip(2).any(|d| d.as_const().is_none());
+    let Some(kernel) = c.ints("kernel_shape")?.filter(|k| open && k.len() + 2 == shape.len()) else { return Ok(w) };
+    Ok(w.reshape(shape[..2].iter().cloned().chain(kernel.into_iter().map(Dim::Const)).collect()))
+}
+
 /// The spatial lengths of `[N,C,spatial..]`.
 pub fn spatial(x: V) -> Result<Vec<Dim>> {
     let ty = x.ty();
@@ -120,7 +134,10 @@ pub fn spatial(x: V) -> Result<Vec<Dim>> {
 }
 
 fn conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, w) = (c.x(0)?, c.x(1)?);
+    let (x, w) = (c.x(0)?, weights(c)?);
+    if w.ty().shape.iter().skip(2).any(|d| d.as_const().is_none()) {
+        return laid_out(c, x, w);
+    }
     let g = Geometry::read(c, &spatial(x)?, w.ty().shape.get(2..))?;
     let group = group(c)?;
     let (x, pads) = g.padded(x, 0.0);
@@ -129,6 +146,61 @@ fn conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let operands: Vec<V> = [Some(x), Some(w), bias].into_iter().flatten().collect();
     let y = c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, post }, &operands);
     Ok(vec![late.map_or(y, |b| y + b)])
+}
+
+/// A convolution whose kernel only the run knows: its windows are laid out, one a row, and multiplied by the filters.
+fn laid_out<'g>(c: &Call<'g>, x: V<'g>, w: V<'g>) -> Result<Vec<V<'g>>> {
+    let (d, ws, xs) = (spatial(x)?, w.ty().shape, x.ty().shape);
+    let n = d.len();
+    if ws.len() != n + 2 {
+        return Err(Error::shape(format!("weights {} for {}", w.ty(), x.ty())));
+    }
+    let (strides, dilations, pads) = (list(c, "strides", n, 1)?, list(c, "dilations", n, 1)?, list(c, "pads", 2 * n, 0)?);
+    if let Some(v) = strides.iter().chain(&dilations).find(|v| !(1..=i64::from(i32::MAX)).contains(*v)) {
+        return Err(Error::attribute(format!("a stride or dilation of {v}")));
+    }
+    let auto = c.word("auto_pad", &["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])?;
+    let (one, two) = (Dim::Const(1), Dim::Const(2));
+    let (mut lo, mut hi) = (vec![Dim::Const(0); 2], vec![Dim::Const(0); 2]);
+    let mut extents = vec![];
+    for i in 0..n {
+        let stride = Dim::Const(strides[i]);
+        let extent = (ws[2 + i].clone() - one.clone()) * Dim::Const(dilations[i]) + one.clone();
+        let total = ((d[i].ceil_div(&stride) - one.clone()) * stride + extent.clone() - d[i].clone()).maximum(&Dim::Const(0));
+        let (begin, end) = match auto {
+            "SAME_UPPER" => (total.floor_div(&two), total.clone() - total.floor_div(&two)),
+            "SAME_LOWER" => (total.clone() - total.floor_div(&two), total.floor_div(&two)),
+            _ => (Dim::Const(pads[i]), Dim::Const(pads[n + i])),
+        };
+        lo.push(begin);
+        hi.push(end);
+        extents.push(extent);
+    }
+    let sizes: Vec<Dim> = (0..n).map(|i| d[i].clone() + lo[2 + i].clone() + hi[2 + i].clone()).collect();
+    let mut v = c.b.op(Pad { mode: PadMode::Constant, lo, hi }, &[x, x.scalar_like(0.0)]);
+    let mut windows = vec![];
+    for i in 0..n {
+        // Axis 2 + 2i becomes two: the windows, and what each looks at.
+        let count = (sizes[i].clone() - extents[i].clone()).floor_div(&Dim::Const(strides[i])) + one.clone();
+        let ramp = |shape: [&Dim; 2], axis: usize, step: i64| {
+            let ramp = c.b.op(Iota { shape: shape.map(Dim::clone).to_vec(), axis }, &[]);
+            ramp * c.b.constant(Tensor::scalar(step))
+        };
+        let index = ramp([&count, &one], 0, strides[i]) + ramp([&one, &ws[2 + i]], 1, dilations[i]);
+        v = c.b.op(Gather { axis: 2 + 2 * i }, &[v, index]);
+        windows.push(count);
+    }
+    let (groups, deep) = (Dim::from(group(c)?), ws[1].clone());
+    let (area, taps) = (Dim::product(&windows), Dim::product(&ws[1..]));
+    let apart: Vec<Dim> = windows.iter().zip(&ws[2..]).flat_map(|(o, k)| [o.clone(), k.clone()]).collect();
+    let v = v.reshape([&[xs[0].clone(), groups.clone(), deep][..], &apart].concat());
+    let perm: Vec<usize> = [0, 1].into_iter().chain((0..n).map(|i| 3 + 2 * i)).chain([2]).chain((0..n).map(|i| 4 + 2 * i)).collect();
+    let rows = v.transpose(&perm).reshape(vec![xs[0].clone(), groups.clone(), area.clone(), taps.clone()]);
+    let filters = w.reshape(vec![groups.clone(), ws[0].floor_div(&groups), taps]).transpose(&[0, 2, 1]);
+    let y = matmul(rows, filters).transpose(&[0, 1, 3, 2]).reshape([&[xs[0].clone(), ws[0].clone()][..], &windows].concat());
+    let (bias, late) = bias(c, Some(ws[0].clone()))?;
+    let column = |b: V<'g>| b.reshape([vec![ws[0].clone()], vec![Dim::Const(1); n]].concat());
+    Ok(vec![bias.map(column).or(late).map_or(y, |b| y + b)])
 }
 
 /// The bias of a convolution with that many `channels`: as an operand of it, or, where only the run can tell that the two fit, as
@@ -154,7 +226,7 @@ pub fn group(c: &Call) -> Result<usize> {
 }
 
 fn conv_transpose<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, w) = (c.x(0)?, c.x(1)?);
+    let (x, w) = (c.x(0)?, weights(c)?);
     let d = spatial(x)?;
     let n = d.len();
     let same = c.opt_str("auto_pad")?.is_some_and(|a| a.starts_with("SAME"));

@@ -52,7 +52,7 @@ fn typed(arrays: Vec<Option<Tensor>>, ports: &[Port]) -> Vec<Option<Tensor>> {
     arrays.into_iter().zip(ports).map(|(t, p)| t.map(|t| npy::as_codes(t, p.dtype))).collect()
 }
 
-/// The inputs of a model with sequences or optionals: from folders of `input_K.pb`, or NAME=FILE.pb. What is not given is an optional that
+/// The inputs of a model with sequences, maps or optionals: from folders of `input_K.pb`, or NAME=FILE.pb. What is not given is an optional that
 /// holds nothing.
 pub fn items(given: &Inputs, kinds: &[(String, Kind)]) -> Outcome<Vec<Item<Tensor>>> {
     let mut out = vec![Item::Absent; kinds.len()];
@@ -72,12 +72,17 @@ pub fn items(given: &Inputs, kinds: &[(String, Kind)]) -> Outcome<Vec<Item<Tenso
         }
         let named = kinds.iter().enumerate().find_map(|(k, (name, kind))| Some((k, *kind, text.strip_prefix(name.as_str())?.strip_prefix('=')?)));
         let Some((k, kind, file)) = named else {
-            return Err(Error::input(format!("{text}: a model with sequences or optionals takes a folder, or NAME=FILE.pb")).into());
+            return Err(Error::input(format!("{text}: a model with sequences, maps or optionals takes a folder, or NAME=FILE.pb")).into());
         };
         out[k] = if kind == Kind::Tensor { Item::Tensor(one(Path::new(file))?) } else { read(Path::new(file), kind)? };
     }
     if let Some(((name, kind), _)) = kinds.iter().zip(&out).find(|((_, kind), item)| *kind != Kind::Optional && matches!(item, Item::Absent)) {
-        return Err(Error::input(format!("the input `{name}`, a {}, is not given", if *kind == Kind::Tensor { "tensor" } else { "sequence" })).into());
+        let what = match kind {
+            Kind::Tensor => "tensor",
+            Kind::Map => "map",
+            _ => "sequence",
+        };
+        return Err(Error::input(format!("the input `{name}`, a {what}, is not given")).into());
     }
     Ok(out)
 }
@@ -160,7 +165,7 @@ pub fn shape(port: &Port, sizes: &Compilation) -> Outcome<Vec<usize>> {
     all.and_then(|s| s.into_iter().map(|d| usize::try_from(d).ok()).collect()).ok_or_else(|| unknown().into())
 }
 
-/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there. In a folder, what `layout` says is a sequence or
+/// Expected outputs: a folder of output_K.pb, or a file. `None` where one is not there. In a folder, what `layout` says is a sequence, map or
 /// optional is one file, which must be made of as many tensors.
 pub fn expected(from: &Path, ports: &[Port], layout: &[ModelOutput]) -> Outcome<Vec<Option<Tensor>>> {
     let mut out = vec![None; ports.len()];
@@ -206,7 +211,7 @@ pub fn expected(from: &Path, ports: &[Port], layout: &[ModelOutput]) -> Outcome<
     Ok(typed(out, ports))
 }
 
-/// Writes outputs to a folder, a .npz, or as a summary. In a folder, what `layout` says is a sequence or optional is one file.
+/// Writes outputs to a folder, a .npz, or as a summary. In a folder, what `layout` says is a sequence, map or optional is one file.
 pub fn write(to: &Path, ports: &[Port], outputs: &[Tensor], layout: &[ModelOutput]) -> Outcome {
     if is_dash(to) {
         return edge::print(&summary(ports, outputs));

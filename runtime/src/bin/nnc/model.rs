@@ -122,10 +122,21 @@ pub fn ready(path: &Path, engine: Option<args::Engine>, threads: usize, given: &
     Ok(Ready { session, inputs, graph: Some(graph), outputs, load, compile: start.elapsed() })
 }
 
-/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, as the importer names its elements. None where there is no sequence.
+/// The outputs of a library: `x[0]`, `x[1]`... are a sequence, `x.keys` and `x.values` a map or a sequence of maps, as the importer names
+/// them. None where there is no such thing.
 fn grouped(ports: &[Port]) -> Vec<ModelOutput> {
     let mut out: Vec<ModelOutput> = vec![];
-    for port in ports {
+    for (k, port) in ports.iter().enumerate() {
+        if let Some(name) = port.name.strip_suffix(".keys").filter(|n| ports.get(k + 1).is_some_and(|p| *p.name == format!("{n}.values"))) {
+            let kind = if ports[k + 1].shape.len() == port.shape.len() { Kind::Map } else { Kind::Sequence };
+            out.push(ModelOutput { name: name.into(), kind, layout: Item::Map([(), ()]) });
+            continue;
+        }
+        if let Some(ModelOutput { name, layout: Item::Map(_), .. }) = out.last()
+            && *port.name == format!("{name}.values")
+        {
+            continue;
+        }
         let element = port.name.strip_suffix(']').and_then(|n| n.rsplit_once('[')).and_then(|(n, i)| Some((n, i.parse::<usize>().ok()?)));
         match (element, out.last_mut()) {
             (Some((name, i)), Some(ModelOutput { name: last, layout: Item::List(list), .. })) if *last == name && list.len() == i => list.push(()),

@@ -2,6 +2,7 @@
 
 pub mod features;
 pub mod linear;
+pub mod map;
 pub mod svm;
 pub mod tree;
 

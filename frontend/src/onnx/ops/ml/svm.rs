@@ -6,7 +6,7 @@ use crate::onnx::call::Call;
 use crate::onnx::ops::matmul::matmul;
 use nnc_ir::ops::control::Loop;
 use nnc_ir::ops::reduce::ReduceKind;
-use nnc_ir::{DType, Dim, Error, Result, Tensor, Type, V};
+use nnc_ir::{DType, Dim, Error, Report, Result, Tensor, Type, V};
 
 pub const ROWS: &[Row] = &[op("SVMClassifier", 1, (1, 1), classifier).domain(DOMAIN), op("SVMRegressor", 1, (1, 1), regressor).domain(DOMAIN)];
 
@@ -191,7 +191,7 @@ fn probabilities<'g>(c: &Call<'g>, scores: V<'g>, (a, b): (&[f64], &[f64]), clas
     }
     body.output("going", going.reduce(ReduceKind::Max, &[0, 1], false));
     body.output("p", going.select(p, before));
-    let region = body.finish().map_err(|r| r.0.into_iter().next().unwrap_or_else(|| Error::internal("a region without a reason")))?;
+    let region = body.finish().map_err(Report::into_first)?;
     let (most, go) = (c.b.constant(Tensor::scalar(k.max(100) as i64)), c.b.constant(Tensor::scalar(true)));
     Ok(c.b.op_all(Loop { carried: 1, trips: c.b.fresh_symbol("trips") }, &[most, go, even, q], vec![region]).remove(0))
 }
