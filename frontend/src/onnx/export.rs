@@ -431,7 +431,6 @@ impl Writer {
                 let numbers = vec![float("alpha", o.alpha.0), float("beta", o.beta.0), float("bias", o.bias.0), int("size", o.size as i64)];
                 one(self.call("LRN", &r, numbers))
             }
-            Op::Activation(_) | Op::StopGrad(_) => self.expanded(&node.op, x, types),
             Op::StringConcat(_)
             | Op::StringSplit(_)
             | Op::StringNormalize(_)
@@ -446,6 +445,7 @@ impl Writer {
             | Op::Pack(_)
             | Op::Unpack(_)
             | Op::Gradient(_) => Err(Error::unsupported(format!("{} is not exported to ONNX", node.op.name()))),
+            nnc_ir::composites!() => self.expanded(&node.op, x, types),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Example, Values, case};
 use crate::ops::composite::activation::{Act, Activation};
 use crate::ops::composite::filter::WinogradFilter;
-use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
+use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, RmsNorm, Softmax};
 use crate::ops::gradient::StopGrad;
 use crate::scalar::ScalarFn;
 
@@ -69,6 +69,8 @@ fn normalisations() -> Vec<Example> {
         case("f32", LogSoftmax { axis: 1 }, &["f32[3,10]"]),
         case("symbolic", LogSoftmax { axis: 0 }, &["f32[N,L]"]),
         case("large", LogSoftmax { axis: 1 }, &["f32[2,9]"]).values(0, Values::Range(-500, 500)),
+        case("f32", RmsNorm { axis: 1, epsilon: eps() }, &["f32[3,8]", "f32[8]"]),
+        case("symbolic", RmsNorm { axis: 2, epsilon: eps() }, &["f32[N,L,5]", "f32[5]"]),
         batch("flat", "f32[3,5]", "f32[5]"),
         batch("image", "f32[2,3,4,5]", "f32[3]"),
         batch("symbolic", "f32[N,3,H,W]", "f32[3]"),

@@ -156,6 +156,12 @@ macro_rules! ops {
                 }
             }
         }
+
+        /// A pattern that every composite matches: the last arm of a `match` for what is expanded before.
+        #[macro_export]
+        macro_rules! composites {
+            () => { $($crate::Op::$cv(_))|* };
+        }
     };
 }
 
@@ -210,6 +216,7 @@ ops! {
         BatchNorm "batch_norm" composite::norm::BatchNorm,
         LayerNorm "layer_norm" composite::norm::LayerNorm,
         InstanceNorm "instance_norm" composite::norm::InstanceNorm,
+        RmsNorm "rms_norm" composite::norm::RmsNorm,
         Lrn "lrn" composite::norm::Lrn,
         WinogradFilter "winograd_filter" composite::filter::WinogradFilter,
         StopGrad "stop_grad" gradient::StopGrad,

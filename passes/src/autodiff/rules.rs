@@ -97,9 +97,7 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
         Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) => no_floats("strings"),
         Op::ImageDecode(_) => no_floats("pictures"),
         Op::Gradient(_) => Err(Error::internal("a gradient is differentiated before it is computed")),
-        Op::Activation(_) | Op::BatchNorm(_) | Op::LayerNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::WinogradFilter(_) => {
-            Err(Error::internal(format!("{} is differentiated before it is expanded", at.node.op.name())))
-        }
+        nnc_ir::composites!() => Err(Error::internal(format!("{} is differentiated before it is expanded", at.node.op.name()))),
     }
 }
 

@@ -359,9 +359,7 @@ impl Lowering {
                 Err(Error::internal(format!("{} reaches lowering, the host computes it", node.op.name())))
             }
             Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),
-            Op::Activation(_) | Op::BatchNorm(_) | Op::InstanceNorm(_) | Op::Lrn(_) | Op::StopGrad(_) | Op::WinogradFilter(_) => {
-                Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name())))
-            }
+            nnc_ir::composites!() => Err(Error::internal(format!("{} reaches lowering without being expanded", node.op.name()))),
         }
     }
 

@@ -4,7 +4,7 @@ use super::activation::flattened;
 use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::attrs::Real;
-use nnc_ir::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, Softmax};
+use nnc_ir::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, RmsNorm, Softmax};
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
 
 pub const ROWS: &[Row] = &[
@@ -94,13 +94,9 @@ fn layer_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 }
 
 fn rms_norm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let x = c.x(0)?;
     let (axis, epsilon) = (c.axis("axis", -1)?, c.float("epsilon", 1e-5)?);
-    let wide = widened(c, x)?;
-    let axes: Vec<usize> = (axis..wide.ty().rank()).collect();
-    let mean = (wide * wide).mean_keep(&axes);
-    let y = wide / (mean + mean.scalar_like(epsilon)).sqrt();
-    Ok(vec![y.cast(c.x(1)?.ty().dtype) * c.x(1)?])
+    widened(c, c.x(0)?)?;
+    Ok(vec![c.b.op(RmsNorm { axis, epsilon: Real(epsilon) }, &[c.x(0)?, c.x(1)?])])
 }
 
 /// Scale and bias are one a group in opset 18, one a channel from 21 on.

@@ -92,6 +92,23 @@ impl Composite for LayerNorm {
 }
 
 op_struct! {
+    /// Divides by the root of the mean square over the axes from `axis` on, then scales (Zhang, Sennrich: Root Mean Square Layer Normalization,
+    /// 2019): x, and scale, of the normalised shape. The mean is taken in f32 for narrower floats; the result has the type of scale.
+    RmsNorm { axis: usize, epsilon: Real = Real(1e-5) }
+}
+
+impl Composite for RmsNorm {
+    fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
+        let [x, scale] = x else { return Err(Error::arity("rms_norm takes x and scale")) };
+        let wide = x.cast(if x.ty().dtype == DType::F64 { DType::F64 } else { DType::F32 });
+        let axes: Vec<usize> = (self.axis..wide.ty().rank()).collect();
+        let mean = (wide * wide).mean_keep(&axes);
+        let y = wide / (mean + mean.scalar_like(self.epsilon.0)).sqrt();
+        like(*x, y.cast(scale.ty().dtype) * *scale)
+    }
+}
+
+op_struct! {
     /// Normalises each channel of each sample over its spatial axes. Operands x `[N,C,spatial..]`, scale, bias `[C]`.
     InstanceNorm { epsilon: Real = Real(1e-5) }
 }
