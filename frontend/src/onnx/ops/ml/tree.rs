@@ -254,7 +254,9 @@ fn classifier<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let y = results(c, &trees, "SUM")?.cast(DType::F32);
     if classes != 2 {
         let y = based(c, y, classes)?;
-        return Ok(vec![super::best_label(y, &labels), transformed(y, transform)]);
+        // SOFTMAX_ZERO alone changes the order of scores: what is zero stays so, below a negative score's share.
+        let shares = transformed(y, transform);
+        return Ok(vec![super::best_label(if transform == "SOFTMAX_ZERO" { shares } else { y }, &labels), shares]);
     }
     let (label, scores) = two_classes(y, &used, positive, &numbers(c, "base_values")?, transform);
     Ok(vec![either(label, &labels), scores])
