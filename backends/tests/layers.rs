@@ -3,6 +3,7 @@
 mod support;
 
 use nnc_backends::cpu::isa::{Isa, Machine};
+use nnc_backends::cpu::kernels::attention::{Attention, Mask, attention};
 use nnc_backends::cpu::kernels::conv::Image;
 use nnc_backends::cpu::kernels::depthwise::{Depthwise, depthwise};
 use nnc_backends::cpu::kernels::pool::{Pool, PoolKind, pool};
@@ -309,6 +310,101 @@ fn row_functions() {
                             RowKind::RmsNorm { epsilon, .. } => v / (square + f64::from(epsilon)).sqrt() * s,
                         };
                         close(bufs[1][(r * len) as usize + i], want, &format!("{isa:?} {engine:?} {kind:?} {count}x{len} at {r},{i}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shares_are_no_subnormal_numbers() {
+    let scores = [0.0, -1.0, -80.0, -87.0, -87.4, -90.0, -103.0, -200.0, f32::NEG_INFINITY];
+    for (isa, engine) in engines() {
+        let len = scores.len();
+        let size = Size::Const(len as i64);
+        let desc = Rows { name: "rows".into(), kind: RowKind::Softmax, rows: Size::Const(1), len: size, input: (0, size), output: (1, size) };
+        let mut bufs = [scores.to_vec(), vec![7.0; len]];
+        go(&rows(&desc, isa), isa, engine, &mut bufs, &words(2));
+        let sum: f64 = scores.iter().map(|s| f64::from(*s).exp()).sum();
+        for (y, s) in bufs[1].iter().zip(scores) {
+            let want = f64::from(s).exp() / sum;
+            let same = if s < -87.0 { *y == 0.0 } else { y.is_normal() && (f64::from(*y) / want - 1.0).abs() < 1e-5 };
+            assert!(same, "{isa:?} {engine:?}: the share of {s} is {y}, want {want}");
+        }
+    }
+}
+
+#[test]
+fn attention_by_blocks_of_keys() {
+    for (isa, engine) in engines() {
+        // Queries, keys, elements of a key and of a value; how a mask repeats: none, for each key and query, for each key, for each query.
+        for (queries, keys, depth, width, mask, dyn_) in [
+            (5, 7, 16, 16, 0, false),
+            (32, 12, 16, 32, 1, false),
+            (33, 131, 32, 16, 2, false),
+            (40, 20, 16, 48, 3, false),
+            (49, 49, 16, 16, 1, false),
+            (20, 125, 16, 16, 1, true),
+            (70, 5, 16, 16, 2, true),
+            (3, 0, 16, 16, 0, true),
+        ] {
+            let batch = 2;
+            let (per_key, per_query) = (mask == 1 || mask == 2, mask == 1 || mask == 3);
+            let row = if per_query { queries } else { 1 };
+            let matrix = row * if per_key { keys } else { 1 };
+            let mut desc = Attention {
+                name: "attention".into(),
+                batch: vec![Size::Const(batch)],
+                queries: Size::Const(queries),
+                keys: Size::Const(keys),
+                depth,
+                width,
+                scale: 0.25,
+                q: 0,
+                k: 1,
+                v: 2,
+                y: 3,
+                mask: (mask > 0).then(|| Mask {
+                    word: 4,
+                    batch: vec![Size::Const(matrix)],
+                    key: Size::Const(if per_key { row } else { 0 }),
+                    per_query,
+                }),
+            };
+            let mut words = words(5);
+            if dyn_ {
+                let steps = desc.mask.iter_mut().flat_map(|m| m.batch.iter_mut().chain([&mut m.key]));
+                dynamic(&mut words, desc.batch.iter_mut().chain([&mut desc.queries, &mut desc.keys]).chain(steps));
+            }
+            let wide = |n: i64, seed: u64| -> Vec<f32> { noise(n as usize, seed).iter().map(|v| v * 3.0).collect() };
+            let (q, k, v) = (wide(batch * queries * depth, 1), wide(batch * keys * depth, 2), wide(batch * keys * width, 3));
+            // Every third key is masked out, the first block of some rows as a whole; shares far below any number are none.
+            let mut added = wide(batch * matrix, 4);
+            added.iter_mut().enumerate().filter(|(i, _)| i % 3 == 0).for_each(|(i, x)| *x = if i % 2 == 0 { f32::NEG_INFINITY } else { -100.0 });
+            if keys > 130 && per_key {
+                added[..70].fill(f32::NEG_INFINITY);
+            }
+            let mut bufs = [q.clone(), k.clone(), v.clone(), vec![7.0; (batch * queries * width) as usize], added.clone()];
+            let kernel = attention(&desc, isa).unwrap_or_else(|e| panic!("{e}"));
+            go(&kernel, isa, engine, &mut bufs, &words);
+            for n in 0..batch {
+                for i in 0..queries {
+                    let score = |j: i64| -> f64 {
+                        let dot: f64 = (0..depth)
+                            .map(|d| f64::from(q[((n * queries + i) * depth + d) as usize]) * f64::from(k[((n * keys + j) * depth + d) as usize]))
+                            .sum();
+                        let at = n * matrix + if per_key { j * row } else { 0 } + if per_query { i } else { 0 };
+                        dot * 0.25 + if mask > 0 { f64::from(added[at as usize]) } else { 0.0 }
+                    };
+                    let scores: Vec<f64> = (0..keys).map(score).collect();
+                    let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(*s));
+                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                    for e in 0..width {
+                        let want: f64 =
+                            (0..keys).map(|j| (scores[j as usize] - max).exp() / sum * f64::from(v[((n * keys + j) * width + e) as usize])).sum();
+                        let got = bufs[3][((n * queries + i) * width + e) as usize];
+                        close(got, want, &format!("{isa:?} {engine:?} {queries}x{keys} {depth} {width} mask {mask} at {n},{i},{e}"));
                     }
                 }
             }

@@ -4,6 +4,7 @@
 //! file. Passes ask an operation's class where they can, and never what format a model came in. [`mod@lower`] leaves the world of
 //! tensors: after it there are loops ([`nnc_ir::kernel`]).
 
+pub mod attend;
 pub mod autodiff;
 mod constant;
 pub mod cost;

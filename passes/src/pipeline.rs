@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{autodiff, cse, dce, egraph, fold, hoist, host, layout, phases};
+use crate::{attend, autodiff, cse, dce, egraph, fold, hoist, host, layout, phases};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -21,6 +21,7 @@ pub const PIPELINE: &[Step] = &[
     step!("raise", egraph::raise, 2, Model => Model, "recognises composites that are spelled out"),
     step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
     step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
+    step!("attend", attend::run, 2, Simple => Simple, "recognises attention, whose scores then stay out of memory"),
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
     step!("phases", phases::run, 1, Simple => Simple, "transposed convolutions become convolutions whose results interleave"),
     step!("layout", layout::run, 1, Simple => Laid, "blocks of channels for convolutions, panels for matmuls"),

@@ -5,6 +5,7 @@
 
 use super::driver::commands::Extra;
 use super::isa::{Isa, Machine};
+use super::kernels::attention::{Attention as AttentionKernel, Mask, attention};
 use super::kernels::conv::{Conv as ConvKernel, Image, conv};
 use super::kernels::depthwise::{Depthwise, depthwise};
 use super::kernels::gemm::{Gemm, Matrix, gemm};
@@ -72,6 +73,7 @@ const IMPLEMENTATIONS: &[Implementation] = &[
     Implementation("convolution", is_convolution, convolution, Windows::Yes),
     Implementation("depthwise", |op| matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Depthwise(_))), channelwise, Windows::Yes),
     Implementation("gemm", |op| matches!(op, Op::MatMul(_)), product, Windows::No),
+    Implementation("attention", |op| matches!(op, Op::Attention(_)), attend, Windows::No),
     Implementation("pool", |op| matches!(op, Op::Pool(_)), pooling, Windows::No),
     Implementation("reorder", |op| matches!(op, Op::Pack(_) | Op::Unpack(_)), reorder, Windows::No),
     Implementation("rows", |op| matches!(op, Op::Softmax(_) | Op::LogSoftmax(_) | Op::LayerNorm(_)), row_function, Windows::No),
@@ -464,6 +466,40 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let a = Matrix { word: 0, pitch: k, batch: a_batch };
     let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, narrow, b_batch, c: c(output), bias, post };
     gemm(&g, s.isa, &s.machine)
+}
+
+fn attend(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Attention(op) = &s.origin.op else { return no("not attention") };
+    let scale = op.scale.0 as f32;
+    s.all_f32()?;
+    let (q, k, v) = (s.x(0).shape.clone(), s.x(1).shape.clone(), s.x(2).shape.clone());
+    let n = q.len();
+    let (depth, width) = (known(&q[n - 1], "elements of a key")?, known(&v[n - 1], "elements of a value")?);
+    let mask = match s.origin.x.get(3).map(|t| t.shape.clone()) {
+        None => None,
+        Some(m) => {
+            let mut step = Dim::product(&m[n - 2..]);
+            let mut batch = vec![];
+            for d in m[..n - 2].iter().rev() {
+                batch.push(if d.is(1) { Size::Const(0) } else { s.size(&step) });
+                step = step * d.clone();
+            }
+            batch.reverse();
+            let key = if m[n - 2].is(1) { Size::Const(0) } else { s.size(&m[n - 1]) };
+            Some(Mask { word: 3, batch, key, per_query: !m[n - 1].is(1) })
+        }
+    };
+    let mut batch: Vec<Size> = q[..n - 2].iter().map(|d| s.size(d)).collect();
+    let mask = match mask {
+        Some(m) if m.batch.is_empty() => Some(Mask { batch: vec![Size::Const(0)], ..m }),
+        m => m,
+    };
+    if batch.is_empty() {
+        batch.push(Size::Const(1));
+    }
+    let (queries, keys) = (s.size(&q[n - 2]), s.size(&k[n - 2]));
+    let (name, y) = (s.kernel.name.to_string(), s.output());
+    attention(&AttentionKernel { name, batch, queries, keys, depth, width, scale, q: 0, k: 1, v: 2, y, mask }, s.isa)
 }
 
 fn pooling(s: &mut Site) -> Result<kernels::Kernel> {

@@ -2,7 +2,7 @@
 
 use super::call::{Item, Layout, dtype_of};
 use super::file::{self, External};
-use super::ops::NEWEST_OPSET;
+use super::ops::newest;
 use super::proto::*;
 use super::scan;
 use super::scope::{Context, Scope};
@@ -153,8 +153,9 @@ pub(super) fn opsets(imports: &[OperatorSetIdProto], b: &Builder) -> BTreeMap<St
     let mut out = BTreeMap::new();
     for import in imports {
         let domain = domain(&import.domain);
-        if domain.is_empty() && import.version > NEWEST_OPSET {
-            b.error(Error::unsupported(format!("opset {} is newer than {NEWEST_OPSET}, the newest known", import.version)));
+        if let Some(known) = newest(&domain).filter(|known| import.version > *known) {
+            let of = if domain.is_empty() { String::new() } else { format!(" of `{domain}`") };
+            b.error(Error::unsupported(format!("opset {}{of} is newer than {known}, the newest known", import.version)));
         }
         if out.insert(domain.clone(), import.version).is_some_and(|v| v != import.version) {
             b.error(Error::name(format!("two versions of operator set `{domain}` are imported")));

@@ -2,13 +2,29 @@
 
 use super::{Example, Values, case};
 use crate::ops::composite::activation::{Act, Activation};
+use crate::ops::composite::attention::Attention;
 use crate::ops::composite::filter::WinogradFilter;
 use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, RmsNorm, Softmax};
 use crate::ops::gradient::StopGrad;
 use crate::scalar::ScalarFn;
 
 pub(super) fn examples() -> Vec<Example> {
-    [activations(), normalisations(), filters()].concat()
+    [activations(), attention(), normalisations(), filters()].concat()
+}
+
+fn attention() -> Vec<Example> {
+    let scaled = || Attention { scale: 0.25.into() };
+    vec![
+        case("f32", scaled(), &["f32[2,3,5,4]", "f32[2,3,7,4]", "f32[2,3,7,6]"]),
+        case("blocks", Attention { scale: 1.0.into() }, &["f32[2,37,16]", "f32[2,150,16]", "f32[2,150,32]"]),
+        case("mask", scaled(), &["f32[2,19,16]", "f32[2,21,16]", "f32[2,21,16]", "f32[1,21,19]"]),
+        case("mask.keys", scaled(), &["f32[2,2,19,16]", "f32[2,2,5,16]", "f32[2,2,5,16]", "f32[2,1,5,1]"]),
+        case("large", scaled(), &["f32[3,16]", "f32[40,16]", "f32[40,16]", "f32[40,3]"]).values(3, Values::Range(-500, 500)),
+        case("no_keys", scaled(), &["f32[2,13,16]", "f32[2,0,16]", "f32[2,0,16]"]),
+        case("symbolic", scaled(), &["f32[N,L,16]", "f32[N,S,16]", "f32[N,S,16]", "f32[1,S,L]"]),
+        case("f64", scaled(), &["f64[2,4]", "f64[3,4]", "f64[3,5]"]),
+        case("f16", scaled(), &["f16[2,4]", "f16[3,4]", "f16[3,5]"]),
+    ]
 }
 
 fn filters() -> Vec<Example> {

@@ -211,6 +211,7 @@ ops! {
     }
     composites {
         Activation "activation" composite::activation::Activation,
+        Attention "attention" composite::attention::Attention,
         Softmax "softmax" composite::norm::Softmax,
         LogSoftmax "log_softmax" composite::norm::LogSoftmax,
         BatchNorm "batch_norm" composite::norm::BatchNorm,

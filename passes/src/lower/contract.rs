@@ -8,6 +8,7 @@ use super::scalar::wide;
 use super::view::{View, collapse, row_major};
 use nnc_ir::error::Result;
 use nnc_ir::kernel::ExprId;
+use nnc_ir::ops::composite::attention::Attention;
 use nnc_ir::ops::contract::{MatMul, PANEL, Post, takes_narrow};
 use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::{DType, Dim, ScalarFn};
@@ -136,4 +137,94 @@ pub fn matmul(k: &mut Loops, op: &MatMul) -> Result<()> {
         });
     });
     outcome
+}
+
+/// Attention, a key after the other: the result so far is scaled down where a larger score turns up. `x` is regular.
+pub fn attention(k: &mut Loops, op: &Attention) -> Result<()> {
+    let (q, keys, v) = (k.x[0].shape.clone(), k.x[1].shape.clone(), k.x[2].shape.clone());
+    let n = q.len();
+    let (batch, [queries, depth]) = (&q[..n - 2], [&q[n - 2], &q[n - 1]]);
+    let (count, width) = (keys[n - 2].clone(), v[n - 1].clone());
+    let (result, dtype) = (k.result(0), k.y[0].dtype);
+    let dims = [batch, std::slice::from_ref(queries)].concat();
+    let walk = |shape: &[Dim], along: Dim| -> View {
+        let own = row_major(shape);
+        let step = |i: usize| if shape[i].is(1) { ZERO } else { own[i].clone() };
+        View::new((0..n - 2).map(step).chain([along]).collect())
+    };
+    let mut views = vec![walk(&q, depth.clone()), walk(&keys, ZERO), walk(&v, ZERO)];
+    let mask = k.x.get(3).map(|m| m.shape.clone());
+    if let Some(m) = &mask {
+        views.push(walk(m, if m[n - 1].is(1) { ZERO } else { ONE }));
+    }
+    // From key to key of the mask.
+    let mask_step = mask.map(|m| if m[n - 2].is(1) { ZERO } else { m[n - 1].clone() });
+    views.push(walk(&k.y[0].shape.clone(), width.clone()));
+    let scale = op.scale.0;
+    k.parallel(&dims, &views, work(&[&count, depth]), |k, _, at| {
+        let y = at[at.len() - 1];
+        let (count, depth, width) = (k.size(&count), k.size(depth), k.size(&width));
+        let zero = k.num(0.0, dtype);
+        k.for_each(width, |k, e| {
+            let to = k.add(y, e);
+            k.store(result, to, zero);
+        });
+        // Below any number that is not infinite, so that keys which are masked out give no difference of infinities.
+        let lowest = k.num(f64::from(f32::MIN), dtype);
+        let most = k.set_new(lowest);
+        // Without any key the result is 0, as an empty sum is.
+        let none = k.int(0);
+        let none = k.map(ScalarFn::Equal, &[count, none]);
+        let first = k.cast(dtype, none);
+        let sum = k.set_new(first);
+        k.for_each(count, |k, i| {
+            let (row, values) = (k.mul(i, depth), k.mul(i, width));
+            let (row, values) = (k.add(at[1], row), k.add(at[2], values));
+            let dot = k.accumulator(ReduceKind::Sum, dtype);
+            k.for_each(depth, |k, d| {
+                let (a, b) = (k.add(at[0], d), k.add(row, d));
+                let (a, b) = (k.load(0, a), k.load(1, b));
+                k.multiply_add(dot, a, b);
+            });
+            let (dot, scale) = (k.var(dot), k.num(scale, dtype));
+            let mut score = k.map(ScalarFn::Mul, &[dot, scale]);
+            if let Some(step) = &mask_step {
+                let step = k.size(step);
+                let from = k.mul(i, step);
+                let from = k.add(at[3], from);
+                let m = k.load(3, from);
+                score = k.map(ScalarFn::Add, &[score, m]);
+            }
+            let (score, before) = (k.bind(score), k.var(most));
+            let now = k.map(ScalarFn::Max, &[before, score]);
+            let now = k.bind(now);
+            let shrunk = k.map(ScalarFn::Sub, &[before, now]);
+            let shrunk = k.map(ScalarFn::Exp, &[shrunk]);
+            let shrunk = k.bind(shrunk);
+            let share = k.map(ScalarFn::Sub, &[score, now]);
+            let share = k.map(ScalarFn::Exp, &[share]);
+            let share = k.bind(share);
+            k.set(most, now);
+            let total = k.var(sum);
+            let total = k.map(ScalarFn::Mul, &[total, shrunk]);
+            let total = k.map(ScalarFn::Add, &[total, share]);
+            k.set(sum, total);
+            k.for_each(width, |k, e| {
+                let (to, from) = (k.add(y, e), k.add(values, e));
+                let (old, v) = (k.load(result, to), k.load(2, from));
+                let old = k.map(ScalarFn::Mul, &[old, shrunk]);
+                let new = k.map(ScalarFn::Mul, &[share, v]);
+                let new = k.map(ScalarFn::Add, &[old, new]);
+                k.store(result, to, new);
+            });
+        });
+        let sum = k.var(sum);
+        k.for_each(width, |k, e| {
+            let to = k.add(y, e);
+            let v = k.load(result, to);
+            let v = k.map(ScalarFn::Div, &[v, sum]);
+            k.store(result, to, v);
+        });
+    });
+    Ok(())
 }

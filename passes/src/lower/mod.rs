@@ -25,7 +25,7 @@ mod view;
 mod window;
 mod winograd;
 
-use crate::{expand, fuse, memory};
+use crate::{attend, expand, fuse, memory};
 use group::Group;
 use index::Scatter;
 use loops::Loops;
@@ -45,7 +45,7 @@ pub use movement::contiguous;
 /// The program of a graph, its workspace planned. The report names every node that cannot be lowered. The loops are the same for
 /// every target but for how they are cut into tasks: a backend puts its own kernels in the place of those that it recognises.
 pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
-    let graph = expand::expand(graph, &has_kernel)?;
+    let graph = expand::expand(graph, &|op, x| has_kernel(op, x, target))?;
     let mut l = Lowering { out: Emitter::new(&graph.name, target.grain), site: Site::default(), errors: vec![], compiled: HashMap::new() };
     let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
     let mut targets = vec![];
@@ -65,8 +65,9 @@ pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
 }
 
 /// Composites that are lowered as they are, in one kernel.
-fn has_kernel(op: &Op, x: &[Type]) -> bool {
+fn has_kernel(op: &Op, x: &[Type], target: &Target) -> bool {
     match op {
+        Op::Attention(_) => attend::keeps(x, target),
         Op::Softmax(_) | Op::LogSoftmax(_) => true,
         // Scale and bias lie as a row of x does.
         Op::LayerNorm(n) => x[1..]
@@ -352,6 +353,7 @@ impl Lowering {
             Op::If(_) => self.if_(frame, id),
             Op::Loop(op) => self.loop_(frame, id, op),
             Op::Scan(op) => self.scan(frame, id, op),
+            Op::Attention(op) => self.kernel(frame, id, ReadWrite, |k| contract::attention(k, op)),
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
@@ -464,6 +466,10 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
         }
         Op::ConvTranspose(_) => times(elems(x[0]) * Dim::product(&x[1].shape[1..]), 2),
         Op::Pool(p) => p.kernel.iter().fold(elems(&y[0]), |d, k| d * Dim::Const(*k)),
+        Op::Attention(_) => match (x[0].shape.last(), x[1].shape.iter().rev().nth(1)) {
+            (Some(depth), Some(keys)) => keys.clone() * (times(x[0].elems(), 2) + times(elems(&y[0]), 2) + times(x[0].elems().floor_div(depth), 5)),
+            _ => Dim::Const(0),
+        },
         Op::Softmax(_) | Op::LogSoftmax(_) => times(elems(&y[0]), 5),
         Op::LayerNorm(_) => times(elems(&y[0]), 8),
         _ => Dim::Const(0),

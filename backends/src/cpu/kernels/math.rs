@@ -23,13 +23,16 @@ fn scale(b: &mut Builder, x: V, n: V) -> V {
 fn reduce_ln2(b: &mut Builder, x: V) -> (V, V) {
     let t = b.mul(x, std::f32::consts::LOG2_E);
     let n = b.un(VUn::Nearest, t);
-    let r = b.fnma(n, 0.693_359_4, x);
-    let r = b.fnma(n, -2.121_944_4e-4, r);
+    let r = b.fnma(n, LN2[0], x);
+    let r = b.fnma(n, LN2[1], r);
     (n, r)
 }
 
-/// Coefficients of `(exp(r) - 1 - r) / r^2` on |r| <= ln2/2, from the Cephes library's `expf`.
-const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+/// ln2 in two parts; products of the first with exponents are exact.
+const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+
+/// Coefficients of `exp(r)` on |r| <= ln2/2: the polynomial of degree 6 whose largest relative error is least, 4e-9 as rounded.
+const EXP: [f32; 7] = [1.381_432e-3, 8.368_851e-3, 4.166_84e-2, 1.666_652e-1, 0.499_999_94, 1.0, 1.0];
 
 /// `e^x`, 1 ulp.
 pub fn exp(b: &mut Builder, x: V) -> V {
@@ -43,13 +46,29 @@ pub fn exp(b: &mut Builder, x: V) -> V {
 fn exp_below(b: &mut Builder, x: V) -> V {
     let lo = b.constant(-104.0);
     let x = b.max(lo, x);
+    exp_within(b, x)
+}
+
+/// `e^x` for x from -104 to 89, 1 ulp.
+fn exp_within(b: &mut Builder, x: V) -> V {
     let (n, r) = reduce_ln2(b, x);
-    let p = b.poly(r, &EXP);
-    let r2 = b.mul(r, r);
-    let y = b.fma(p, r2, r);
-    let y = b.add(y, 1.0);
+    let y = b.poly(r, &EXP);
     scale(b, y, n)
 }
+
+/// `e^x` for the shares of a softmax, `x <= 0`, 1 ulp; 0 where that is subnormal: arithmetic on such numbers takes a hundred times as long,
+/// and the masks of attention make many of them.
+pub fn share(b: &mut Builder, x: V) -> V {
+    let lo = b.constant(LEAST_NORMAL);
+    let gone = b.cmp(VCmp::Lt, x, LEAST_NORMAL);
+    let x = b.max(lo, x);
+    let y = exp_within(b, x);
+    let zero = b.constant(0.0);
+    b.select(gone, zero, y)
+}
+
+/// The logarithm of the least normal number, rounded up.
+const LEAST_NORMAL: f32 = -87.336_54;
 
 /// `e^x - 1` for `x <= 0`, and something for `x > 0` that the caller does not use; 2 ulp.
 pub fn expm1(b: &mut Builder, x: V) -> V {
@@ -58,7 +77,7 @@ pub fn expm1(b: &mut Builder, x: V) -> V {
     let x = b.max(lo, x);
     let x = b.min(zero, x);
     let (n, r) = reduce_ln2(b, x);
-    let p = b.poly(r, &EXP);
+    let p = b.poly(r, &EXP[..5]);
     let r2 = b.mul(r, r);
     let e = b.fma(p, r2, r); // e^r - 1
     let n = b.un(VUn::ToInt, n);
@@ -77,6 +96,25 @@ pub fn sigmoid(b: &mut Builder, x: V) -> V {
     let negative = b.cmp(VCmp::Lt, x, 0.0);
     let top = b.select(negative, e, one);
     b.div(top, d)
+}
+
+/// `x / (1 + e^-x)`, 4 ulp; about -1e-36 below -87, where the exponential would leave the range.
+pub fn silu(b: &mut Builder, x: V) -> V {
+    let (lo, hi) = (b.constant(-87.0), b.constant(87.0));
+    let x = b.max(lo, x);
+    let c = b.min(hi, x);
+    // n = -x/ln2, and r = x + n*ln2 so that e^-x = 2^n e^-r.
+    let t = b.mul(c, -std::f32::consts::LOG2_E);
+    let n = b.un(VUn::Nearest, t);
+    let r = b.fma(n, LN2[0], c);
+    let r = b.fma(n, LN2[1], r);
+    // Odd powers of -r change their sign.
+    let mut turned = EXP;
+    turned.iter_mut().rev().skip(1).step_by(2).for_each(|c| *c = -*c);
+    let y = b.poly(r, &turned);
+    let e = scale(b, y, n);
+    let d = b.add(e, 1.0);
+    b.div(x, d)
 }
 
 /// Hyperbolic tangent, 5 ulp: an odd rational function of degrees 13 and 6 on |x| <= 7.99881, the minimax coefficients that the
@@ -110,7 +148,11 @@ pub fn erf(b: &mut Builder, x: V) -> V {
     let a = b.abs(x);
     let tiny = b.cmp(VCmp::Lt, a, 2.0e-4);
     let line = b.mul(x, std::f32::consts::FRAC_2_SQRT_PI);
-    b.select(tiny, line, y)
+    let y = b.select(tiny, line, y);
+    // Exactly 1 from where it rounds to that: x * (1 + erf(x)) is to vanish for large negative x, not to grow.
+    let far = b.cmp(VCmp::Ge, a, 4.0);
+    let sign = b.mul(c, 0.25);
+    b.select(far, sign, y)
 }
 
 /// Natural logarithm, 2 ulp; -infinity at 0, NaN below: Cephes' `logf`.
@@ -146,10 +188,10 @@ pub fn log(b: &mut Builder, x: V) -> V {
     let f2 = b.mul(f, f);
     let p = b.mul(p, f);
     let p = b.mul(p, f2);
-    let p = b.fma(e, -2.121_944_4e-4, p);
+    let p = b.fma(e, LN2[1], p);
     let p = b.fnma(f2, 0.5, p);
     let y = b.add(f, p);
-    let y = b.fma(e, 0.693_359_4, y);
+    let y = b.fma(e, LN2[0], y);
     // The arguments for which the bits above mean nothing.
     let inf = b.bits(0x7f80_0000);
     let nan = b.bits(0x7fc0_0000);

@@ -5,6 +5,7 @@
 //!
 //! [`Isa`]: super::isa::Isa
 
+pub mod attention;
 pub mod contract;
 pub mod conv;
 pub mod depthwise;

@@ -113,13 +113,7 @@ impl Act {
                 let h = hard_sigmoid(b, x, 1.0 / 6.0, 0.5);
                 b.mul(x, h)
             }
-            Act::Silu => {
-                let s = math::sigmoid(b, x);
-                // 0 * -inf would make a NaN of silu(-inf) = -0.
-                let lo = b.constant(f32::MIN);
-                let x = b.max(lo, x);
-                b.mul(x, s)
-            }
+            Act::Silu => math::silu(b, x),
             Act::Gelu => {
                 let h = b.mul(x, std::f32::consts::FRAC_1_SQRT_2);
                 let e = math::erf(b, h);

@@ -136,7 +136,7 @@ impl Row {
         self.each(b, |b, at, m| {
             let x = Self::load(b, self.x, at, m);
             let d = b.sub(x, max);
-            let e = math::exp(b, d);
+            let e = math::share(b, d);
             let counted = Self::inside(b, e, m, zero);
             b.bin_to(VBin::Add, sum, sum, counted);
             Self::store(b, self.y, at, m, if log { d } else { e });

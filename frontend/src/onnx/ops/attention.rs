@@ -102,12 +102,14 @@ fn attention<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let dtype = q.ty().dtype;
     let wide = biased.cast(c.dtype("softmax_precision", Some(dtype))?);
     let mut shares = c.b.op(Softmax { axis: 3 }, &[wide]).cast(dtype);
+    let mut y = matmul(shares, shared_by(v, &queries)?);
     if let Some(bias) = bias {
-        // A query that may look at nothing gets nothing; softmax alone would give NaN.
+        // A query that may look at nothing gets nothing; softmax alone would give NaN. Its result is put right, not its shares, so that
+        // these are between two products, as kernels of attention want them.
         let most = bias.max_keep(&[bias.ty().rank().saturating_sub(1)]);
-        shares = most.equal(most.scalar_like(f64::NEG_INFINITY)).select(shares.scalar_like(0.0), shares);
+        let blind = most.equal(most.scalar_like(f64::NEG_INFINITY));
+        (y, shares) = (blind.select(y.scalar_like(0.0), y), blind.select(shares.scalar_like(0.0), shares));
     }
-    let y = matmul(shares, shared_by(v, &queries)?);
     let seen = match c.int("qk_matmul_output_mode", 0)? {
         0 => raw,
         1 => capped,

@@ -1,6 +1,7 @@
 //! Composites: operations defined by others. Each is one `expand`.
 
 pub mod activation;
+pub mod attention;
 pub mod filter;
 pub mod norm;
 
