@@ -134,6 +134,8 @@ pub struct Gpu {
     pub alignment: u64,
     /// Threads in the smallest and in the largest subgroup.
     pub subgroup: (u32, u32),
+    /// Whether products round their operands to bf16, to be multiplied by matrix units: asked for by a precision, never by itself.
+    pub bf16: bool,
     /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
     pub i64: bool,
     pub f64: bool,
@@ -160,6 +162,7 @@ impl Gpu {
             scalar_bytes: 2048,
             alignment: 64,
             subgroup: (32, 32),
+            bf16: false,
             i64: true,
             f64: true,
             bytes: true,
@@ -181,12 +184,18 @@ impl Gpu {
                 scalar_bytes: 128,
                 alignment: 64,
                 subgroup: (4, 64),
+                bf16: false,
                 i64: true,
                 f64: true,
                 bytes: true,
                 halves: true,
             },
         }
+    }
+
+    /// The GPU with products of bf16, where kernels have them: NVIDIA's.
+    pub fn with_bf16(self) -> Option<Gpu> {
+        (self.isa != GpuIsa::SpirV).then_some(Gpu { bf16: true, ..self })
     }
 
     pub fn from_name(name: &str) -> Option<Gpu> {

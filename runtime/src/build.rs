@@ -13,6 +13,7 @@ use crate::parts::Parts;
 use crate::session::Session;
 use crate::threads::Pool;
 use nnc_backends::cpu;
+use nnc_backends::gpu::plan::plan;
 use nnc_ir::kernel::Program;
 use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Graph, Report, Result, Target};
@@ -125,11 +126,20 @@ pub fn gpu(name: &str, isa: GpuIsa) -> Result<Gpu> {
     gpu.filter(same).ok_or_else(|| not_a_gpu(name))
 }
 
-/// The GPUs that a `.nncg` file has kernels for: the one that `--target` names, or the least of each kind.
-pub fn gpus(name: &str) -> Result<Vec<Gpu>> {
+/// The GPU as the precision has it.
+pub fn rounded(gpu: Gpu, precision: Precision) -> Result<Gpu> {
+    if precision != Precision::Bf16 {
+        return Ok(gpu);
+    }
+    let why = || Error::unsupported("the precision bf16 takes an NVIDIA GPU: SPIR-V kernels compute in f32");
+    gpu.with_bf16().ok_or_else(why)
+}
+
+/// The GPUs that a `.nncg` file has kernels for: the one that `--target` names, or the least of each kind that has the precision.
+pub fn gpus(name: &str, precision: Precision) -> Result<Vec<Gpu>> {
     match name {
-        "native" => Ok(vec![Gpu::new(GpuIsa::SpirV), Gpu::new(GpuIsa::Sm80)]),
-        name => Gpu::from_name(name).map(|g| vec![g]).ok_or_else(|| not_a_gpu(name)),
+        "native" => Ok([GpuIsa::SpirV, GpuIsa::Sm80].into_iter().filter_map(|isa| rounded(Gpu::new(isa), precision).ok()).collect()),
+        name => Ok(vec![rounded(Gpu::from_name(name).ok_or_else(|| not_a_gpu(name))?, precision)?]),
     }
 }
 
@@ -140,16 +150,15 @@ fn not_a_gpu(name: &str) -> Error {
 /// The program of a graph with its loops cut for a GPU.
 pub fn gpu_program(graph: Graph, gpu: &Gpu, options: &Options, observer: &mut dyn Observer) -> Result<Program, Report> {
     // `--target` names the GPU; the host's part is for this machine.
-    if options.precision == Precision::Bf16 {
-        return Err(Error::unsupported("the precision bf16 is not there for GPUs: their kernels compute in f32").into());
-    }
     nnc_passes::compile(graph, &cpu::native_target().with_gpu(gpu), &pass_options(options), observer)
 }
 
 /// Compiles for a device of this machine.
 fn on_device<D: Device + 'static>(graph: Graph, device: D, options: &Options, observer: &mut dyn Observer) -> Result<Session, Report> {
-    let program = gpu_program(graph, device.limits(), options, observer)?;
-    Ok(Session::gpu(Description::of_program(&program), Box::new(Runner::new(program, device)?)))
+    let gpu = rounded(device.limits().clone(), options.precision)?;
+    let program = gpu_program(graph, &gpu, options, observer)?;
+    let description = Description::of_program(&program);
+    Ok(Session::gpu(description, Box::new(Runner::of(plan(program, &gpu)?, device)?)))
 }
 
 /// Compiles into memory.

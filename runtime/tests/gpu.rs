@@ -40,8 +40,8 @@ fn check(c: &Case) {
     let y = b.op(c.op.clone(), &x);
     b.output("y", y);
     let graph = b.finish().expect("a graph");
-    for (isa, lanes) in [(GpuIsa::SpirV, 8), (GpuIsa::Sm90, 32)] {
-        let device = Gpu::new(isa);
+    for (isa, lanes, bf16) in [(GpuIsa::SpirV, 8, false), (GpuIsa::Sm90, 32, false), (GpuIsa::Sm90, 32, true)] {
+        let device = Gpu { bf16, ..Gpu::new(isa) };
         let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
         let runner = Runner::new(program, Simulated::new(device, lanes)).expect("a runner");
         let chosen = runner.plan().selections();
@@ -112,6 +112,28 @@ fn rows_by_groups() {
     check(&Case { by, op: Op::from(LogSoftmax { axis: 1 }), x: &[&[(3, ""), (700, "")]] });
     let norm = LayerNorm { axis: 1, epsilon: Real(1e-5) };
     check(&Case { by, op: Op::from(norm), x: &[&[(4, ""), (6, ""), (30, "")], &[(6, ""), (30, "")], &[(6, ""), (30, "")]] });
+}
+
+/// Operands that bf16 holds exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.
+#[test]
+fn products_by_matrix_units() {
+    let device = Gpu { bf16: true, ..Gpu::new(GpuIsa::Sm80) };
+    for (m, k, n, threads) in [(70, 50, 41, 64), (64, 64, 64, 64), (1500, 9, 1300, 256)] {
+        let b = Builder::new("case");
+        let x = b.input("x", Type::of(DType::F32, &[m, k]));
+        let y =
+            b.op(product(true, vec![Post::Bias, RELU]), &[x, b.input("w", Type::of(DType::F32, &[n, k])), b.input("c", Type::of(DType::F32, &[n]))]);
+        b.output("y", y);
+        let graph = b.finish().expect("a graph");
+        let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
+        let runner = Runner::new(program, Simulated::new(device.clone(), 32)).expect("a runner");
+        let text = runner.plan().device_kernels()[0].to_string();
+        assert!(text.contains("multiply_matrices") && text.contains(&format!("threads {threads}")), "{}", text.lines().next().unwrap_or_default());
+        let inputs = [data(&[(m, ""), (k, "")], 1), data(&[(n, ""), (k, "")], 2), data(&[(n, "")], 3)];
+        let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+        let got = runner.run(&inputs).expect("the device")[0].to_f64s();
+        assert!(got == want, "{m}x{k}x{n}: {:?}", got.iter().zip(&want).position(|(g, w)| g != w));
+    }
 }
 
 /// What is recorded of a run for the next ones is all of it.

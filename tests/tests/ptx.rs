@@ -81,6 +81,31 @@ fn steps_of_training() {
     near("lenet5_mnist", &got, &want);
 }
 
+/// Products and convolutions by matrix units: numbers that bf16 holds exactly give what f32 gives.
+#[test]
+fn matrix_units() {
+    let text = "module net(x: f32[2,6,9,9], w: f32[40,6,3,3], v: f32[40,37]) -> (y: f32[2,81,37], z: f32[2,40,9,9]) {
+  z = conv(x, w, pads=[1, 1, 1, 1])
+  y = matmul(transpose(reshape(z, shape=[2, 40, 81]), perm=[0, 2, 1]), v)
+  return y, z
+}
+";
+    let graph = nnc_frontend::nn::parse(text, "net.nn").unwrap_or_else(|r| panic!("{r}"));
+    // Whole numbers so small that what the convolution gives has eight bits, too.
+    let numbers = |shape: &[usize], salt: usize| {
+        let n = shape.iter().product();
+        Tensor::new(shape, &(0..n).map(|i: usize| [0.0, 0.0, 1.0, -1.0, 0.0, 2.0, 0.0][(i * 31 + salt + i / 7 * 3) % 7]).collect::<Vec<f32>>())
+    };
+    let x = [numbers(&[2, 6, 9, 9], 0), numbers(&[40, 6, 3, 3], 3), numbers(&[40, 37], 5)];
+    let want = run(&graph, &x, &Env::default()).expect("values");
+    let gpu = Gpu { bf16: true, ..Gpu::new(GpuIsa::Sm80) };
+    let program = nnc_passes::compile(graph, &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
+    let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
+    let text = String::from_utf8(runner.plan().code()).expect("text");
+    assert!(text.contains("mma.sync") && text.contains("ldmatrix"));
+    near("matrix units", &runner.run(&x).expect("values"), &want);
+}
+
 /// Runs hand-written instructions as two groups of 64 threads, with a buffer of 64 words that is read and one that is written.
 fn run_text(body: &str) -> Result<Vec<u8>, String> {
     let registers = ".reg .pred %p<8>;\n.reg .b32 %r<8>;\n.reg .b64 %l<8>;\n.reg .f32 %f<8>;\n.shared .align 16 .b8 shared0[256];\n";

@@ -91,6 +91,10 @@ impl Printer<'_> {
         format!("%{}{}", class(self.k.ty(v)).0, v.0)
     }
 
+    fn list(&self, values: &[Val]) -> String {
+        format!("{{{}}}", values.iter().map(|v| self.reg(*v)).collect::<Vec<_>>().join(", "))
+    }
+
     fn temp(&mut self, ty: Ty) -> String {
         self.temps[ty as usize] += 1;
         format!("%t{}{}", class(ty).0, self.temps[ty as usize] - 1)
@@ -179,6 +183,14 @@ impl Printer<'_> {
                 line!(self, "bra {start};");
                 let _ = writeln!(self.body, "{end}:");
             }
+            Stmt::LoadMatrices { values, from, index } => {
+                let (_, at) = self.place(*from, *index);
+                line!(self, "ldmatrix.sync.aligned.m8n8.x{}.shared.b16 {}, [{at}];", values.len(), self.list(values));
+            }
+            Stmt::MultiplyMatrices { values, a, b, c } => {
+                let [d, a, b, c] = [&values[..], a, b, c].map(|l| self.list(l));
+                line!(self, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {a}, {b}, {c};");
+            }
             Stmt::Barrier => line!(self, "bar.sync 0;"),
         }
     }
@@ -247,6 +259,8 @@ impl Printer<'_> {
             Op::Binary(b, x, z) => self.binary(v, b, x, z),
             Op::MulAdd(a, b, c) => line!(self, "fma.rn.{} {y}, {}, {}, {};", kind(self, a), r(self, a), r(self, b), r(self, c)),
             Op::Compare(c, a, b) => self.compare(v, c, a, b),
+            // The high half comes first.
+            Op::PairBf16(a, b) => line!(self, "cvt.rn.bf16x2.f32 {y}, {}, {};", r(self, b), r(self, a)),
             Op::Select(c, a, b) if self.k.ty(v) == Ty::Bool => {
                 let (p, q) = (self.temp(Ty::Bool), self.temp(Ty::Bool));
                 line!(self, "and.pred {p}, {}, {};", r(self, c), r(self, a));

@@ -2,7 +2,7 @@
 
 use super::call::{Item, Layout, dtype_of};
 use super::file::{self, External};
-use super::ops::NEWEST_OPSET;
+use super::ops::newest;
 use super::proto::*;
 use super::scan;
 use super::scope::{Context, Scope};
@@ -153,8 +153,9 @@ pub(super) fn opsets(imports: &[OperatorSetIdProto], b: &Builder) -> BTreeMap<St
     let mut out = BTreeMap::new();
     for import in imports {
         let domain = domain(&import.domain);
-        if domain.is_empty() && import.version > NEWEST_OPSET {
-            b.error(Error::unsupported(format!("opset {} is newer than {NEWEST_OPSET}, the newest known", import.version)));
+        if let Some(known) = newest(&domain).filter(|known| import.version > *known) {
+            let of = if domain.is_empty() { String::new() } else { format!(" of `{domain}`") };
+            b.error(Error::unsupported(format!("opset {}{of} is newer than {known}, the newest known", import.version)));
         }
         if out.insert(domain.clone(), import.version).is_some_and(|v| v != import.version) {
             b.error(Error::name(format!("two versions of operator set `{domain}` are imported")));
@@ -221,7 +222,7 @@ fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions
             Item::List(list.iter().enumerate().map(|(i, ty)| b.input(format!("{name}[{i}]"), ty.clone())).collect())
         }
         (Some(Item::Map(types)), Kind::Map) => {
-            let [keys, values] = item_names(&name);
+            let [keys, values] = map_names(&name);
             Item::Map([b.input(keys, types[0].clone()), b.input(values, types[1].clone())])
         }
         (Some(Item::Tensor(ty)), Kind::Optional) => Item::Tensor(b.input(&name, ty.clone())),
@@ -245,7 +246,7 @@ fn structured<'g>(b: &'g Builder, info: &ValueInfoProto, options: &ImportOptions
 }
 
 /// What the two tensors of a map are called.
-fn item_names(name: &str) -> [String; 2] {
+pub(super) fn map_names(name: &str) -> [String; 2] {
     ["keys", "values"].map(|part| format!("{name}.{part}"))
 }
 
@@ -408,7 +409,7 @@ fn outputs<'m: 'g, 'g>(scope: &Scope<'m, 'g>, graph: &'m GraphProto) -> Vec<Mode
         }
         match &item {
             Item::List(list) => list.iter().enumerate().for_each(|(i, v)| b.output(format!("{name}[{i}]"), *v)),
-            Item::Map(pair) => item_names(&name).iter().zip(pair).for_each(|(n, v)| b.output(n, *v)),
+            Item::Map(pair) => map_names(&name).iter().zip(pair).for_each(|(n, v)| b.output(n, *v)),
             item => item.tensors().iter().for_each(|v| b.output(&name, *v)),
         }
         let kind = match &item {

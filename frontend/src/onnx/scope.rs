@@ -3,7 +3,7 @@
 use super::attribute;
 use super::call::{Arg, Attr, Call, Item, Layout, Region, entered};
 use super::file::External;
-use super::import::{declared_type, domain, opsets};
+use super::import::{declared_type, domain, map_names, opsets};
 use super::ops;
 use super::proto::*;
 use super::tensor;
@@ -177,8 +177,16 @@ impl<'m: 'g, 'g> Scope<'m, 'g> {
         self.b.at(loc);
         for (i, name) in node.output.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
             let item = results.as_ref().ok().and_then(|y| y.get(i).cloned()).unwrap_or(Item::Tensor(self.b.poison()));
-            if let Item::Tensor(v) = item {
-                v.named(&text(name));
+            match item {
+                Item::Tensor(v) => {
+                    v.named(&text(name));
+                }
+                Item::Map(pair) => {
+                    for (n, v) in map_names(&text(name)).iter().zip(pair) {
+                        v.named(n);
+                    }
+                }
+                Item::List(_) | Item::Absent => {}
             }
             self.define(name, item);
         }

@@ -42,6 +42,9 @@ fn opsets_are_told_apart() {
     assert!(one(17, node("Gelu", "x", "y", vec![]))[0].contains("operator Gelu is supported from opset 20 on, the model uses 17"));
     assert!(one(13, node("Upsample", "x x", "y", vec![]))[0].contains("operator Upsample ended with opset 9, the model uses 13"));
     assert!(one(99, node("Relu", "x", "y", vec![]))[0].contains("opset 99 is newer than"));
+    let mut m = single(17, node("Relu", "x", "y", vec![]), vec![value("x", F32, "2,3")], &[]);
+    m.opset_import.push(import("ai.onnx.ml", 99));
+    assert!(problems(&m)[0].contains("opset 99 of `ai.onnx.ml` is newer than 5"));
     assert!(one(13, node("Squeeze", "x", "y", vec![ints("axes", &[0])]))[0].contains("Squeeze of opset 13 has no attribute `axes`"));
     let mut foreign = node("Relu", "x", "y", vec![]);
     foreign.domain = name("com.example");

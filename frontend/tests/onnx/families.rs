@@ -129,7 +129,7 @@ fn windows_add_up_to_an_image() {
 
 #[test]
 fn transforms_of_every_kind_of_length_follow_the_sum_they_are() {
-    for n in (1..=18).chain([24, 26, 34, 35, 60, 64, 121, 128, 360]) {
+    for n in (1..=18).chain([24, 26, 34, 35, 60, 64, 121, 128, 202, 257, 360]) {
         for (parts, inverse) in [(1, 0), (2, 0), (2, 1)] {
             let values: Vec<f32> = (0..n * parts).map(|i| ((i * 7 + 3) % 11) as f32 - 4.0).collect();
             let m = single(17, node("DFT", "x", "y", vec![int("axis", 1), int("inverse", inverse)]), vec![x("x", &format!("1,{n},{parts}"))], &[]);
@@ -149,6 +149,54 @@ fn transforms_of_every_kind_of_length_follow_the_sum_they_are() {
             }
         }
     }
+}
+
+#[test]
+fn a_real_signal_comes_back_from_half_of_its_spectrum() {
+    for n in [1, 2, 3, 4, 5, 8, 17, 30, 34, 64] {
+        let values: Vec<f32> = (0..n).map(|i| ((i * 5 + 1) % 7) as f32 - 2.0).collect();
+        let there = single(17, node("DFT", "x", "y", vec![int("axis", 1), int("onesided", 1)]), vec![x("x", &format!("1,{n},1"))], &[]);
+        let spectrum = run(&there, &[f32s(&[1, n, 1], &values)]);
+        let length = [("n", Tensor::scalar(n as i64))];
+        let bins = n / 2 + 1;
+        let node = node("DFT", "x n", "y", vec![int("axis", 1), int("inverse", 1), int("onesided", 1)]);
+        let back = run(&single(17, node, vec![x("x", &format!("1,{bins},2"))], &length), &spectrum).remove(0).to_f64s();
+        let off = back.iter().zip(&values).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+        assert!(back.len() == n && off < 1e-6, "length {n}: {off} off");
+    }
+}
+
+#[test]
+fn transforms_without_a_length_and_steps_of_nothing_are_refused() {
+    for n in [0, -3] {
+        let m = single(17, node("DFT", "x n", "y", vec![int("axis", 1)]), vec![x("x", "1,4,1")], &[("n", i64s(&[n]))]);
+        let found = problems(&m).join("\n");
+        assert!(found.contains("length"), "{found}");
+    }
+    for (step, size) in [(0, 4), (-1, 4), (2, 9)] {
+        let given = [("step", i64s(&[step])), ("size", i64s(&[size]))];
+        let m = single(17, node("STFT", "x step _ size", "y", vec![]), vec![x("x", "1,8,1")], &given);
+        let found = problems(&m).join("\n");
+        assert!(found.contains("frame"), "{found}");
+    }
+}
+
+#[test]
+fn integer_pictures_are_resized_without_loss_between_axes() {
+    let scales = [("roi", f32s(&[0], &[])), ("scales", f32s(&[4], &[1.0, 1.0, 2.0, 1.5]))];
+    let at = |mode: &str| single(19, node("Resize", "x roi scales", "y", vec![string("mode", mode)]), vec![value("x", 2, "1,1,3,4")], &scales);
+    let even = run(&at("linear"), &[Tensor::new(&[1, 1, 3, 4], &[44u8; 12])]).remove(0);
+    assert!(even.to_f64s().iter().all(|v| *v == 44.0), "{even:?}");
+    // A filter that overshoots ends at the ends of the type.
+    let edge: Vec<u8> = (0..12).map(|i| if i % 4 < 2 { 0 } else { 255 }).collect();
+    let y = run(&at("cubic"), &[Tensor::new(&[1, 1, 3, 4], &edge)]).remove(0).to_f64s();
+    assert!(y.chunks(6).all(|row| row[..2].iter().all(|v| *v < 9.0) && row[4..].iter().all(|v| *v > 246.0)), "{y:?}");
+}
+
+#[test]
+fn nothing_has_no_unique_elements() {
+    let m = single(11, node("Unique", "x", "y i j n", vec![]), vec![value("x", F32, "0")], &[]);
+    assert!(run(&m, &[f32s(&[0], &[])]).iter().all(|t| t.to_f64s().is_empty()));
 }
 
 #[test]

@@ -282,6 +282,8 @@ fn weights_of_open_sizes() {
     the_same_with_open_lengths(11, node("Conv", "x w", "y", vec![]), &[("x", ramp(&[1, 3, 8])), ("w", ramp(&[2, 3, 4]))]);
     let turned = vec![int("group", 2), ints("kernel_shape", &[3, 2]), ints("strides", &[2, 1])];
     the_same_with_open_lengths(11, node("ConvTranspose", "x w", "y", turned), &[x, ("w", ramp(&[4, 3, 3, 2]))]);
+    let bias = AttributeProto { name: name("bias"), floats: vec![0.1, 0.2, 0.3], r#type: attribute_type::FLOATS, ..Default::default() };
+    the_same_with_open_lengths(1, node("ImageScaler", "x", "y", vec![float("scale", 2.0), bias]), &[("x", ramp(&[1, 3, 2, 2]))]);
     let lstm = node("LSTM", "x w r b", "y h c", vec![int("hidden_size", 3), string("direction", "bidirectional")]);
     let inputs = [("x", ramp(&[5, 2, 4])), ("w", ramp(&[2, 12, 4])), ("r", ramp(&[2, 12, 3])), ("b", ramp(&[2, 24]))];
     the_same_with_open_lengths(14, lstm, &inputs);

@@ -206,6 +206,17 @@ impl<T: Coded> Coded for Vec<T> {
     }
 }
 
+impl<T: Coded, const N: usize> Coded for [T; N] {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.iter().for_each(|x| x.put(out));
+    }
+
+    fn get(r: &mut Reader) -> Result<[T; N]> {
+        let list = (0..N).map(|_| T::get(r)).collect::<Result<Vec<T>>>()?;
+        list.try_into().map_err(|_| damaged("a list of another length"))
+    }
+}
+
 impl<A: Coded, B: Coded> Coded for (A, B) {
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);

@@ -184,6 +184,7 @@ coded!(enum DeviceOp {
     13 = Load { from, index },
     14 = SubgroupFold(op, a),
     15 = SubgroupXor(a, mask),
+    16 = PairBf16(a, b),
 });
 coded!(struct Carried { value, first, next });
 coded!(struct Joined { value, then, otherwise });
@@ -194,6 +195,8 @@ coded!(enum DeviceStmt {
     3 = For { index, lo, hi, carried, body },
     4 = While { carried, head, cond, body },
     5 = Barrier,
+    6 = LoadMatrices { values, from, index },
+    7 = MultiplyMatrices { values, a, b, c },
 });
 
 type DeviceBuffer = gir::Buffer;

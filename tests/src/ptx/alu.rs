@@ -19,6 +19,13 @@ fn fb(x: f32) -> u64 {
     u64::from(x.to_bits())
 }
 
+/// The bits of the bf16 that is nearest, the even one of two.
+fn bf16(x: f32) -> u64 {
+    let (down, rest) = (x.to_bits() >> 16, x.to_bits() & 0xffff);
+    let up = rest > 0x8000 || (rest == 0x8000 && down % 2 == 1);
+    if x.is_nan() { 0x7fff } else { u64::from(down + u32::from(up)) }
+}
+
 fn i(x: u64) -> i32 {
     x as u32 as i32
 }
@@ -143,6 +150,7 @@ pub fn function(name: &str) -> Option<Function> {
         "cvt.rzi.u32.f64" => One(|x| u64::from(d(x) as u32)),
         "cvt.rzi.s64.f64" => One(|x| d(x) as i64 as u64),
         "cvt.rzi.u64.f64" => One(|x| d(x) as u64),
+        "cvt.rn.bf16x2.f32" => Two(|hi, lo| bf16(f(hi)) << 16 | bf16(f(lo))),
         "cvt.f64.f32" => One(|x| f64::from(f(x)).to_bits()),
         "cvt.rn.f32.f64" => One(|x| fb(d(x) as f32)),
         _ => return None,

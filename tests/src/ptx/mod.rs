@@ -117,6 +117,19 @@ pub enum Instr {
         on: Option<(Reg, bool)>,
         to: usize,
     },
+    /// `ldmatrix`: matrices of 8 rows of 16 bytes from shared memory.
+    LoadMatrices {
+        to: Vec<Reg>,
+        at: Reg,
+        offset: i64,
+    },
+    /// `mma.m16n8k16` of bf16 with sums in f32: registers of the result, of both operands and of what is added.
+    MultiplyMatrices {
+        to: [Reg; 4],
+        a: [Reg; 4],
+        b: [Reg; 2],
+        c: [Reg; 4],
+    },
     Barrier,
     Return,
 }

@@ -143,6 +143,19 @@ impl Parser {
                 let [lo, hi] = self.list(x)?[..] else { return Err("not two registers".into()) };
                 Instr::Join { to: self.reg(to)?, lo, hi }
             }
+            (
+                "ldmatrix.sync.aligned.m8n8.x1.shared.b16" | "ldmatrix.sync.aligned.m8n8.x2.shared.b16" | "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
+                [to, from],
+            ) => {
+                let ((at, offset), to) = (self.address(from)?, self.list(to)?);
+                if !name.contains(&format!(".x{}.", to.len())) {
+                    return Err("another number of registers".into());
+                }
+                Instr::LoadMatrices { to, at, offset }
+            }
+            ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", [d, a, b, c]) => {
+                Instr::MultiplyMatrices { to: self.fragment(d)?, a: self.fragment(a)?, b: self.fragment(b)?, c: self.fragment(c)? }
+            }
             ("ld.param.u64" | "ld.param.u32", [to, from]) => {
                 let name = from.trim_matches(['[', ']']);
                 let i = *self.params.get(name).ok_or("no such parameter")?;
@@ -208,6 +221,11 @@ impl Parser {
             Some(inner) => inner.split(',').map(|r| self.reg(r.trim())).collect(),
             None => Ok(vec![self.source(text)?]),
         }
+    }
+
+    /// As many registers as a fragment has.
+    fn fragment<const N: usize>(&mut self, text: &str) -> Result<[Reg; N], String> {
+        self.list(text)?.try_into().map_err(|_| "another number of registers".into())
     }
 
     /// What an operand reads: a register, one that the launch sets, an array's address, a number.

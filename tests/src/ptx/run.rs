@@ -209,6 +209,41 @@ impl State<'_, '_> {
                 }
                 active.iter().zip(values).for_each(|(t, v)| self.regs[at(*to, *t)] = v);
             }
+            Instr::LoadMatrices { to, at: base, offset } => {
+                self.whole_warps(pc, active)?;
+                let word = Width { bytes: 4, signed: false };
+                for (i, r) in to.iter().enumerate() {
+                    for t in active {
+                        let (first, lane) = (t / LANES * LANES, t % LANES);
+                        // The rows of the i-th matrix are those that eight threads name.
+                        let row = self.regs[at(*base, first + 8 * i as u32 + lane / 4)].wrapping_add_signed(*offset);
+                        self.aligned(pc, *t, row, 16)?;
+                        let v = self.load(Space::Shared, word, row + 4 * u64::from(lane % 4), *t);
+                        self.regs[at(*r, *t)] = v.map_err(|why| self.wrong(pc, *t, &why))?;
+                    }
+                }
+            }
+            Instr::MultiplyMatrices { to, a, b, c } => {
+                self.whole_warps(pc, active)?;
+                let half = |pair: u64, second: bool| f32::from_bits(if second { pair as u32 & 0xffff_0000 } else { (pair as u32) << 16 });
+                let mut results = vec![];
+                for t in active {
+                    let (first, lane) = (t / LANES * LANES, t % LANES);
+                    let (g, column) = (lane / 4, 2 * (lane % 4));
+                    for e in 0..4u32 {
+                        let (row, column) = (g + 8 * (e / 2), column + e % 2);
+                        let mut sum = f32::from_bits(self.regs[at(c[e as usize], *t)] as u32);
+                        for k in 0..16u32 {
+                            // Lane 4g + t of the left operand holds row g at columns 2t and 2t + 1; of the right one column g at those rows.
+                            let x = self.regs[at(a[(row / 8 + 2 * (k / 8)) as usize], first + 4 * (row % 8) + k % 8 / 2)];
+                            let y = self.regs[at(b[(k / 8) as usize], first + 4 * column + k % 8 / 2)];
+                            sum += half(x, k % 2 == 1) * half(y, k % 2 == 1);
+                        }
+                        results.push((at(to[e as usize], *t), u64::from(sum.to_bits())));
+                    }
+                }
+                results.into_iter().for_each(|(place, v)| self.regs[place] = v);
+            }
             Instr::Load { space, width, to, at: base, offset } => {
                 for t in active {
                     let from = self.regs[at(*base, *t)].wrapping_add_signed(*offset);
@@ -233,6 +268,12 @@ impl State<'_, '_> {
             Instr::Branch { .. } | Instr::Barrier | Instr::Return => {}
         }
         Ok(())
+    }
+
+    /// An error where a warp is not complete.
+    fn whole_warps(&self, pc: usize, active: &[u32]) -> Result<(), String> {
+        let whole = active.chunks(LANES as usize).all(|w| w.len() == LANES as usize && w[0] % LANES == 0 && w[w.len() - 1] == w[0] + LANES - 1);
+        if whole { Ok(()) } else { Err(self.wrong(pc, active[0], "an operation of matrices that not all threads of the warp come by")) }
     }
 
     /// All that one instruction moves starts at a multiple of its size.

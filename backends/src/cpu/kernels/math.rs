@@ -148,7 +148,11 @@ pub fn erf(b: &mut Builder, x: V) -> V {
     let a = b.abs(x);
     let tiny = b.cmp(VCmp::Lt, a, 2.0e-4);
     let line = b.mul(x, std::f32::consts::FRAC_2_SQRT_PI);
-    b.select(tiny, line, y)
+    let y = b.select(tiny, line, y);
+    // Exactly 1 from where it rounds to that: x * (1 + erf(x)) is to vanish for large negative x, not to grow.
+    let far = b.cmp(VCmp::Ge, a, 4.0);
+    let sign = b.mul(c, 0.25);
+    b.select(far, sign, y)
 }
 
 /// Natural logarithm, 2 ulp; -infinity at 0, NaN below: Cephes' `logf`.

@@ -53,6 +53,7 @@ impl Builder {
             Op::Unary(_, a) | Op::Binary(_, a, _) | Op::MulAdd(a, ..) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => self.ty(a),
             Op::Select(_, a, _) => self.ty(a),
             Op::Compare(..) => Ty::Bool,
+            Op::PairBf16(..) => Ty::I32,
             Op::Load { from, .. } => self.kernel.elem(from).ty(),
         }
     }
@@ -203,6 +204,20 @@ impl Builder {
 
     pub fn store(&mut self, to: Space, index: Val, value: Val) {
         self.emit(Stmt::Store { to, index, value });
+    }
+
+    /// [`Stmt::LoadMatrices`] of `N` matrices.
+    pub fn load_matrices<const N: usize>(&mut self, from: Space, index: Val) -> [Val; N] {
+        let values = [(); N].map(|()| self.fresh(Ty::I32));
+        self.emit(Stmt::LoadMatrices { values: values.to_vec(), from, index });
+        values
+    }
+
+    /// [`Stmt::MultiplyMatrices`].
+    pub fn multiply_matrices(&mut self, a: [Val; 4], b: [Val; 2], c: [Val; 4]) -> [Val; 4] {
+        let values = [(); 4].map(|()| self.fresh(Ty::F32));
+        self.emit(Stmt::MultiplyMatrices { values, a, b, c });
+        values
     }
 
     /// Opens a region: what is emitted up to [`Builder::end`] stands in it.

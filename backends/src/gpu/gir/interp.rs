@@ -147,6 +147,40 @@ impl Group<'_, '_> {
                     self.carry(&carried.iter().map(|c| (c.value, c.next)).collect::<Vec<_>>(), &on)?;
                 }
             }
+            Stmt::LoadMatrices { values, from, index } => {
+                for (i, v) in values.iter().enumerate() {
+                    self.set(*v, active, |g, t| {
+                        let (first, lane) = (t / 32 * 32, t % 32);
+                        let row = g.get(*index, first + 8 * i + lane / 4) as u32;
+                        if !row.is_multiple_of(4) {
+                            return g.wrong(format!("a row of a matrix starts at word {row}"));
+                        }
+                        let (_, at) = g.place(*from, u64::from(row.wrapping_add(lane as u32 % 4)))?;
+                        let Space::Shared(s) = from else { return g.wrong("a matrix that is not shared".into()) };
+                        let mut word = [0; 4];
+                        word.copy_from_slice(&g.shared[*s as usize][at..at + 4]);
+                        Ok(u32::from_le_bytes(word).into())
+                    })?;
+                }
+                Ok(())
+            }
+            Stmt::MultiplyMatrices { values, a, b, c } => {
+                for (e, v) in values.iter().enumerate() {
+                    self.set(*v, active, |g, t| {
+                        let (first, lane) = (t / 32 * 32, t % 32);
+                        let (row, column) = (lane / 4 + 8 * (e / 2), 2 * (lane % 4) + e % 2);
+                        let mut sum = f32::from_bits(g.get(c[e], t) as u32);
+                        for k in 0..16 {
+                            // Of which thread, and in which of its pairs.
+                            let x = g.get(a[row / 8 + 2 * (k / 8)], first + 4 * (row % 8) + k % 8 / 2);
+                            let y = g.get(b[k / 8], first + 4 * column + k % 8 / 2);
+                            sum += half_of(x, k) * half_of(y, k);
+                        }
+                        Ok(sum.to_bits().into())
+                    })?;
+                }
+                Ok(())
+            }
             Stmt::Barrier if active.iter().all(|a| *a) => Ok(()),
             Stmt::Barrier => self.wrong("a barrier that not all threads reach".into()),
         }
@@ -172,6 +206,7 @@ impl Group<'_, '_> {
             },
             Op::MulAdd(a, b, c) => float(Binary::Add, ty(a), float(Binary::Mul, ty(a), get(a), get(b)), get(c)),
             Op::Compare(c, a, b) => compare(c, ty(a), get(a), get(b)).into(),
+            Op::PairBf16(a, b) => u64::from(bf16(get(a) as u32)) | u64::from(bf16(get(b) as u32)) << 16,
             Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
             Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
             Op::Load { from, index } => {
@@ -217,6 +252,16 @@ impl Group<'_, '_> {
             }
         })
     }
+}
+
+/// The bits of an `f32` rounded to bf16, ties to even; NaN is one NaN.
+fn bf16(bits: u32) -> u16 {
+    if f32::from_bits(bits).is_nan() { 0x7fff } else { ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16 }
+}
+
+/// The first or, where `k` is odd, the second of a pair of bf16.
+fn half_of(pair: u64, k: usize) -> f32 {
+    f32::from_bits(if k.is_multiple_of(2) { (pair as u32) << 16 } else { pair as u32 & 0xffff_0000 })
 }
 
 /// The signed number that the bits of an integer are.

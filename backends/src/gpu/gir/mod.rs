@@ -212,6 +212,8 @@ pub enum Op {
     MulAdd(Val, Val, Val),
     Compare(Compare, Val, Val),
     Select(Val, Val, Val),
+    /// Two `f32` rounded to bf16, to the nearest, in an `i32`: the first in its low half.
+    PairBf16(Val, Val),
     Convert(Convert, Ty, Val),
     Load {
         from: Space,
@@ -229,7 +231,7 @@ impl Op {
             Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => [None; 3],
             Op::Unary(_, a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
             Op::Load { index, .. } => [Some(index), None, None],
-            Op::Binary(_, a, b) | Op::Compare(_, a, b) => [Some(a), Some(b), None],
+            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::PairBf16(a, b) => [Some(a), Some(b), None],
             Op::MulAdd(a, b, c) | Op::Select(a, b, c) => [Some(a), Some(b), Some(c)],
         };
         list.into_iter().flatten()
@@ -286,6 +288,23 @@ pub enum Stmt {
         cond: Val,
         body: Vec<Stmt>,
     },
+    /// Matrices of 8 rows of 16 bytes from an array of `i32`, by all threads of a subgroup of 32: row `r` of the `i`-th starts at the
+    /// index that thread `8i + r` has (the others' are not looked at), and thread `4r + j` gets its `j`-th word as the `i`-th value. NVIDIA's
+    /// devices only.
+    LoadMatrices {
+        values: Vec<Val>,
+        from: Space,
+        index: Val,
+    },
+    /// `a * b + c` of a subgroup of 32: 16x16 by 16x8 in bf16 pairs, sums in `f32`. Of thread `4g + t`: `a` are the pairs of row `g` (then
+    /// `g + 8`) at column `2t`, and the same at `2t + 8`; `b` those of column `g` at rows `2t` and `2t + 8`; `c` and the values rows `g`, then
+    /// `g + 8`, at columns `2t` and `2t + 1`. NVIDIA's devices only.
+    MultiplyMatrices {
+        values: [Val; 4],
+        a: [Val; 4],
+        b: [Val; 2],
+        c: [Val; 4],
+    },
     /// All threads of the group arrive, and what they wrote to shared and global memory is seen by all of them.
     Barrier,
 }
@@ -301,6 +320,8 @@ impl Stmt {
                 carried.iter().for_each(|c| f(c.value));
             }
             Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
+            Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
+            Stmt::MultiplyMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
             Stmt::Store { .. } | Stmt::Barrier => {}
         }
     }
@@ -358,7 +379,7 @@ impl Kernel {
                     Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| block(b, f)),
                     Stmt::For { body, .. } => block(body, f),
                     Stmt::While { head, body, .. } => [head, body].into_iter().for_each(|b| block(b, f)),
-                    Stmt::Let(..) | Stmt::Store { .. } | Stmt::Barrier => {}
+                    Stmt::Let(..) | Stmt::Store { .. } | Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } | Stmt::Barrier => {}
                 }
             }
         }

@@ -38,6 +38,7 @@ impl Display for Op {
             Op::MulAdd(a, b, c) => write!(f, "muladd {a}, {b}, {c}"),
             Op::Compare(op, a, b) => write!(f, "{} {a}, {b}", name(op)),
             Op::Select(c, a, b) => write!(f, "select {c}, {a}, {b}"),
+            Op::PairBf16(a, b) => write!(f, "pairbf16 {a}, {b}"),
             Op::Convert(op, _, a) => write!(f, "{} {a}", name(op)),
             Op::Load { from, index } => write!(f, "{from}[{index}]"),
             Op::SubgroupFold(op, a) => write!(f, "subgroup_{} {a}", name(op)),
@@ -89,10 +90,18 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
                 block(k, body, depth + 1, out)?;
                 writeln!(out, "{pad}}}")?;
             }
+            Stmt::LoadMatrices { values, from, index } => writeln!(out, "{pad}{} = load_matrices {from}[{index}]", list(values))?,
+            Stmt::MultiplyMatrices { values, a, b, c } => {
+                writeln!(out, "{pad}{} = multiply_matrices {}; {}; {}", list(values), list(a), list(b), list(c))?;
+            }
             Stmt::Barrier => writeln!(out, "{pad}barrier")?,
         }
     }
     Ok(())
+}
+
+fn list(values: &[Val]) -> String {
+    values.iter().map(Val::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn carried_text(carried: &[super::Carried]) -> String {

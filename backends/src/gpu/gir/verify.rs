@@ -1,13 +1,14 @@
 //! What must hold of a kernel before it is printed: types, definitions before uses, stores to what is written, memory and threads that
 //! the device has, and barriers and subgroup operations only where all threads of a group come by.
 
-use super::{Binary, Compare, Convert, Kernel, Op, Space, Stmt, Ty, Unary, Val};
-use nnc_ir::target::Gpu;
+use super::{Binary, Compare, Convert, Elem, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{Error, Result};
 
 /// The first thing that is wrong with the kernel.
 pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
-    let mut v = Verifier { k, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
+    let matrices = device.isa != GpuIsa::SpirV && k.threads.is_multiple_of(32);
+    let mut v = Verifier { k, matrices, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
     let wrong = |what: String| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
     if k.threads == 0 || k.threads > device.max_threads {
         return wrong(format!("{} threads in a group, {} are possible", k.threads, device.max_threads));
@@ -28,6 +29,8 @@ pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
 
 struct Verifier<'a> {
     k: &'a Kernel,
+    /// Whether there are operations of matrices: subgroups of 32, all of them full.
+    matrices: bool,
     defined: Vec<bool>,
     /// Whether all threads of a group have the same value.
     uniform: Vec<bool>,
@@ -60,6 +63,12 @@ impl Verifier<'_> {
             list.push(v);
         }
         Ok(())
+    }
+
+    /// Defines what differs from thread to thread.
+    fn define_as(&mut self, v: Val, ty: Ty) -> Check {
+        self.define(v, false)?;
+        self.typed(v, ty)
     }
 
     fn is_uniform(&self, v: Val) -> bool {
@@ -162,6 +171,22 @@ impl Verifier<'_> {
                 self.close();
                 Ok(())
             }
+            Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } if !self.matrices => Err("the device multiplies no matrices".into()),
+            Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } if !uniform => {
+                Err("an operation of matrices stands where not all threads of a group come by".into())
+            }
+            Stmt::LoadMatrices { values, from, index } => {
+                self.place(*from, *index)?;
+                if !matches!(from, Space::Shared(_)) || self.k.elem(*from) != Elem::I32 || ![1, 2, 4].contains(&values.len()) {
+                    return Err(format!("{} matrices of {from}", values.len()));
+                }
+                values.iter().try_for_each(|v| self.define_as(*v, Ty::I32))
+            }
+            Stmt::MultiplyMatrices { values, a, b, c } => {
+                a.iter().chain(b).try_for_each(|v| self.typed(*v, Ty::I32))?;
+                c.iter().try_for_each(|v| self.typed(*v, Ty::F32))?;
+                values.iter().try_for_each(|v| self.define_as(*v, Ty::F32))
+            }
             Stmt::Barrier if uniform => Ok(()),
             Stmt::Barrier => Err("a barrier stands where not all threads of a group come by".into()),
         }
@@ -197,6 +222,7 @@ impl Verifier<'_> {
                 };
                 ok(fits && ty(a) == ty(b), Ty::Bool)
             }
+            Op::PairBf16(a, b) => ok(self.matrices && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
             Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
             Op::Convert(c, to, a) => {
                 let from = ty(a);

@@ -5,6 +5,7 @@
 
 mod conv;
 mod epilogue;
+mod matrix;
 mod product;
 mod rows;
 mod tile;

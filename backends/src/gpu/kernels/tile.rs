@@ -2,6 +2,7 @@
 //! memory, so that an element is read from far once for a whole row or column of the tile.
 
 use super::epilogue::epilogue;
+use super::matrix::Units;
 use super::{Frame, Result, barrier, is_multiple, no, tiles};
 use crate::gpu::gir::{Binary, Elem, Op, Val};
 use nnc_ir::Dim;
@@ -17,11 +18,16 @@ pub struct Tile {
     pub of_thread: u32,
     /// Whether the next tiles are read while these are multiplied.
     pub ahead: bool,
+    /// Whether operands are rounded to bf16, and subgroups multiply matrices of them.
+    pub matrices: bool,
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, ahead: true };
-const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ahead: false };
-const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, ahead: false };
+const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, ahead: true, matrices: false };
+const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ahead: false, matrices: false };
+const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, ahead: false, matrices: false };
+/// For matrix units: eight subgroups, and two.
+const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, ahead: true, matrices: true };
+const NARROW: Tile = Tile { rows: 64, columns: 64, ..WIDE };
 
 /// Rows or columns below which a tile would be mostly empty.
 pub const LEAST: i64 = 8;
@@ -37,10 +43,17 @@ impl Tile {
         let fits = |t: &Tile| {
             let groups = s.groups(*t).as_const();
             let filled = |d: &Dim, n: u32| d.as_const().is_none_or(|d| 2 * d > i64::from(n));
-            filled(&s.rows, t.rows) && filled(&s.columns, t.columns) && (!nvidia || groups.is_none_or(|g| g >= 128))
+            // Smaller tiles than the narrow ones are none of matrix units.
+            let enough = !nvidia || *t == NARROW || groups.is_none_or(|g| g >= 128);
+            filled(&s.rows, t.rows) && filled(&s.columns, t.columns) && enough
         };
         // Registers and code of a large one are spent on the epilogue, too.
-        let list: &[Tile] = if nvidia && !heavy { &[LARGE, MEDIUM] } else { &[MEDIUM] };
+        let list: &[Tile] = match (device.bf16, nvidia && !heavy) {
+            (true, true) => &[WIDE, NARROW],
+            (true, false) => &[NARROW],
+            (false, true) => &[LARGE, MEDIUM],
+            (false, false) => &[MEDIUM],
+        };
         let chosen = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
         Tile { ahead: nvidia, ..chosen }
     }
@@ -105,29 +118,37 @@ pub fn place(f: &mut Frame, t: Tile, s: &Sizes, group: Val) -> (Val, Val, Val) {
     (batch, row, column)
 }
 
-/// How the threads of a group read a tile: each some lines at some depths.
-struct Reader {
-    space: crate::gpu::gir::Space,
-    /// Distance of depths in shared memory.
-    pitch: u32,
+/// How the threads of a group read a tile: each some lines at some depths. For matrix units an element of the tile is a pair of
+/// neighbours along the depth, and a line's pairs lie side by side.
+pub struct Reader {
+    pub space: crate::gpu::gir::Space,
+    /// Distance of depths (of lines, where there are pairs) in shared memory.
+    pub pitch: u32,
     /// For each element that a thread reads: the number of its line among `lines`, its depth within the tile, its place.
     elements: Vec<(usize, Val, Val)>,
     lines: Vec<Line>,
+    pairs: bool,
 }
 
 impl Reader {
     fn new(f: &mut Frame, t: Tile, source: &mut dyn Source, span: u32, first: Val, count: Val, whole: bool) -> Reader {
-        let along = source.along_depth(f);
-        // One more, so that neighbours along the depth lie in different banks.
-        let pitch = if along { span + 1 } else { span };
-        let space = f.b.shared(Elem::F32, pitch * t.depth);
-        let (thread, each) = (f.b.value(Op::Thread), span * t.depth / t.threads());
-        let inner = f.b.i32(if along { t.depth } else { span } as i32);
+        let (along, pairs) = (source.along_depth(f), t.matrices);
+        let deep = if pairs { t.depth / 2 } else { t.depth };
+        let (pitch, space) = if pairs {
+            // Rows of 16 bytes; four words more, so that eight lines lie in different banks.
+            (deep + 4, f.b.shared(Elem::I32, (deep + 4) * span))
+        } else {
+            // One more, so that neighbours along the depth lie in different banks.
+            let pitch = if along { span + 1 } else { span };
+            (pitch, f.b.shared(Elem::F32, pitch * deep))
+        };
+        let (thread, each) = (f.b.value(Op::Thread), span * deep / t.threads());
+        let inner = f.b.i32(if along { deep } else { span } as i32);
         let (high, low) = f.split(thread, inner);
         let mut lines: Vec<(Val, Line)> = vec![];
         let mut elements = vec![];
         for i in 0..each {
-            let step = i64::from(t.threads() / if along { t.depth } else { span } * i);
+            let step = i64::from(t.threads() / if along { deep } else { span } * i);
             let far = f.b.with(Binary::Add, high, step);
             let (line, depth) = if along { (far, low) } else { (low, far) };
             let at = match lines.iter().position(|(l, _)| *l == line) {
@@ -140,20 +161,34 @@ impl Reader {
                     lines.len() - 1
                 }
             };
-            let row = f.b.with(Binary::Mul, depth, pitch.into());
-            elements.push((at, depth, f.b.add(row, line)));
+            let (outer, within) = if pairs { (line, depth) } else { (depth, line) };
+            let row = f.b.with(Binary::Mul, outer, pitch.into());
+            let place = f.b.add(row, within);
+            let depth = if pairs { f.b.with(Binary::Mul, depth, 2) } else { depth };
+            elements.push((at, depth, place));
         }
-        Reader { space, pitch, elements, lines: lines.into_iter().map(|(_, l)| l).collect() }
+        Reader { space, pitch, elements, lines: lines.into_iter().map(|(_, l)| l).collect(), pairs }
     }
 
     /// The thread's elements of the tile that starts at a depth.
     fn read(&self, f: &mut Frame, source: &mut dyn Source, start: Val, depth: Val, whole: bool) -> Vec<Val> {
-        let one = |(line, at, _): &(usize, Val, Val)| {
-            let k = f.b.add(start, *at);
-            let inside = f.below(whole, k, depth);
-            source.element(f, &self.lines[*line], k, inside)
-        };
-        self.elements.iter().map(one).collect()
+        let mut out = vec![];
+        for (line, at, _) in &self.elements {
+            let mut one = |f: &mut Frame, next: i64| {
+                let k = f.b.add(start, *at);
+                let k = f.b.with(Binary::Add, k, next);
+                let inside = f.below(whole, k, depth);
+                source.element(f, &self.lines[*line], k, inside)
+            };
+            let first = one(f, 0);
+            out.push(if self.pairs {
+                let second = one(f, 1);
+                f.b.value(Op::PairBf16(first, second))
+            } else {
+                first
+            });
+        }
+        out
     }
 
     fn write(&self, f: &mut Frame, values: &[Val]) {
@@ -175,6 +210,7 @@ fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, (row, column): (Va
     let (whole_depth, count) = (is_multiple(&shape.depth, t.depth), n * n);
     let left = Reader::new(f, t, a, t.rows, row, s.rows, is_multiple(&shape.rows, t.rows));
     let right = Reader::new(f, t, b, t.columns, column, s.columns, is_multiple(&shape.columns, t.columns));
+    let units = t.matrices.then(|| Units::new(f, t));
     // A thread's rows and columns lie apart by the threads along them: neighbours compute neighbours.
     let (thread, across, down) = (f.b.value(Op::Thread), t.columns / n, t.rows / n);
     let by = f.b.i32(across as i32);
@@ -208,25 +244,34 @@ fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, (row, column): (Va
     } else {
         vec![]
     };
-    for k in 0..t.depth {
-        let column = |f: &mut Frame, r: &Reader, start: Val, i: u32, apart: u32| {
-            let at = f.b.with(Binary::Add, start, (k * r.pitch + i * apart).into());
-            f.b.load(r.space, at)
-        };
-        let x: Vec<Val> = (0..n).map(|i| column(f, &left, ty, i, down)).collect();
-        let y: Vec<Val> = (0..n).map(|i| column(f, &right, tx, i, across)).collect();
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = f.b.value(Op::MulAdd(x[i / n as usize], y[i % n as usize], *sum));
+    if let Some(units) = &units {
+        units.multiply(f, &left, &right, &mut sums);
+    } else {
+        for k in 0..t.depth {
+            let column = |f: &mut Frame, r: &Reader, start: Val, i: u32, apart: u32| {
+                let at = f.b.with(Binary::Add, start, (k * r.pitch + i * apart).into());
+                f.b.load(r.space, at)
+            };
+            let x: Vec<Val> = (0..n).map(|i| column(f, &left, ty, i, down)).collect();
+            let y: Vec<Val> = (0..n).map(|i| column(f, &right, tx, i, across)).collect();
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = f.b.value(Op::MulAdd(x[i / n as usize], y[i % n as usize], *sum));
+            }
         }
     }
     barrier(&mut f.b);
     sums.extend(next);
     f.b.end_for(index, (zero, steps), &first, &values, sums);
+    let sums = values[..count as usize].to_vec();
+    if let Some(units) = units {
+        let (rows, columns) = units.places(f, row, column);
+        return Sums { rows, columns, sums };
+    }
     let places = |f: &mut Frame, first: Val, own: Val, apart: u32| -> Vec<Val> {
         let base = f.b.add(first, own);
         (0..n).map(|i| f.b.with(Binary::Add, base, (i * apart).into())).collect()
     };
-    Sums { rows: places(f, row, ty, down), columns: places(f, column, tx, across), sums: values[..count as usize].to_vec() }
+    Sums { rows: places(f, row, ty, down), columns: places(f, column, tx, across), sums }
 }
 
 /// Where a row or a column of results lies, and the channel, where it decides on that.

@@ -92,10 +92,16 @@ fn crop<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 /// The image times `scale`, plus a bias for each channel.
 fn image_scaler<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
-    let scaled = x * x.scalar_like(c.float("scale", 1.0)?);
+    let mut scaled = x * x.scalar_like(c.float("scale", 1.0)?);
     let Some(bias) = c.floats("bias")? else { return Ok(vec![scaled]) };
-    if x.ty().rank() < 2 || !x.ty().shape[1].is(bias.len() as i64) {
+    let mut shape = x.ty().shape;
+    if shape.len() < 2 || shape[1].as_const().is_some_and(|n| n != bias.len() as i64) {
         return Err(Error::shape(format!("{} biases for the channels of {}", bias.len(), x.ty())));
+    }
+    if shape[1].as_const().is_none() {
+        // Whether there are as many, the run says.
+        shape[1] = Dim::from(bias.len());
+        scaled = scaled.reshape(shape);
     }
     let bias = c.b.constant(Tensor::new(&[bias.len()], &bias)).cast(x.ty().dtype);
     Ok(vec![scaled + per_channel(bias, x)])

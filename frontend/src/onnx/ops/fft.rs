@@ -1,8 +1,8 @@
-//! The fast Fourier transform as a graph: mixed radix, decimation in frequency, in the order of Swarztrauber's FFTPACK
+//! The fast Fourier transform as a graph. Lengths of small primes: mixed radix, decimation in frequency, in the order of Swarztrauber's FFTPACK
 //! ("Vectorizing the FFTs", 1982), which needs no bit reversal. NumPy's transforms keep that order too, so that results in f32 round as theirs do.
 
 use nnc_ir::{Dim, Tensor, V};
-use std::f64::consts::TAU;
+use std::f64::consts::{PI, TAU};
 
 /// The largest prime that a butterfly is written out for.
 const LARGEST: usize = 13;
@@ -113,11 +113,52 @@ fn swapped<T>((a, b): (T, T)) -> (T, T) {
     (b, a)
 }
 
-/// The transform along the last axis of `x`, whose length is the product of `factors`; with `inverse` the conjugate one, not yet divided by the length.
-pub fn fft<'g>(x: Complex<'g>, factors: &[usize], inverse: bool) -> Complex<'g> {
+/// The transform along the last axis of `x`, which has length `n`; with `inverse` the conjugate one, not yet divided by the length.
+pub fn fft<'g>(x: Complex<'g>, n: usize, inverse: bool) -> Complex<'g> {
     if x.re.is_poison() {
         return x;
     }
+    match factors(n) {
+        Some(factors) => passes(x, &factors, inverse),
+        None => chirp(x, n, inverse),
+    }
+}
+
+/// Any length, by a convolution with a chirp (Bluestein: A linear filtering approach to the computation of discrete Fourier transform, 1970):
+/// `jk = (j^2 + k^2 - (k-j)^2) / 2`. Its transforms are of a power of two, at least twice as long, so it wants f64.
+fn chirp<'g>(x: Complex<'g>, n: usize, inverse: bool) -> Complex<'g> {
+    let m = (2 * n - 1).next_power_of_two();
+    let constant = |values: &[f64]| x.re.builder().constant(Tensor::new(&[values.len()], values)).cast(x.re.ty().dtype);
+    // Whole turns taken off first: large angles would lose digits.
+    let half_turns = |j: usize| (j as u64 * j as u64 % (2 * n as u64)) as f64 * PI / n as f64;
+    let sign = if inverse { 1.0 } else { -1.0 };
+    let wave = |f: fn(f64) -> f64, by: f64| constant(&(0..n).map(|j| by * f(half_turns(j))).collect::<Vec<_>>());
+    let (cos, sin) = (wave(f64::cos, 1.0), wave(f64::sin, sign));
+    // The conjugate, for distances of both signs.
+    let around = |f: fn(f64) -> f64, by: f64| {
+        let mut values = vec![0.0; m];
+        for j in 0..n {
+            let v = by * f(half_turns(j));
+            (values[j], values[(m - j) % m]) = (v, v);
+        }
+        constant(&values)
+    };
+    let filter = fft(Complex { re: around(f64::cos, 1.0), im: Some(around(f64::sin, -sign)) }, m, false);
+    let last = x.re.ty().rank() - 1;
+    let padded = |v: V<'g>| {
+        let mut hi = vec![Dim::Const(0); last + 1];
+        hi[last] = Dim::from(m - n);
+        v.pad_zero(vec![Dim::Const(0); last + 1], hi)
+    };
+    let turned = x.turned(cos, sin);
+    let spectrum = fft(Complex { re: padded(turned.re), im: turned.im.map(padded) }, m, false).turned(filter.re, filter.imaginary());
+    let y = fft(spectrum, m, true).times(1.0 / m as f64);
+    let cut = |v: V<'g>| v.slice_axis(last, Dim::Const(0), Dim::from(n));
+    Complex { re: cut(y.re), im: y.im.map(cut) }.turned(cos, sin)
+}
+
+/// One pass for each factor of the length.
+fn passes<'g>(x: Complex<'g>, factors: &[usize], inverse: bool) -> Complex<'g> {
     let shape = x.re.ty().shape;
     let outer = shape[..shape.len() - 1].to_vec();
     let (n, r) = (factors.iter().product::<usize>(), outer.len());

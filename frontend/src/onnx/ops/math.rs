@@ -84,7 +84,7 @@ pub fn unary<'g>(c: &Call<'g>, f: ScalarFn) -> Result<Vec<V<'g>>> {
 fn erf<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let x = c.x(0)?;
     let dtype = x.ty().dtype;
-    if dtype.is_float() { unary(c, ScalarFn::Erf) } else { Ok(vec![x.cast(DType::F32).map(ScalarFn::Erf).cast(dtype)]) }
+    if dtype.is_int() { Ok(vec![x.cast(DType::F32).map(ScalarFn::Erf).cast(dtype)]) } else { unary(c, ScalarFn::Erf) }
 }
 
 fn binary<'g>(c: &Call<'g>, f: ScalarFn) -> Result<Vec<V<'g>>> {

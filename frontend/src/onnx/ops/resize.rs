@@ -8,6 +8,7 @@ use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::source::{Dims, Iota};
+use nnc_ir::scalar::Num;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, ScalarFn, Tensor, V};
 
@@ -141,7 +142,32 @@ fn one_an_axis<'g>(c: &Call<'g>, v: V<'g>, what: &str, axes: usize) -> Result<V<
     Err(Error::shape(format!("{what} should be a vector of {axes}, one an axis, found {}", v.ty())))
 }
 
-fn by_scales<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], scales: V<'g>, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
+/// What `by` makes of x, interpolated in one type from the first axis to the last, f64 for integers. These are then cut off towards zero, as
+/// NumPy and onnxruntime have it, but what lies within 1e-6 of an integer is that integer: weights that do not quite add up to 1 must
+/// not make an even picture darker. Cubic filters overshoot: what is beyond the type's range is its end.
+fn widened<'g>(x: V<'g>, rule: &Rule, by: impl FnOnce(V<'g>) -> Result<V<'g>>) -> Result<Vec<V<'g>>> {
+    let dtype = x.ty().dtype;
+    if rule.mode == "nearest" || x.is_poison() {
+        return Ok(vec![by(x)?]);
+    }
+    let is_whole = dtype.is_int() || dtype == DType::Bool;
+    let y = by(x.cast(if is_whole || dtype == DType::F64 { DType::F64 } else { DType::F32 }))?;
+    if !is_whole {
+        return Ok(vec![y.cast(dtype)]);
+    }
+    let k = |v: f64| y.scalar_like(v);
+    let near = (y + k(0.5)).floor();
+    let cut = y.less(k(0.0)).select(y.map(ScalarFn::Ceil), y.floor());
+    let y = (y - near).abs().less(k(1e-6)).select(near, cut);
+    let (least, greatest) = if dtype == DType::Bool { (0.0, 1.0) } else { (Num::least(dtype).as_f64(), Num::greatest(dtype).as_f64()) };
+    Ok(vec![y.max(k(least)).min(k(greatest)).cast(dtype)])
+}
+
+fn by_scales<'g>(c: &Call<'g>, x: V<'g>, axes: &[usize], scales: V<'g>, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
+    widened(x, rule, |x| along_scales(c, x, axes, scales, roi, rule))
+}
+
+fn along_scales<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], scales: V<'g>, roi: Option<V<'g>>, rule: &Rule) -> Result<V<'g>> {
     let scales = one_an_axis(c, scales, "scales", axes.len())?;
     let roi = roi.map(|r| one_an_axis(c, r, "roi", 2 * axes.len())).transpose()?;
     let known = c.fold(scales).map(|t| t.to_f64s());
@@ -170,7 +196,7 @@ fn by_scales<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], scales: V<'g>, roi:
         let exact = Some(c.b.op(Dims { values: vec![n.clone()], scalar: true }, &[]).cast(DType::F64) * factor);
         x = resized(c, x, *a, Axis { n, m, factor, known: known.as_ref().map(|k| k[i]), exact, roi }, rule)?;
     }
-    Ok(vec![x])
+    Ok(x)
 }
 
 /// floor(n * s), in f32 as onnxruntime has it, where that can be said before the run.
@@ -185,7 +211,11 @@ fn scaled(n: &Dim, s: f64) -> Option<Dim> {
     })
 }
 
-fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
+fn by_sizes<'g>(c: &Call<'g>, x: V<'g>, axes: &[usize], policy: &str, roi: Option<V<'g>>, rule: &Rule) -> Result<Vec<V<'g>>> {
+    widened(x, rule, |x| along_sizes(c, x, axes, policy, roi, rule))
+}
+
+fn along_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: Option<V<'g>>, rule: &Rule) -> Result<V<'g>> {
     let mut sizes = c.dims_of(3, axes.len(), "sizes")?;
     if sizes.len() != axes.len() {
         return Err(Error::shape(format!("{} sizes for {} axes", sizes.len(), axes.len())));
@@ -214,7 +244,7 @@ fn by_sizes<'g>(c: &Call<'g>, mut x: V<'g>, axes: &[usize], policy: &str, roi: O
         let exact = common.map(|s| scalar(&n) * s);
         x = resized(c, x, *a, Axis { n, m, factor, known, exact, roi: region(roi, i, axes.len()) }, rule)?;
     }
-    Ok(vec![x])
+    Ok(x)
 }
 
 fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) -> Result<V<'g>> {
@@ -254,15 +284,13 @@ fn resized<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: Axis<'g>, rule: &Rule) ->
         };
         gather(x, index.cast(DType::I64))
     } else {
-        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let base = at.floor();
         let (offsets, weights) = taps(&a, at - base, rule)?;
         let base = base.cast(DType::I64);
         let index: Vec<V> = offsets.iter().map(|k| base + c.b.constant(Tensor::scalar(*k))).collect();
         let weights = if rule.exclude_outside { inside_only(&index, weights, zero, last) } else { weights };
-        let parts = index.iter().zip(weights).map(|(i, w)| gather(x, *i).cast(wide) * along(w.cast(wide)));
-        let sum = parts.reduce(|p, q| p + q).ok_or_else(|| Error::internal("a filter without taps"))?;
-        sum.cast(dtype)
+        let parts = index.iter().zip(weights).map(|(i, w)| gather(x, *i) * along(w.cast(dtype)));
+        parts.reduce(|p, q| p + q).ok_or_else(|| Error::internal("a filter without taps"))?
     };
     if a.roi.is_none() {
         return Ok(y);
@@ -384,14 +412,13 @@ fn filtered<'g>(c: &Call<'g>, x: V<'g>, axis: usize, a: &Axis<'g>, at: V<'g>, ru
     let w = weight(((index.reshape(column).cast(DType::F64) - at) * shrink).abs(), rule);
     let w = w / w.sum_keep(&[0]);
     let dtype = x.ty().dtype;
-    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let mut perm: Vec<usize> = (0..x.ty().rank()).filter(|i| *i != axis).collect();
     perm.push(axis);
     let zero = c.b.constant(Tensor::scalar(0i64));
-    let rows = c.b.op(Gather { axis: perm.len() - 1 }, &[x.cast(wide).transpose(&perm), index.max(zero).min(last)]);
+    let rows = c.b.op(Gather { axis: perm.len() - 1 }, &[x.transpose(&perm), index.max(zero).min(last)]);
     let mut undo = vec![0; perm.len()];
     perm.iter().enumerate().for_each(|(i, p)| undo[*p] = i);
-    matmul(rows, w.cast(wide)).transpose(&undo).cast(dtype)
+    matmul(rows, w.cast(dtype)).transpose(&undo)
 }
 
 fn normalised(weights: Vec<V>) -> Vec<V> {

@@ -1,4 +1,4 @@
-//! Fourier transforms: fast ones where the length is known and has small prime factors, else matrix products. And the windows that go with them.
+//! Fourier transforms: fast ones where the length is known, else matrix products. And the windows that go with them.
 
 use super::axes::{Axes, Named, axes_input};
 use super::fft::{Complex, factors, fft};
@@ -8,6 +8,7 @@ use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::control::If;
 use nnc_ir::ops::index::Gather;
+use nnc_ir::ops::movement::Slice;
 use nnc_ir::ops::source::{Dims, Iota};
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{Builder, DType, Dim, Error, Graph, Report, Result, ScalarFn, Tensor, V};
@@ -146,9 +147,13 @@ const LONGEST: i64 = 1 << 20;
 /// where it is itself a transform, is transformed in f32 where it can be done fast.
 fn transform<'g>(x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -> Result<V<'g>> {
     let (b, dtype) = (x.builder(), x.ty().dtype);
-    let fast = n.as_const().filter(|n| !(inverse && onesided) && *n <= LONGEST).and_then(|n| factors(n as usize));
-    let complex = x.ty().shape.last().is_some_and(|parts| parts.is(2));
-    let x = x.cast(if fast.is_some() && complex && dtype != DType::F64 { DType::F32 } else { DType::F64 });
+    if n.as_const().is_some_and(|n| n < 1) {
+        return Err(Error::shape(format!("a transform of length {n}")));
+    }
+    let fast = n.as_const().filter(|n| *n <= LONGEST).map(|n| n as usize);
+    let complex = x.ty().shape.last().is_some_and(|parts| parts.is(2)) && !(inverse && onesided);
+    let narrow = complex && dtype != DType::F64 && fast.is_some_and(|n| factors(n).is_some());
+    let x = x.cast(if narrow { DType::F32 } else { DType::F64 });
     let ty = x.ty();
     let last = ty.rank() - 1;
     let parts = ty.shape[last].as_const().filter(|p| matches!(p, 1 | 2));
@@ -170,8 +175,23 @@ fn transform<'g>(x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -
         v.reshape(v.ty().shape.into_iter().chain([Dim::Const(1)]).collect())
     };
     let scale = |v: V<'g>| v / scalar(b, &n, ty.dtype);
+    if let (Some(n), true) = (fast, inverse && onesided) {
+        // The other half is the conjugate of this one, backwards.
+        let mirrored = |v: V<'g>, sign: f64| {
+            let (axis, left) = (last - 1, n - (n / 2 + 1));
+            let (mut starts, mut sizes, mut steps) = (vec![Dim::Const(0); last], v.ty().shape, vec![1; last]);
+            (starts[axis], sizes[axis], steps[axis]) = (Dim::from(left), Dim::from(left), -1);
+            let rest = b.op(Slice { starts, sizes, steps }, &[v]);
+            if left == 0 { v } else { V::concat(&[v, rest * rest.scalar_like(sign)], axis) }
+        };
+        if re.is_poison() {
+            return Ok(re);
+        }
+        let y = fft(Complex { re: mirrored(re, 1.0), im: im.map(|im| mirrored(im, -1.0)) }, n, true);
+        return Ok(back(scale(y.re)).cast(dtype));
+    }
     if inverse && onesided {
-        // The other half is the conjugate of this one: every frequency but the first and (for even n) the last counts twice.
+        // Every frequency but the first and (for even n) the last counts twice.
         let (cos, sin) = waves(b, &n, &half, &n);
         let k = ramp(b, half.clone(), 0, 2);
         let zero = k.scalar_like(0.0);
@@ -181,11 +201,11 @@ fn transform<'g>(x: V<'g>, axis: usize, n: Dim, inverse: bool, onesided: bool) -
         return Ok(back(scale(im.map_or(y, |im| y - matmul(im, sin * times)))).cast(dtype));
     }
     let bins = if onesided { half } else { n.clone() };
-    if let Some(factors) = fast {
-        let y = fft(Complex { re, im }, &factors, inverse);
+    if let Some(n) = fast {
+        let y = fft(Complex { re, im }, n, inverse);
         // As NumPy has it: times the rounded reciprocal.
         let finish = |v: V<'g>| {
-            let v = if inverse { v * v.scalar_like(1.0 / factors.iter().product::<usize>() as f64) } else { v };
+            let v = if inverse { v * v.scalar_like(1.0 / n as f64) } else { v };
             back(v.slice_axis(v.ty().rank() - 1, Dim::Const(0), bins.clone()))
         };
         if y.re.is_poison() {
@@ -216,6 +236,14 @@ fn stft<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         (None, Some(w)) => w.ty().elems(),
         (None, None) => ty.shape[1].clone(),
     };
+    if step.as_const().is_some_and(|s| s < 1) {
+        return Err(Error::shape(format!("a frame_step of {step}")));
+    }
+    if let (Some(have), Some(size)) = (ty.shape[1].as_const(), size.as_const())
+        && !(1..=have).contains(&size)
+    {
+        return Err(Error::shape(format!("frames of {size} elements of a signal of {have}")));
+    }
     let frames = (&ty.shape[1] - &size).floor_div(&step) + Dim::Const(1);
     let index = ramp(c.b, frames, 0, 2) * scalar(c.b, &step, DType::I64) + ramp(c.b, size.clone(), 1, 2);
     let mut framed = c.b.op(Gather { axis: 1 }, &[x, index]);

@@ -5,6 +5,7 @@ use crate::onnx::call::Call;
 use nnc_ir::ops::index::{Gather, NonZero, ScatterElements, ScatterKind};
 use nnc_ir::ops::reduce::{Cumulate, ReduceKind};
 use nnc_ir::ops::sort::TopK;
+use nnc_ir::ops::source::Iota;
 use nnc_ir::ops::text::StringRank;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
@@ -39,9 +40,6 @@ fn unique<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     };
     let width = rows.ty().shape[1].as_const().filter(|w| (1..=MAX_SLICE).contains(w));
     let width = width.ok_or_else(|| Error::unsupported(format!("unique slices of {} elements", rows.ty().shape[1])))?;
-    if n.is(0) {
-        return Err(Error::unsupported("unique elements of an empty tensor"));
-    }
     let gather = |v: V<'g>, i: V<'g>| c.b.op(Gather { axis: 0 }, &[v, i]);
     let column = |j: i64| rows.slice_axis(1, Dim::Const(j), Dim::Const(1)).reshape(vec![n.clone()]);
     // Sorting by the last column first and by the first column last gives the order of rows.
@@ -50,27 +48,25 @@ fn unique<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         perm = gather(perm, order(c, gather(column(j), perm)));
     }
     let lined_up = gather(rows, perm);
-    let one = Dim::Const(1);
-    let less = n.clone() - one.clone();
-    let next = lined_up.slice_axis(0, one.clone(), less.clone());
-    let before = lined_up.slice_axis(0, Dim::Const(0), less);
-    let changes = (!next.equal(before)).reduce(ReduceKind::Max, &[1], false);
-    let starts_group = V::concat(&[c.b.constant(Tensor::new(&[1], &[true])), changes], 0);
+    let k = |v: i64| c.b.constant(Tensor::scalar(v));
+    let place = c.b.op(Iota { shape: vec![n.clone()], axis: 0 }, &[]);
+    let before = gather(lined_up, (place - k(1)).max(k(0)));
+    let changes = (!lined_up.equal(before)).reduce(ReduceKind::Max, &[1], false);
+    let starts_group = changes.or(place.equal(k(0)));
     let found = c.b.op(NonZero { count: c.b.fresh_symbol("unique") }, &[starts_group]);
     let count = found.ty().shape.get(1).cloned().unwrap_or(Dim::Const(0));
     let starts = found.reshape(vec![count.clone()]);
-    let k = |v: i64| c.b.constant(Tensor::scalar(v));
     let group = c.b.op(Cumulate { kind: ReduceKind::Sum, axis: 0, exclusive: false, reverse: false }, &[starts_group.cast(DType::I64)]) - k(1);
-    let scatter = |to: V<'g>, at: V<'g>, values: V<'g>| c.b.op(ScatterElements { axis: 0, reduction: ScatterKind::Set }, &[to, at, values]);
+    let scattered = |reduction, to: V<'g>, at: V<'g>, values: V<'g>| c.b.op(ScatterElements { axis: 0, reduction }, &[to, at, values]);
+    let scatter = |to: V<'g>, at: V<'g>, values: V<'g>| scattered(ScatterKind::Set, to, at, values);
     let zeros = |d: &Dim| k(0).expand(vec![d.clone()]);
     let mut inverse = scatter(zeros(&n), perm, group);
     let mut first = gather(perm, starts);
-    let ends = V::concat(&[starts.slice_axis(0, one.clone(), count.clone() - one), c.b.dims(vec![n])], 0);
-    let mut counts = ends - starts;
+    let mut counts = scattered(ScatterKind::Add, zeros(&count), group, k(1).expand(vec![n.clone()]));
     if !sorted {
         // In the order of first occurrence.
         let by_place = order(c, first);
-        let ramp = c.b.op(nnc_ir::ops::source::Iota { shape: vec![count.clone()], axis: 0 }, &[]);
+        let ramp = c.b.op(Iota { shape: vec![count.clone()], axis: 0 }, &[]);
         inverse = gather(scatter(zeros(&count), by_place, ramp), inverse);
         (first, counts) = (gather(first, by_place), gather(counts, by_place));
     }

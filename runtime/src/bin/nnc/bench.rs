@@ -29,7 +29,9 @@ pub fn bench(a: &Bench) -> Outcome {
         })?;
         let traced = || Ok(ready.session.run_traced(&ready.inputs)?.1);
         let profile = a.profile.as_ref().map(|_| profile::take(&ready, None, traced, a.duration)).transpose()?;
-        (times, 0, outputs, profile)
+        let sizes = |symbol: &str| ready.session.size_of(symbol, &ready.inputs);
+        let workspace = ready.session.description().workspace_bytes.as_ref().and_then(|s| s.eval(&sizes));
+        (times, workspace.unwrap_or(0.0) as usize, outputs, profile)
     } else {
         let mut bound = ready.session.bind(&ready.inputs)?;
         let times = measure(a, || Ok(bound.run()?))?;

@@ -60,9 +60,9 @@ pub fn compile(a: &Compile) -> Outcome {
 /// A model for GPUs: its kernels alone (what a device does not take is no part of them: --opt-report names it), or all of it.
 fn gpu(a: &Compile, emit: Emit, output: &Path, options: &Options) -> Outcome {
     let devices = match emit {
-        Emit::Nncg => build::gpus(&options.target)?,
-        Emit::Spv => vec![build::gpu(&options.target, GpuIsa::SpirV)?],
-        _ => vec![build::gpu(&options.target, GpuIsa::Sm80)?],
+        Emit::Nncg => build::gpus(&options.target, options.precision)?,
+        Emit::Spv => vec![build::rounded(build::gpu(&options.target, GpuIsa::SpirV)?, options.precision)?],
+        _ => vec![build::rounded(build::gpu(&options.target, GpuIsa::Sm80)?, options.precision)?],
     };
     let mut watch = Watch::new(&a.compilation)?;
     let graph = model::load_graph(&a.model, &a.compilation)?;

@@ -33,6 +33,9 @@ fn listed<'g>(c: &Call<'g>, strings: &str, ints: &str) -> Result<V<'g>> {
 fn zip_map<'g>(c: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
     let (x, keys) = (c.x(0)?, listed(c, "classlabels_strings", "classlabels_int64s")?);
     let n = keys.ty().elems();
+    if !x.ty().dtype.is_float() {
+        return Err(Error::dtype(format!("the values of maps are floats, found {}", x.ty())));
+    }
     let rows = match &x.ty().shape[..] {
         [_] => Dim::Const(1),
         [rows, _] => rows.clone(),
