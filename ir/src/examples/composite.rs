@@ -21,7 +21,7 @@ fn attention() -> Vec<Example> {
         case("mask.keys", scaled(), &["f32[2,2,19,16]", "f32[2,2,5,16]", "f32[2,2,5,16]", "f32[2,1,5,1]"]),
         case("large", scaled(), &["f32[3,16]", "f32[40,16]", "f32[40,16]", "f32[40,3]"]).values(3, Values::Range(-500, 500)),
         case("no_keys", scaled(), &["f32[2,13,16]", "f32[2,0,16]", "f32[2,0,16]"]),
-        case("symbolic", scaled(), &["f32[N,L,16]", "f32[N,S,16]", "f32[N,S,16]", "f32[1,S,L]"]),
+        case("symbolic", scaled(), &["f32[N,L,16]", "f32[N,H,16]", "f32[N,H,16]", "f32[1,H,L]"]),
         case("f64", scaled(), &["f64[2,4]", "f64[3,4]", "f64[3,5]"]),
         case("f16", scaled(), &["f16[2,4]", "f16[3,4]", "f16[3,5]"]),
     ]
