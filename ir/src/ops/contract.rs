@@ -311,12 +311,8 @@ impl Primitive for Conv {
             _ => !differ(&(ws[1].clone() * group.clone()), &xs[1]),
         };
         if !channels_fit {
-            return Err(misfit(&format!(
-                "{} channels do not fit weights for {} in each of {} groups",
-                xs[1],
-                ws.get(1).unwrap_or(&ws[0]),
-                self.group
-            )));
+            let taken = ws.get(1).map_or("none".into(), Dim::to_string);
+            return Err(misfit(&format!("{} channels do not fit weights for {taken} in each of {} groups", xs[1], self.group)));
         }
         if let (Some(o), false) = (ws[0].as_const(), matches!(self.layout, Layout::Depthwise(_)))
             && (self.group == 0 || o % self.group as i64 != 0)
