@@ -100,6 +100,9 @@ impl Shape {
     }
 
     pub fn sizes(&self, f: &mut Frame, t: Tile) -> Result<Sizes> {
+        if self.depth.is(0) {
+            return no("sums of nothing: an operand is empty, and tiles are read before they are asked for");
+        }
         Ok(Sizes {
             rows: f.size(&self.rows)?,
             columns: f.size(&self.columns)?,
