@@ -3,9 +3,8 @@
 //! With stride `s`, the results whose index leaves the remainder `r` by `s`, a *phase*, see every `s`-th tap of the kernel and no
 //! other: each phase is a convolution of stride 1 by those taps, backwards. The results of the phases [`Interleave`].
 //!
-//! * *Apart*: one convolution a phase, nothing is multiplied by zero.
-//! * *Together*: the phases are channels of one convolution, whose kernel spans all their taps. Better where the channels of a phase
-//!   fill no block, or where the phases see the same inputs.
+//! * *Together*: where the phases see the same inputs, they are channels of one convolution.
+//! * *Apart*: else one convolution a phase. No kernel is filled up with zeros, which would make NaN of inputs that are infinite.
 //! * A single pixel is a matrix product: nothing overlaps.
 //!
 //! Weights that the run computes, as the way back through a strided convolution has them in training, are cut into phases by the run.
@@ -13,8 +12,9 @@
 use crate::pass::Context;
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Post, Window};
-use nnc_ir::ops::movement::{Expand, Interleave, Pad, PadMode, Reshape, Slice, Transpose};
-use nnc_ir::{DType, Dim, Graph, NodeId, Op, Report, Result, Type, Value};
+use nnc_ir::ops::movement::{Expand, Interleave, Reshape, Slice, Transpose};
+use nnc_ir::ops::source::Const;
+use nnc_ir::{DType, Dim, Graph, NodeId, Op, Report, Result, Tensor, Type, Value};
 
 /// Phases that are worth a launch each.
 const MAX_PHASES: usize = 64;
@@ -28,7 +28,7 @@ pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     for id in r.order() {
         let node = graph.node(id);
         let rewritten = match &node.op {
-            Op::ConvTranspose(op) => Site { r: &mut r, id, op, block: cx.target.block }.rewrite().map_err(|e| e.at(&node.loc))?,
+            Op::ConvTranspose(op) => Site { r: &mut r, id, op }.rewrite().map_err(|e| e.at(&node.loc))?,
             _ => None,
         };
         match rewritten {
@@ -88,7 +88,6 @@ struct Site<'a, 'g> {
     r: &'a mut Rebuild<'g>,
     id: NodeId,
     op: &'a ConvTranspose,
-    block: usize,
 }
 
 impl Site<'_, '_> {
@@ -109,24 +108,19 @@ impl Site<'_, '_> {
         // Results of phase `r` along an axis, and how many there are more than inputs.
         let length = |i: usize, r: usize| (y.shape[2 + i].clone() - Dim::from(r)).ceil_div(&Dim::Const(w.strides[i]));
         let surplus = |i: usize, r: usize| (length(i, r) - x.shape[2 + i].clone()).as_const();
-        let padding = |i: usize, r: usize, earliest: i64, last: i64| Some((-earliest, surplus(i, r)? + last)).filter(|p| p.0 >= 0 && p.1 >= 0);
-        let block = self.block as i64;
-        let filled = |channels: i64| (channels + block - 1) / block * block;
-        let channels = ws[1] * self.op.group as i64;
-
-        let span = |i: usize| {
-            let (lo, hi) = (axes[i].iter().map(Phase::earliest).min()?, axes[i].iter().map(|p| p.last).max()?);
-            let close = axes[i].iter().all(|p| p.dilation == 1);
-            padding(i, 0, lo, hi).filter(|_| close).map(|pad| (lo, hi, pad))
+        // Zeros around the inputs, or inputs that no result of the phase sees where it is negative.
+        let padding = |i: usize, r: usize| {
+            let (lo, hi) = (-axes[i][r].earliest(), surplus(i, r)? + axes[i][r].last);
+            let unseen = (-lo).max(0) + (-hi).max(0);
+            (unseen == 0 || x.shape[2 + i].as_const().is_some_and(|d| unseen <= d)).then_some((lo, hi))
         };
-        let together = (0..n).map(span).collect::<Option<Vec<_>>>().filter(|_| self.op.group == 1 && !self.op.post.contains(&Post::Add));
-        let alone = |i: usize, r: usize| padding(i, r, axes[i][r].earliest(), axes[i][r].last).filter(|_| axes[i][r].taps > 0);
-        let apart = (0..n).map(|i| (0..axes[i].len()).map(|r| alone(i, r)).collect()).collect::<Option<Vec<Vec<_>>>>();
-
-        let taps_apart: i64 = axes.iter().map(|a| a.iter().map(|p| p.taps).sum::<i64>()).product();
+        let pads = (0..n).map(|i| (0..axes[i].len()).map(|r| padding(i, r)).collect()).collect::<Option<Vec<Vec<_>>>>();
+        let Some(pads) = pads else { return Ok(None) };
+        let channels = ws[1] * self.op.group as i64;
         let phases: i64 = w.strides.iter().product();
-        let work_together =
-            |spans: &[(i64, i64, (i64, i64))]| spans.iter().map(|(lo, hi, _)| hi - lo + 1).product::<i64>() * filled(channels * phases);
+        let same = |a: &Vec<Phase>| a.iter().all(|p| p.taps > 0 && (p.earliest(), p.last, p.dilation) == (a[0].earliest(), a[0].last, 1));
+        let together = self.op.group == 1 && !self.op.post.contains(&Post::Add) && axes.iter().all(same);
+
         let steps: Vec<usize> = [1, 1].into_iter().chain(w.strides.iter().map(|s| *s as usize)).collect();
         let interleave = Interleave { steps };
         let branch = |k: usize| {
@@ -136,37 +130,31 @@ impl Site<'_, '_> {
         };
         let branches: Vec<Branch> = (0..phases as usize).map(branch).collect();
         let weights = self.forward(&ws)?;
-        let parts = match (together, apart) {
-            (Some(spans), apart) if apart.is_none() || work_together(&spans) <= taps_apart * filled(channels) => {
-                let mut kernels = vec![];
-                for Branch { taps, .. } in &branches {
-                    let around: Vec<(i64, i64)> = taps.iter().zip(&spans).map(|(p, (lo, hi, _))| (p.earliest() - lo, hi - p.last)).collect();
-                    kernels.push(self.kernel(weights, taps, &around)?);
-                }
-                let w = self.join(kernels)?;
-                let pads = spans.iter().map(|s| s.2).collect::<Vec<_>>();
-                let all = self.conv(w, &pads, None, phases)?;
-                let ty = self.r.new.ty(all).clone();
-                let mut parts = vec![];
-                for (k, branch) in branches.iter().enumerate() {
-                    let mut starts = vec![Dim::Const(0); 2 + n];
-                    starts[1] = Dim::Const(k as i64 * channels);
-                    let sizes = [&[ty.shape[0].clone(), Dim::Const(channels)], &branch.shape[..]].concat();
-                    parts.push(self.derive(Slice { starts, sizes, steps: vec![] }, &[all])?);
-                }
-                parts
+        let mut parts = vec![];
+        if together {
+            let kernels = branches.iter().map(|b| self.kernel(weights, &b.taps)).collect::<Result<_>>()?;
+            let w = self.join(kernels)?;
+            // The longest of the phases is the first.
+            let pads = pads.iter().map(|p| p[0]).collect::<Vec<_>>();
+            let all = self.conv(w, &pads, None, phases)?;
+            let ty = self.r.new.ty(all).clone();
+            for (k, branch) in branches.iter().enumerate() {
+                let mut starts = vec![Dim::Const(0); 2 + n];
+                starts[1] = Dim::Const(k as i64 * channels);
+                let sizes = [&[ty.shape[0].clone(), Dim::Const(channels)], &branch.shape[..]].concat();
+                parts.push(self.derive(Slice { starts, sizes, steps: vec![] }, &[all])?);
             }
-            (_, Some(pads)) => {
-                let mut parts = vec![];
-                for branch in &branches {
-                    let w = self.kernel(weights, &branch.taps, &vec![(0, 0); n])?;
-                    let pads: Vec<(i64, i64)> = branch.place.iter().enumerate().map(|(i, r)| pads[i][*r]).collect();
-                    parts.push(self.conv(w, &pads, Some(branch), 1)?);
-                }
-                parts
+        } else {
+            for branch in &branches {
+                let pads: Vec<(i64, i64)> = branch.place.iter().enumerate().map(|(i, r)| pads[i][*r]).collect();
+                parts.push(if branch.taps.iter().all(|p| p.taps > 0) {
+                    let w = self.kernel(weights, &branch.taps)?;
+                    self.conv(w, &pads, Some(branch), 1)?
+                } else {
+                    self.nothing(branch)?
+                });
             }
-            _ => return Ok(None),
-        };
+        }
         self.derive(interleave, &parts).map(Some)
     }
 
@@ -210,28 +198,56 @@ impl Site<'_, '_> {
         self.reshape(turned, dims(&[group * ws[1], ws[0] / group]))
     }
 
-    /// The taps of a phase in the order of a convolution, with zeros around.
-    fn kernel(&mut self, w: Value, taps: &[Phase], around: &[(i64, i64)]) -> Result<Value> {
+    /// The taps of a phase in the order of a convolution.
+    fn kernel(&mut self, w: Value, taps: &[Phase]) -> Result<Value> {
         let shape = self.r.new.ty(w).shape.clone();
-        let with = |first: [Dim; 2], rest: &dyn Fn(usize) -> i64| -> Vec<Dim> {
-            first.into_iter().chain((0..taps.len()).map(|i| Dim::Const(rest(i)))).collect()
+        let with = |first: [Dim; 2], rest: &dyn Fn(&Phase) -> i64| -> Vec<Dim> {
+            first.into_iter().chain(taps.iter().map(|p| Dim::Const(rest(p)))).collect()
         };
-        let zero = || [Dim::Const(0), Dim::Const(0)];
-        // A phase without taps is zeros where the others have one.
-        let (lo, hi) = (with(zero(), &|i| around[i].0), with(zero(), &|i| around[i].1 + (1 - taps[i].taps).max(0)));
         let slice = Slice {
-            starts: with(zero(), &|i| taps[i].first + (taps[i].taps - 1).max(0) * taps[i].step),
-            sizes: with([shape[0].clone(), shape[1].clone()], &|i| taps[i].taps),
+            starts: with([Dim::Const(0), Dim::Const(0)], &|p| p.first + (p.taps - 1) * p.step),
+            sizes: with([shape[0].clone(), shape[1].clone()], &|p| p.taps),
             steps: [1, 1].into_iter().chain(taps.iter().map(|p| -p.step)).collect(),
         };
-        let w = self.derive(slice, &[w])?;
-        if lo.iter().chain(&hi).all(|d| d.is(0)) { Ok(w) } else { self.derive(Pad { mode: PadMode::Constant, lo, hi }, &[w]) }
+        self.derive(slice, &[w])
+    }
+
+    /// A phase that no tap is in: sums of nothing, and what follows them.
+    fn nothing(&mut self, branch: &Branch) -> Result<Value> {
+        let node = self.r.old.node(self.id);
+        let (batch, out, group) = (node.types[0].shape[0].clone(), node.types[0].shape[1].clone(), Dim::from(self.op.group));
+        let zero = self.derive(Const(Tensor::scalar(0f32)), &[])?;
+        let plain = self.op.post.is_empty();
+        let mut zeros = |shape: Vec<Dim>| self.derive(Expand { shape }, &[zero]);
+        if plain {
+            return zeros([&[batch, out], &branch.shape[..]].concat());
+        }
+        let x = zeros([&[batch, group], &branch.shape[..]].concat())?;
+        let one = vec![Dim::Const(1); branch.shape.len()];
+        let w = zeros([&[out, Dim::Const(1)], &one[..]].concat())?;
+        self.convolve(x, w, vec![], vec![], Some(branch), 1)
     }
 
     /// The convolution by `w`, of one phase or of all `copies`. A residual is read where the phase lies in it.
     fn conv(&mut self, w: Value, pads: &[(i64, i64)], branch: Option<&Branch>, copies: i64) -> Result<Value> {
+        let mut x = self.operands()[0];
+        if pads.iter().any(|p| p.0 < 0 || p.1 < 0) {
+            let shape = self.r.new.ty(x).shape.clone();
+            let cut = |p: i64| Dim::Const((-p).max(0));
+            let starts = [0, 0].map(Dim::Const).into_iter().chain(pads.iter().map(|p| cut(p.0))).collect();
+            let inner = pads.iter().zip(&shape[2..]).map(|(p, d)| d.clone() - cut(p.0) - cut(p.1));
+            let sizes = shape[..2].iter().cloned().chain(inner).collect();
+            x = self.derive(Slice { starts, sizes, steps: vec![] }, &[x])?;
+        }
+        let pads = pads.iter().map(|p| p.0.max(0)).chain(pads.iter().map(|p| p.1.max(0))).collect();
+        let dilations = branch.map_or(vec![], |b| b.taps.iter().map(|p| p.dilation).collect());
+        self.convolve(x, w, pads, dilations, branch, copies)
+    }
+
+    /// The convolution of `x` by `w`, with what follows the transposed one.
+    fn convolve(&mut self, x: Value, w: Value, pads: Vec<i64>, dilations: Vec<i64>, branch: Option<&Branch>, copies: i64) -> Result<Value> {
         let operands = self.operands();
-        let mut args = vec![operands[0], w];
+        let mut args = vec![x, w];
         for (post, v) in self.op.post.iter().filter(|p| p.has_operand()).zip(&operands[2..]) {
             let ty = self.r.new.ty(*v).clone();
             args.push(match (post, branch) {
@@ -248,8 +264,6 @@ impl Site<'_, '_> {
                 }
             });
         }
-        let pads = pads.iter().map(|p| p.0).chain(pads.iter().map(|p| p.1)).collect();
-        let dilations = branch.map_or(vec![], |b| b.taps.iter().map(|p| p.dilation).collect());
         let conv = Conv { strides: vec![], dilations, pads, group: self.op.group, layout: Layout::Plain, post: self.op.post.clone() };
         self.derive(conv, &args)
     }
