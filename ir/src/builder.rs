@@ -160,7 +160,7 @@ impl Builder {
         }
         let operands: Vec<Value> = x.iter().map(|v| v.value).collect();
         let in_types: Vec<Type> = x.iter().map(|v| v.ty()).collect();
-        let types = infer(&op, &in_types, &regions)?;
+        let types = infer(&op, &in_types, &regions).map_err(|e| fit::with_open_sizes(e, &in_types))?;
         let known = {
             let g = self.graph.borrow();
             let facts: Vec<Option<&[Dim]>> = operands.iter().map(|v| g.known(*v)).collect();

@@ -1,6 +1,7 @@
 //! One call of an ONNX operator, free of any file format: the `.nn` elaborator and the protobuf importer both make these.
 
 use nnc_ir::eval::Env;
+use nnc_ir::ops::fit::with_open_sizes;
 use nnc_ir::ops::map::Cast;
 use nnc_ir::ops::source::Dims;
 use nnc_ir::ops::{Class, Op, Primitive};
@@ -489,14 +490,24 @@ impl<'g> Call<'g> {
     pub fn dims_of(&self, i: usize, n: usize, what: &str) -> Result<Vec<Dim>> {
         match self.dims(i)? {
             Some(dims) => Ok(dims),
-            None => self.read(self.long(self.x(i)?, n), what).map(|(dims, _)| dims),
+            None => self.read(self.long(self.x(i)?, 0, n), what).map(|(dims, _)| dims),
         }
     }
 
-    /// A vector whose length is open as one of the `n` elements that it must have; the run compares.
-    pub fn long(&self, v: V<'g>, n: usize) -> V<'g> {
-        let open = v.ty().rank() == 1 && v.ty().elems().as_const().is_none();
-        if open { v.reshape(vec![Dim::from(n)]) } else { v }
+    /// A tensor whose length along an axis is open as one with the `n` that it must be; the run compares.
+    pub fn long(&self, v: V<'g>, axis: usize, n: usize) -> V<'g> {
+        let mut shape = v.ty().shape;
+        match shape.get_mut(axis) {
+            Some(d) if d.as_const().is_none() => *d = Dim::from(n),
+            _ => return v,
+        }
+        v.reshape(shape)
+    }
+
+    /// The error, with the sizes among its operands' that are open, unless it is about the call as it is written.
+    pub fn with_open_sizes(&self, e: Error) -> Error {
+        let types: Vec<Type> = self.inputs.iter().flat_map(Item::tensors).map(|v| v.ty()).collect();
+        if self.is_as_written(&e) { e } else { with_open_sizes(e, &types) }
     }
 
     /// Binds fresh symbols to the elements of an integer tensor of rank 0 or 1; the tensor comes back as the binding node.
@@ -560,7 +571,7 @@ fn fold(b: &Builder, goal: Value) -> Option<Tensor> {
                 continue;
             }
             let op = node.op.as_primitive().filter(|p| p.class() != Class::Control)?;
-            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::Random(_)) || op.class() == Class::Host {
+            if matches!(node.op, Op::ReadDims(_) | Op::NonZero(_) | Op::ImageDecode(_) | Op::Random(_)) || op.class() == Class::Host {
                 return None;
             }
             let missing: Vec<Value> = node.operands.iter().filter(|o| !done.contains_key(o)).copied().collect();

@@ -5,8 +5,9 @@ use super::Op;
 use super::contract::Layout;
 use super::movement::{Pad, PadMode};
 use crate::dim::Dim;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::types::Type;
+use std::collections::BTreeSet;
 
 /// The most bytes of a tensor, more than any machine holds: sizes below can be counted in tasks, strides and costs without care.
 pub const MAX_BYTES: i64 = 1 << 46;
@@ -69,6 +70,24 @@ pub fn check(op: &Op, x: &[&Type], y: &[Type]) -> Result<()> {
         return Err(Error::shape(format!("{} of {} needs {r}", op.name(), operands.join(", "))));
     }
     y.iter().try_for_each(|t| check_size(t).map_err(|e| Error::new(e.code(), format!("{}: {}", op.name(), e.message()))))
+}
+
+/// An error of shapes tells which sizes of the operands are open: where they fit in the run, it is that they must be known before.
+pub fn with_open_sizes(e: Error, x: &[Type]) -> Error {
+    let mut open = BTreeSet::new();
+    x.iter().flat_map(|t| &t.shape).for_each(|d| {
+        d.symbols(&mut |s| {
+            open.insert(s.clone());
+        })
+    });
+    // Sizes that the graph computes have names that nobody can give.
+    let names: Vec<&str> = open.iter().map(|s| &**s).filter(|s| !s.contains('$')).collect();
+    match names[..] {
+        [first, ..] if e.code() == Code::Shape && e.notes().is_empty() => {
+            e.note(format!("open sizes here: {}; one that must be known is given by `--dim {first}=N`", names.join(", ")))
+        }
+        _ => e,
+    }
 }
 
 /// An error where a length is negative, or the tensor larger than [`MAX_BYTES`] even with the least that its open lengths can be. Empty

@@ -26,14 +26,14 @@ fn corners<'g>(boxes: V<'g>, centred: bool) -> [V<'g>; 4] {
 /// Greedy selection, all batches and classes at once: a scan over at most `max_output_boxes_per_class` steps, each of which takes
 /// the best box that is left and drops those that overlap it.
 fn non_max_suppression<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (boxes, scores) = (c.x(0)?, c.x(1)?);
+    let (boxes, scores) = (c.long(c.x(0)?, 2, 4), c.x(1)?);
     let (bs, ss) = (boxes.ty().shape, scores.ty().shape);
     if bs.len() != 3 || ss.len() != 3 || !bs[2].is(4) {
         return Err(Error::shape(format!("boxes {} and scores {}", boxes.ty(), scores.ty())));
     }
     let centred = c.flag("center_point_box", false)?;
     let most = match c.opt(2) {
-        Some(_) => c.dims_or_read(2, "max_output_boxes_per_class")?.first().cloned().unwrap_or(Dim::Const(0)),
+        Some(_) => c.dims_of(2, 1, "max_output_boxes_per_class")?.first().cloned().unwrap_or(Dim::Const(0)),
         None => Dim::Const(0),
     };
     let steps = most.maximum(&Dim::Const(0)).minimum(&ss[2]);

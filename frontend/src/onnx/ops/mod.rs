@@ -174,10 +174,11 @@ pub fn build<'g>(call: &Call<'g>) -> Result<Vec<Item<V<'g>>>> {
             if let Some(i) = call.inputs.iter().position(|x| matches!(x, Item::List(_) | Item::Map(_))) {
                 return Err(Error::dtype(format!("input {i} is {}; {} takes tensors", call.inputs[i].kind(), call.op)));
             }
-            build(call)?.into_iter().map(Item::Tensor).collect()
+            build(call).map(|y| y.into_iter().map(Item::Tensor).collect())
         }
-        Build::Items(build) => build(call)?,
+        Build::Items(build) => build(call),
     };
+    let y = y.map_err(|e| call.with_open_sizes(e))?;
     let unread = call.unread();
     if !unread.is_empty() {
         let names: Vec<String> = unread.iter().map(|n| format!("`{n}`")).collect();

@@ -184,7 +184,7 @@ fn equal_parts<'g>(x: V<'g>, axis: usize, n: usize) -> Result<Vec<V<'g>>> {
 
 /// Lengths of parts that only the run knows, one an output. Where they do not make up the axis, the run refuses them.
 fn read_sizes<'g>(c: &Call<'g>, x: V<'g>, axis: usize, sizes: V<'g>) -> Result<Vec<Dim>> {
-    let sizes = c.long(sizes, c.outputs.len());
+    let sizes = c.long(sizes, 0, c.outputs.len());
     let whole = c.b.dims(vec![x.ty().shape[axis].clone()]);
     let fits = sizes.reduce(ReduceKind::Sum, &[0], true).equal(whole);
     c.read(fits.select(sizes, c.b.constant(Tensor::scalar(-1i64))), "split").map(|(dims, _)| dims)
@@ -282,8 +282,8 @@ fn pad<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let pads = match (c.dims(1)?, axes_input(c, 3, "axes")?) {
         (Some(pads), None) => on_axes(rank, &pads, None)?,
         (Some(pads), Some(Axes::Known(axes))) => on_axes(rank, &pads, Some(axes))?,
-        (None, None) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 2 * rank))?, None)?,
-        (None, Some(Axes::Known(axes))) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 2 * axes.len()))?, Some(axes))?,
+        (None, None) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 0, 2 * rank))?, None)?,
+        (None, Some(Axes::Known(axes))) => on_axes(rank, &read_signed(c, c.long(c.x(1)?, 0, 2 * axes.len()))?, Some(axes))?,
         (_, Some(Axes::Open(axes))) => {
             let named = Named::new(c, axes, rank);
             named.check(c)?;

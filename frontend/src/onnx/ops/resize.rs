@@ -135,7 +135,7 @@ fn region<'g>(roi: Option<V<'g>>, i: usize, axes: usize) -> Option<(V<'g>, V<'g>
 
 /// A vector with one element an axis.
 fn one_an_axis<'g>(c: &Call<'g>, v: V<'g>, what: &str, axes: usize) -> Result<V<'g>> {
-    let v = c.long(v, axes);
+    let v = c.long(v, 0, axes);
     if v.ty().rank() == 1 && v.ty().elems().is(axes as i64) {
         return Ok(v);
     }

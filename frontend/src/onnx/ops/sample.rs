@@ -155,8 +155,9 @@ fn grid_sample<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     // Between whole numbers there are fractions, which are cut from the result.
     let dtype = given.ty().dtype;
     let x = if mode == "nearest" || dtype.is_float() { given } else { given.cast(DType::F64) };
-    let (xs, gs) = (x.ty().shape, grid.ty().shape);
     let axes = spatial(x)?.len();
+    let grid = c.long(grid, axes + 1, axes);
+    let (xs, gs) = (x.ty().shape, grid.ty().shape);
     if gs.len() != xs.len() || !gs[gs.len() - 1].is(axes as i64) {
         return Err(Error::shape(format!("a grid {} for {}", grid.ty(), x.ty())));
     }
@@ -340,7 +341,7 @@ fn deform_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
 
 /// Averages or maxima of regions, read at points in each bin: a fixed number of them, or as many as its size asks for.
 fn roi_align<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, rois, batch) = (c.x(0)?, c.x(1)?, c.x(2)?);
+    let (x, rois, batch) = (c.x(0)?, c.long(c.x(1)?, 1, 4), c.x(2)?);
     let (xs, rs) = (x.ty().shape, rois.ty().shape);
     if xs.len() != 4 || rs.len() != 2 || !rs[1].is(4) {
         return Err(Error::shape(format!("images {} and regions {}", x.ty(), rois.ty())));
@@ -504,7 +505,7 @@ fn point<'c>(start: V<'c>, size: V<'c>, count: V<'c>, number: V<'c>, bins: i64) 
 /// The largest element of each cell of a grid over each region `[image, x1, y1, x2, y2]`; corners are whole elements and belong to it.
 /// Cells share the elements that they cut; one that holds none gives 0.
 fn max_roi_pool<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
-    let (x, rois) = (c.x(0)?, c.x(1)?);
+    let (x, rois) = (c.x(0)?, c.long(c.x(1)?, 1, 5));
     let (tx, tr) = (x.ty(), rois.ty());
     let cells = c.ints("pooled_shape")?.filter(|p| p.len() == 2 && p.iter().all(|n| *n > 0));
     let cells = cells.ok_or_else(|| Error::attribute("attribute `pooled_shape` should be two positive integers"))?;
