@@ -2,6 +2,7 @@
 //!
 //! Layouts are those of the structs in the C header that is written beside a library ([`crate::cpu::header`]), on 64-bit targets.
 
+use nnc_ir::ops::image::Channels;
 use std::ffi::{c_char, c_void};
 
 /// What `nnc_abi_version` returns.
@@ -37,8 +38,10 @@ pub const ERROR_SIZE: i32 = 9;
 pub const ERROR_NULL: i32 = 10;
 /// An output's `dtype`, as a run finds it, is neither 0 nor that of the output.
 pub const ERROR_DTYPE: i32 = 11;
+/// The model reads pictures, and the host does not.
+pub const ERROR_DECODE: i32 = 12;
 /// The first code that is the model's own.
-pub const ERROR_FIRST_OWN: i32 = 12;
+pub const ERROR_FIRST_OWN: i32 = 13;
 
 /// Texts of the codes below [`ERROR_FIRST_OWN`].
 pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
@@ -54,6 +57,7 @@ pub const ERROR_TEXTS: [&str; ERROR_FIRST_OWN as usize] = [
     "a size computed from data is negative or does not fit",
     "inputs, outputs or workspace_bytes is NULL",
     "an output's dtype is neither 0 nor the output's type",
+    "the model reads files of pictures: nnc_host.decode must be given",
 ];
 
 /// A tensor argument: 24 bytes.
@@ -80,7 +84,22 @@ pub type Trace = unsafe extern "C" fn(ctx: *mut c_void, launch: i64, phase: i32)
 /// run has returned, it may release those that are no output's data.
 pub type Alloc = unsafe extern "C" fn(ctx: *mut c_void, bytes: usize, align: usize) -> *mut c_void;
 
-/// What the caller lends to a run: 64 bytes, of which early hosts have [`HOST_BYTES`]. NULL in its place stands for one thread, no allocation, embedded weights.
+/// Reads the picture in the file whose bytes are at `file` (BMP, JPEG, JPEG 2000, PNG, PNM, TIFF, WebP: as the host likes). `channels` is
+/// what [`channels`] gives. Where `samples` is NULL, writes the picture's height and width to `sizes`, both 0 where it can read none;
+/// else `sizes` holds what an earlier call with this file wrote there, and height·width·channels samples go to `samples`. On the thread
+/// that called run.
+pub type Decode = unsafe extern "C" fn(ctx: *mut c_void, file: *const u8, bytes: usize, channels: i32, sizes: *mut i64, samples: *mut u8);
+
+/// The number of a pixel format for [`Decode`].
+pub fn channels(c: Channels) -> u32 {
+    match c {
+        Channels::Rgb => 0,
+        Channels::Bgr => 1,
+        Channels::Grayscale => 2,
+    }
+}
+
+/// What the caller lends to a run: 72 bytes, of which early hosts have [`HOST_BYTES`]. NULL in its place stands for one thread, no allocation, embedded weights.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -95,6 +114,8 @@ pub struct Host {
     pub weights_bytes: usize,
     /// For profilers.
     pub trace: Option<Trace>,
+    /// For models that read files of pictures.
+    pub decode: Option<Decode>,
 }
 
 /// The least size of a host: it ends before [`Host::trace`].
@@ -112,6 +133,7 @@ impl Default for Host {
             weights: std::ptr::null(),
             weights_bytes: 0,
             trace: None,
+            decode: None,
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What compiled programs do not have: strings, and decoders of files. Nodes that need them run on the host.
+//! What compiled programs do not have: strings. Nodes that need them run on the host.
 
 use nnc_ir::ops::Class;
 use nnc_ir::{DType, Error, Graph, NodeId, Op, Report, Value};
 
-/// Whether the host must compute the node: it, or a region in it, touches strings or reads a file.
+/// Whether the host must compute the node: it, or a region in it, touches strings.
 pub fn is_host(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let text = |dtype: DType| dtype == DType::Str;
@@ -20,7 +20,7 @@ pub fn refuse(graph: &Graph) -> Result<(), Report> {
         let node = graph.node(id);
         let what = if node.name.is_empty() { node.op.name().to_string() } else { format!("`{}` ({})", node.name, node.op.name()) };
         let hint = "`nnc run` on a model runs such nodes on the interpreter, the rest compiled";
-        Error::unsupported(format!("{what} works on strings or files, which compiled code does not have")).at(&node.loc).note(hint)
+        Error::unsupported(format!("{what} works on strings, which compiled code does not have")).at(&node.loc).note(hint)
     };
     // A constant that something reads shows in its reader.
     let shows = |id: &NodeId| !matches!(graph.node(*id).op, Op::Const(_)) || graph.is_output(Value { node: *id, port: 0 });

@@ -177,7 +177,7 @@ impl Checker<'_> {
                     }
                     self.read(cond.buffer.0 as usize);
                 }
-                Step::Bind { .. } | Step::Check { .. } => {}
+                Step::Bind { .. } | Step::Check { .. } | Step::Decode(_) => {}
             }
         }
     }

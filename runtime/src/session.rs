@@ -9,7 +9,9 @@ use crate::parts::Parts;
 use crate::profile::{Event, Launch};
 use crate::threads::Pool;
 use nnc_backends::gpu::plan::{Plan, launches};
+use nnc_ir::eval::image::decode as picture;
 use nnc_ir::kernel::size_index;
+use nnc_ir::ops::image::Channels;
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Dim, Error, Graph, Result, Tensor};
 use std::cell::RefCell;
@@ -308,6 +310,8 @@ struct Context<'s> {
     pool: &'s Pool,
     /// Outputs that the run allocated.
     blocks: Mutex<Vec<Aligned>>,
+    /// The picture whose sizes were asked for last.
+    picture: RefCell<Option<Tensor>>,
     /// The run's start, and its launches so far, where they are wanted.
     trace: Option<(Instant, RefCell<Vec<Event>>)>,
 }
@@ -338,6 +342,28 @@ unsafe extern "C" fn alloc(ctx: *mut c_void, bytes: usize, _align: usize) -> *mu
     let data = block.as_mut_ptr();
     context.blocks.lock().unwrap_or_else(PoisonError::into_inner).push(block);
     data.cast()
+}
+
+unsafe extern "C" fn decode(ctx: *mut c_void, file: *const u8, bytes: usize, channels: i32, sizes: *mut i64, samples: *mut u8) {
+    let Some(format) = Channels::ALL.iter().find(|c| abi::channels(**c) as i32 == channels) else { return };
+    // SAFETY: `ctx` is the context of the run that calls back, on the thread that started it; by the ABI `file` has `bytes` bytes, and
+    // `sizes` room for two numbers. An empty file may have any address.
+    let (context, file, sizes) = unsafe {
+        let file = if bytes == 0 { &[] } else { std::slice::from_raw_parts(file, bytes) };
+        (&*ctx.cast::<Context>(), file, std::slice::from_raw_parts_mut(sizes, 2))
+    };
+    let read = || picture(file, *format);
+    let mut last = context.picture.borrow_mut();
+    if samples.is_null() {
+        let picture = read();
+        sizes.iter_mut().zip(picture.shape()).for_each(|(to, n)| *to = *n as i64);
+        *last = Some(picture);
+        return;
+    }
+    let picture = last.take().unwrap_or_else(read);
+    let bytes = picture.bytes();
+    // SAFETY: by the ABI `samples` has room for what the sizes say, and they are this picture's: the calls for one file follow each other.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), samples, bytes.len()) }
 }
 
 impl Bound<'_> {
@@ -388,7 +414,7 @@ impl Bound<'_> {
     }
 
     fn call(&mut self, tracing: Option<(Instant, RefCell<Vec<Event>>)>) -> Result<Vec<Event>> {
-        let context = Context { pool: &self.session.pool, blocks: Mutex::default(), trace: tracing };
+        let context = Context { pool: &self.session.pool, blocks: Mutex::default(), picture: RefCell::default(), trace: tracing };
         let host = abi::Host {
             size: size_of::<abi::Host>(),
             ctx: (&raw const context).cast_mut().cast(),
@@ -398,6 +424,7 @@ impl Bound<'_> {
             weights: self.session.weights.as_ref().map_or(std::ptr::null(), |w| w.as_ptr().cast()),
             weights_bytes: self.session.weights.as_ref().map_or(0, |w| w.len()),
             trace: context.trace.is_some().then_some(trace as abi::Trace),
+            decode: Some(decode),
         };
         let inputs: Vec<abi::Tensor> = self.inputs.iter_mut().map(Argument::raw).collect();
         self.outputs.iter_mut().zip(&self.sized).filter(|(_, sized)| !**sized).for_each(|(out, _)| out.data = Data::None);

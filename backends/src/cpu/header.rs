@@ -81,6 +81,9 @@ typedef struct nnc_host {  /* NULL stands for: one thread, no allocation, embedd
   const void *weights;     /* external weights: the file, mapped, 64-byte aligned (run refuses other addresses) */
   size_t  weights_bytes;
   void  (*trace)(void *ctx, int64_t launch, int32_t phase);  /* around each launch, phase 0 and 1, on the calling thread; NULL: none */
+  /* For models that read files of pictures (ImageDecoder), else NULL: the picture in a file, channels 0 RGB, 1 BGR, 2 grey. With samples
+     NULL it writes height and width to sizes, both 0 where it can read none; then, sizes being those, height*width*(3 or 1) samples. */
+  void  (*decode)(void *ctx, const uint8_t *file, size_t bytes, int32_t channels, int64_t sizes[2], uint8_t *samples);
 } nnc_host;
 #endif
 ";

@@ -138,7 +138,7 @@ pub fn launches(steps: &[Step]) -> Vec<&Launch> {
                 out.extend(launches(otherwise));
             }
             Step::While { body, .. } => out.extend(launches(body)),
-            Step::Bind { .. } | Step::Check { .. } => {}
+            Step::Bind { .. } | Step::Check { .. } | Step::Decode(_) => {}
         }
     }
     out
@@ -226,7 +226,7 @@ impl Plan {
         self.program.steps.iter().all(|s| match s {
             Step::Launch(l) => matches!(self.kernels[l.kernel as usize], Placed::Device(_)),
             Step::Check { .. } => true,
-            Step::Bind { .. } | Step::If { .. } | Step::While { .. } => false,
+            Step::Bind { .. } | Step::Decode(_) | Step::If { .. } | Step::While { .. } => false,
         })
     }
 }

@@ -4,7 +4,8 @@ use super::machine::{Slot, Workspace, run, text};
 use nnc_backends::abi::{self, Host, Tensor as Raw};
 use nnc_backends::cpu::{Jit, Options, compile_jit, native_target};
 use nnc_ir::kernel::builder::KernelBuilder;
-use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Fault, Kernel, Launch, Place, Port, Program, Step};
+use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Decode, Fault, Kernel, Launch, Place, Port, Program, Step};
+use nnc_ir::ops::image::Channels;
 use nnc_ir::scalar::ScalarFn;
 use nnc_ir::{DType, Dim, Loc, Tensor, Type};
 use std::ffi::c_void;
@@ -149,6 +150,58 @@ fn outputs_whose_size_depends_on_data() {
     assert_eq!(got, want);
     let small = Host { size: 8, ..host };
     assert_eq!(text(f, go(&mut outputs, &small)), "nnc_host.size is not sizeof(nnc_host) of ABI version 1 or later");
+}
+
+/// The picture in the file x[N].
+fn pictures() -> Program {
+    let mut p = Program { name: "pictures".into(), workspace: Dim::Const(64), ..Program::default() };
+    let x = input(&mut p, "x", Type::new(DType::U8, vec![Dim::sym("N")]));
+    let y = output(&mut p, "y", Type::new(DType::U8, vec![Dim::sym("H"), Dim::sym("W"), Dim::Const(1)]));
+    let sizes = buffer(&mut p, DType::I64, Dim::Const(2), Place::Work { offset: Dim::Const(0) });
+    let ask = Decode { file: at(x), bytes: Dim::sym("N"), channels: Channels::Grayscale, sizes: at(sizes), samples: None };
+    let bind = |symbol: &str, i: i64| Step::Bind { symbol: symbol.into(), from: BufferRef { buffer: sizes, offset: Dim::Const(i) } };
+    p.steps = vec![Step::Decode(ask.clone()), bind("H", 0), bind("W", 1), Step::Decode(Decode { samples: Some(at(y)), ..ask })];
+    p
+}
+
+/// A picture of a row with as many samples as the file has bytes, each the byte plus the number of the pixel format.
+unsafe extern "C" fn one_row(_: *mut c_void, file: *const u8, bytes: usize, channels: i32, sizes: *mut i64, samples: *mut u8) {
+    // SAFETY: the ABI gives two sizes; the samples have room for what they say, which is as many as the file has bytes.
+    unsafe {
+        if samples.is_null() {
+            (*sizes, *sizes.add(1)) = (1, bytes as i64);
+        } else {
+            assert_eq!((*sizes, *sizes.add(1)), (1, bytes as i64));
+            (0..bytes).for_each(|i| *samples.add(i) = *file.add(i) + channels as u8);
+        }
+    }
+}
+
+#[test]
+fn the_host_reads_pictures() {
+    let j = jit(&pictures());
+    let f = j.functions();
+    let mut slot = Slot::of(&Tensor::new(&[3], &[7u8, 8, 9]));
+    let inputs = [Raw { data: slot.data.as_mut_ptr().cast(), shape: slot.shape.as_mut_ptr(), rank: 1, dtype: DType::U8.abi_code() }];
+    let mut shape = [7i64; 3];
+    let mut outputs = [Raw { data: std::ptr::null_mut(), shape: shape.as_mut_ptr(), rank: 3, dtype: 0 }];
+    let mut bytes = 0;
+    // SAFETY: one input, one output.
+    assert_eq!(unsafe { (f.plan)(inputs.as_ptr(), outputs.as_mut_ptr(), &mut bytes) }, 0);
+    assert_eq!(shape, [-1, -1, 1]);
+    let mut work = Workspace::new(bytes);
+    // SAFETY: as above, and the workspace is as large as planned.
+    let mut go = |outputs: &mut [Raw; 1], host: &Host| unsafe { (f.run)(inputs.as_ptr(), outputs.as_mut_ptr(), work.ptr(), host) };
+    let host = Host { alloc: Some(leak), decode: Some(one_row), ..Host::default() };
+    // An early host ends before the field.
+    for without in [Host { decode: None, ..host }, Host { size: abi::HOST_BYTES, ..host }] {
+        assert_eq!(text(f, go(&mut outputs, &without)), "the model reads files of pictures: nnc_host.decode must be given");
+    }
+    assert_eq!(go(&mut outputs, &host), 0);
+    assert_eq!(shape, [1, 3, 1]);
+    // SAFETY: the run has allocated and filled as many bytes as the shape says.
+    let got = unsafe { std::slice::from_raw_parts(outputs[0].data.cast::<u8>(), 3) };
+    assert_eq!(got, [9, 10, 11]);
 }
 
 /// Writes 1, 2, .. n to a block of the run's own that is one longer each time, then adds them up.

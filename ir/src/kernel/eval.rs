@@ -4,14 +4,25 @@
 //! expression is a list of instructions on numbered slots, so that nothing is looked up or allocated for an element.
 
 use super::verify::{verify_kernel, verify_program};
-use super::{BufferRef, Expr, ExprId, Fault, Kernel, Launch, Place, Program, Step, Stmt, size_index};
+use super::{BufferRef, Decode, Expr, ExprId, Fault, Kernel, Launch, Place, Program, Step, Stmt, size_index};
 use crate::dim::Dim;
 use crate::error::{Error, Report, Result};
-use crate::eval::{Env, bind_types};
+use crate::eval::{Env, bind_types, image};
 use crate::scalar::{Num, ScalarFn};
 use crate::tensor::Tensor;
 use crate::types::DType;
 use bytes::Bytes;
+
+impl Decode {
+    /// What the host writes, and where, having been given the bytes of the file.
+    pub fn answer(&self, file: &[u8]) -> (&BufferRef, Vec<u8>) {
+        let picture = image::decode(file, self.channels);
+        match &self.samples {
+            None => (&self.sizes, picture.shape()[..2].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect()),
+            Some(samples) => (samples, picture.bytes().to_vec()),
+        }
+    }
+}
 
 /// Memory that nothing has written: NaN in every float type, -1 in integers, so that a read of it shows.
 const FRESH: u8 = 0xff;
@@ -143,6 +154,7 @@ impl Run<'_> {
                         return Err(Error::input(format!("{what}; they are {a} and {b}")));
                     }
                 }
+                Step::Decode(d) => self.decode(d)?,
                 Step::If { cond, then, otherwise } => {
                     let branch = if self.element(cond)?.as_bool() { then } else { otherwise };
                     self.steps(branch)?;
@@ -153,6 +165,19 @@ impl Run<'_> {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, d: &Decode) -> Result<()> {
+        let lost = || Error::internal("a file or a picture reaches beyond its buffer");
+        let ((file, at), bytes) = (self.window(&d.file)?, self.env.dim(&d.bytes)?);
+        let bytes = usize::try_from(bytes).ok().and_then(|n| self.memory[file].read().get(at..at.checked_add(n)?));
+        let (to, new) = d.answer(bytes.ok_or_else(lost)?);
+        let (memory, at) = self.window(to)?;
+        match &mut self.memory[memory] {
+            Memory::Ours(m) => m.get_mut(at..at + new.len()).ok_or_else(lost)?.copy_from_slice(&new),
+            Memory::Shared(_) => return Err(Error::internal("a picture goes to memory that is only read")),
         }
         Ok(())
     }

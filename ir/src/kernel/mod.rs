@@ -11,6 +11,7 @@ pub mod verify;
 use crate::dim::Dim;
 use crate::error::Loc;
 use crate::ops::Op;
+use crate::ops::image::Channels;
 use crate::scalar::{Num, ScalarFn};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -206,6 +207,7 @@ pub enum Step {
         at_most: bool,
         what: Arc<str>,
     },
+    Decode(Decode),
     If {
         cond: BufferRef,
         then: Vec<Step>,
@@ -216,6 +218,19 @@ pub enum Step {
         cond: BufferRef,
         body: Vec<Step>,
     },
+}
+
+/// The host reads the picture in a file; [`Program`]s have no decoders. It is asked twice: how large the picture is, and for its samples.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Decode {
+    /// `bytes` elements of `u8`.
+    pub file: BufferRef,
+    pub bytes: Dim,
+    pub channels: Channels,
+    /// Height and width, two `i64`, both 0 where the bytes hold no picture: written the first time, read the second.
+    pub sizes: BufferRef,
+    /// The second time: where `u8[height, width, channels]` goes.
+    pub samples: Option<BufferRef>,
 }
 
 #[derive(Clone, PartialEq, Debug)]

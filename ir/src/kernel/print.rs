@@ -64,6 +64,11 @@ fn steps(f: &mut fmt::Formatter<'_>, program: &Program, list: &[Step], depth: us
             }
             Step::Check { a, b, at_most, .. } => writeln!(f, "{indent}check {} {} {}", DimText(a), if *at_most { "<=" } else { "==" }, DimText(b))?,
             Step::Bind { symbol, from } => writeln!(f, "{indent}bind {} = {}", Name(symbol), Ref(from))?,
+            Step::Decode(d) => {
+                write!(f, "{indent}decode {} -> {}", Ref(&d.file), Ref(&d.sizes))?;
+                d.samples.iter().try_for_each(|to| write!(f, ", {}", Ref(to)))?;
+                writeln!(f, " with bytes={} channels={}", DimText(&d.bytes), d.channels.word())?;
+            }
             Step::If { cond, then, otherwise } => {
                 writeln!(f, "{indent}if {} {{", Ref(cond))?;
                 steps(f, program, then, depth + 1)?;

@@ -256,6 +256,14 @@ fn steps(program: &Program, list: &[Step], bound: &mut BTreeSet<Arc<str>>, error
                     errors.push(Error::internal(format!("a check ({what}): {s} is not bound yet")));
                 }
             }
+            Step::Decode(d) => {
+                reference(program, "a file", &d.file, DType::U8, bound, errors);
+                if let Some(s) = unbound(&d.bytes, bound) {
+                    errors.push(Error::internal(format!("the length of a file: {s} is not bound yet")));
+                }
+                reference(program, "a picture's sizes", &d.sizes, DType::I64, bound, errors);
+                d.samples.iter().for_each(|to| reference(program, "a picture", to, DType::U8, bound, errors));
+            }
             Step::If { cond, then, otherwise } => {
                 reference(program, "a condition", cond, DType::Bool, bound, errors);
                 let mut other = bound.clone();

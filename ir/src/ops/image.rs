@@ -1,4 +1,4 @@
-//! Files of pictures. They are read on the host: a compiled program has no decoders.
+//! Files of pictures. A compiled program has no decoders of its own: its host lends one.
 
 use super::{Class, Primitive, arity};
 use crate::attrs::{op_struct, word_enum};
@@ -28,7 +28,7 @@ op_struct! {
 
 impl Primitive for ImageDecode {
     fn class(&self) -> Class {
-        Class::Host
+        Class::Index
     }
     fn infer(&self, x: &[Type], _: &[Graph]) -> Result<Vec<Type>> {
         arity("image_decode", x, 1, 1)?;

@@ -46,7 +46,7 @@ pub enum Class {
     /// Addresses that depend on data.
     Index,
     Sort,
-    /// Looks into strings or files: runs on the host.
+    /// Looks into strings: runs on the host.
     Host,
     /// Holds regions.
     Control,

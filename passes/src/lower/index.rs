@@ -1,11 +1,13 @@
 //! Loops whose addresses depend on data: gathering, scattering, indices of elements that are not zero.
 
 use super::loops::Loops;
+use super::program::shifted;
 use super::view::{View, collapse, row_major};
 use super::{Frame, Lowering};
 use nnc_ir::error::Result;
 use nnc_ir::graph::NodeId;
-use nnc_ir::kernel::{Access, ExprId, Step};
+use nnc_ir::kernel::{Access, Decode, ExprId, Step};
+use nnc_ir::ops::image::ImageDecode;
 use nnc_ir::ops::index::{NonZero, ScatterElements, ScatterKind};
 use nnc_ir::{DType, Dim, ScalarFn, Type};
 
@@ -225,5 +227,24 @@ impl Lowering {
             });
         });
         self.out.launch(&site, k, vec![from, to])
+    }
+
+    /// The host tells the picture's sizes, then gives its samples.
+    pub(super) fn image_decode(&mut self, frame: &mut Frame, id: NodeId, op: &ImageDecode) -> Result<()> {
+        let node = frame.graph.node(id);
+        let bytes = frame.graph.ty(node.operands[0]).elems();
+        let file = self.operand(frame, node.operands[0])?;
+        let sizes = self.out.work(&Type::new(DType::I64, vec![Dim::Const(2)]));
+        let ask = Decode { file, bytes, channels: op.channels, sizes: sizes.clone(), samples: None };
+        self.out.step(Step::Decode(ask.clone()));
+        for (i, d) in [&op.height, &op.width].into_iter().enumerate() {
+            if let Some(symbol) = d.as_sym() {
+                self.out.step(Step::Bind { symbol: symbol.clone(), from: shifted(&sizes, Dim::from(i)) });
+                self.out.define(symbol, None);
+            }
+        }
+        let samples = Some(self.result(frame, id, 0)?);
+        self.out.step(Step::Decode(Decode { samples, ..ask }));
+        Ok(())
     }
 }

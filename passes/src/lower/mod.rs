@@ -348,6 +348,7 @@ impl Lowering {
             Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
             Op::ScatterNd(op) => self.scatter(frame, id, Scatter::Nd(op.reduction)),
             Op::NonZero(op) => self.non_zero(frame, id, op),
+            Op::ImageDecode(op) => self.image_decode(frame, id, op),
             Op::TreeLeaves(op) => self.kernel(frame, id, Write, |k| tree::leaves(k, op)),
             Op::TopK(op) => self.kernel(frame, id, ReadWrite, |k| sort::top_k(k, op)),
             Op::If(_) => self.if_(frame, id),
@@ -357,7 +358,7 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
-            Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) | Op::ImageDecode(_) => {
+            Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) => {
                 Err(Error::internal(format!("{} reaches lowering, the host computes it", node.op.name())))
             }
             Op::Gradient(_) => Err(Error::internal("gradient reaches lowering: `differentiate` has not run")),

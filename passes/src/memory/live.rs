@@ -95,6 +95,11 @@ impl Walk {
                 }
                 Step::Bind { from, .. } => self.touch(from, true),
                 Step::Check { .. } => {}
+                Step::Decode(d) => {
+                    self.touch(&d.file, true);
+                    self.touch(&d.sizes, d.samples.is_some());
+                    d.samples.iter().for_each(|to| self.touch(to, false));
+                }
                 Step::If { cond, then, otherwise } => {
                     self.touch(cond, true);
                     self.branches += 1;

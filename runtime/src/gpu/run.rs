@@ -9,7 +9,7 @@ use nnc_backends::{abi, gpu};
 use nnc_ir::dim::Dim;
 use nnc_ir::eval::{Env, bind_types};
 use nnc_ir::kernel::eval::eval_kernel;
-use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program, Step, size_index};
+use nnc_ir::kernel::{Access, BufferRef, Decode, Kernel, Place, Program, Step, size_index};
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Report, Result, Tensor};
 use std::collections::HashMap;
@@ -247,6 +247,7 @@ impl<D: Device> Run<'_, D> {
                         return Err(Error::input(format!("{what}; they are {a} and {b}")));
                     }
                 }
+                Step::Decode(d) => self.decode(d)?,
                 Step::If { cond, then, otherwise } => {
                     let branch = if self.holds(cond)? { then } else { otherwise };
                     self.steps(branch)?;
@@ -259,6 +260,25 @@ impl<D: Device> Run<'_, D> {
             }
         }
         Ok(())
+    }
+
+    /// Devices have no decoders: the file comes here, and the picture goes back.
+    fn decode(&mut self, d: &Decode) -> Result<()> {
+        let lost = || Error::internal("a file or a picture reaches beyond its buffer");
+        let (bytes, room) = (self.count(&d.bytes)?, self.window(&d.file)?.rest(1)?.1);
+        if bytes as u64 > room {
+            return Err(lost());
+        }
+        let mut file = vec![0; bytes];
+        self.element(&d.file, &mut file)?;
+        let (to, new) = d.answer(&file);
+        let w = self.window(to)?;
+        let (at, room) = w.rest(self.plan.program.buffers[to.buffer.0 as usize].dtype.bytes() as u64)?;
+        if room < new.len() as u64 {
+            return Err(lost());
+        }
+        let State { device, memory, .. } = &mut *self.state;
+        device.upload(memory[w.slot].as_ref().ok_or_else(no_memory)?, at, &new)
     }
 
     fn holds(&mut self, cond: &BufferRef) -> Result<bool> {

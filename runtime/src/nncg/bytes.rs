@@ -206,6 +206,22 @@ impl<T: Coded> Coded for Vec<T> {
     }
 }
 
+/// A list of none or one.
+impl<T: Coded> Coded for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        u64::from(self.is_some()).put(out);
+        self.iter().for_each(|x| x.put(out));
+    }
+
+    fn get(r: &mut Reader) -> Result<Option<T>> {
+        match r.byte()? {
+            0 => Ok(None),
+            1 => r.nested(T::get).map(Some),
+            n => Err(damaged(format!("{n} is neither none nor one"))),
+        }
+    }
+}
+
 impl<T: Coded, const N: usize> Coded for [T; N] {
     fn put(&self, out: &mut Vec<u8>) {
         self.iter().for_each(|x| x.put(out));
@@ -302,7 +318,7 @@ pub fn check_effort(p: &Program) -> Result<()> {
             }
             Step::If { then, otherwise, .. } => left.extend(then.iter().chain(otherwise)),
             Step::While { body, .. } => left.extend(body),
-            Step::Bind { .. } | Step::Check { .. } => {}
+            Step::Bind { .. } | Step::Check { .. } | Step::Decode(_) => {}
         }
     }
     Ok(())

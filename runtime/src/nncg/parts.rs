@@ -6,7 +6,10 @@ use nnc_backends::gpu::gir::{
 };
 use nnc_backends::gpu::plan::{DeviceKernel, Placed, implementation};
 use nnc_ir::error::Loc;
-use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Expr, ExprId, Fault, Kernel, Launch, Param, Place, Port, Program, Step, Stmt, VarId};
+use nnc_ir::kernel::{
+    Access, Buffer, BufferId, BufferRef, Decode, Expr, ExprId, Fault, Kernel, Launch, Param, Place, Port, Program, Step, Stmt, VarId,
+};
+use nnc_ir::ops::image::Channels;
 use nnc_ir::{Result, Type};
 use std::sync::Arc;
 
@@ -96,7 +99,10 @@ coded!(enum Step {
     2 = Check { a, b, at_most, what },
     3 = If { cond, then, otherwise },
     4 = While { cond, body },
+    5 = Decode(decode),
 });
+coded!(enum Channels { 0 = Rgb, 1 = Bgr, 2 = Grayscale });
+coded!(struct Decode { file, bytes, channels, sizes, samples });
 coded!(struct Launch { kernel, buffers, sizes, flops, name, loc });
 coded!(struct Port { name, ty, buffer });
 

@@ -5,7 +5,7 @@ use super::sizes::{Operation, Sizes, Span};
 use crate::abi;
 use crate::weights::weight_bytes;
 use nnc_ir::dim::Dim;
-use nnc_ir::kernel::{Access, BufferId, BufferRef, Kernel, Launch, Place, Program, Step, size_index};
+use nnc_ir::kernel::{Access, BufferId, BufferRef, Decode, Kernel, Launch, Place, Program, Step, size_index};
 use nnc_ir::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,6 +30,14 @@ pub enum Command {
     Check,
     /// block, bytes (ref): makes it at least that large, with its contents.
     Reserve,
+    /// bytes of a file (ref), channels, then base and byte offset of the file, of the picture's sizes, of its samples (0: only the sizes).
+    Decode,
+}
+
+impl Command {
+    /// All but the first, in order.
+    pub const REST: [Command; 8] =
+        [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Check, Command::Reserve, Command::Decode];
 }
 
 /// Base 0 is address 0, for arguments that are sizes; then the weights, the workspace, the number of threads (an argument that is
@@ -201,7 +209,7 @@ fn walk<'a>(steps: &'a [Step], f: &mut dyn FnMut(&'a Step)) {
                 walk(otherwise, f);
             }
             Step::While { body, .. } => walk(body, f),
-            Step::Launch(_) | Step::Bind { .. } | Step::Check { .. } => {}
+            Step::Launch(_) | Step::Bind { .. } | Step::Check { .. } | Step::Decode(_) => {}
         }
     }
 }
@@ -334,6 +342,15 @@ impl Encoder<'_> {
                     self.words.extend([Command::Check as u32, 0, 0]);
                     self.checks.push((self.words.len() - 2, check));
                 }
+                Ok(())
+            }
+            Step::Decode(Decode { file, bytes, channels, sizes, samples }) => {
+                samples.iter().try_for_each(|to| self.touch(to.buffer, Access::Write))?;
+                let nowhere = [BASE_ZERO, self.sizes.constant(0).0];
+                let (file, sizes) = (self.place(file)?, self.place(sizes)?);
+                let samples = samples.as_ref().map_or(Ok(nowhere), |to| self.place(to))?;
+                self.words.extend([Command::Decode as u32, self.sizes.dim(bytes)?.0, abi::channels(*channels)]);
+                self.words.extend([file, sizes, samples].concat());
                 Ok(())
             }
             Step::If { cond, then, otherwise } => {

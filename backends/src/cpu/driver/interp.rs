@@ -28,6 +28,7 @@ pub mod layout {
     pub const WEIGHTS: i32 = offset_of!(Host, weights) as i32;
     pub const WEIGHTS_BYTES: i32 = offset_of!(Host, weights_bytes) as i32;
     pub const TRACE: i32 = offset_of!(Host, trace) as i32;
+    pub const DECODE: i32 = offset_of!(Host, decode) as i32;
 }
 use layout::*;
 
@@ -414,6 +415,7 @@ fn execute<M: Module>(
     let for_sig = e.signature(&[I64, I64, I64, I64], &[]);
     let alloc_sig = e.signature(&[I64, I64, I64], &[I64]);
     let trace_sig = e.signature(&[I64, I64, I32], &[]);
+    let decode_sig = e.signature(&[I64, I64, I64, I32, I64, I64], &[]);
     let first_output = i64::from(BASE_INPUTS) + t.inputs as i64;
     let first_block = first_output + t.outputs as i64;
     e.define(id, |m, c, p| {
@@ -422,6 +424,7 @@ fn execute<M: Module>(
         let for_sig = c.b.import_signature(for_sig);
         let alloc_sig = c.b.import_signature(alloc_sig);
         let trace_sig = c.b.import_signature(trace_sig);
+        let decode_sig = c.b.import_signature(decode_sig);
         let values = Values { constants: data_addr(m, c, constants), slots: workspace };
         let bases = c.b.ins().iadd_imm_s(workspace, head.bases);
         let args = c.b.ins().iadd_imm_s(workspace, head.args);
@@ -429,12 +432,12 @@ fn execute<M: Module>(
         let zero = c.int(0);
         let start = data_addr(m, c, commands);
 
-        // parallel_for, or 0 where the run has one thread; trace, or 0 where the host has none.
+        // parallel_for, or 0 where the run has one thread; trace and decode, or 0 where the host has none.
         let parallel = c.var(zero);
         let ctx = c.var(zero);
         let one = c.int(1);
         c.store(one, bases, 8 * BASE_THREADS as i32);
-        let trace = c.var(zero);
+        let (trace, decode) = (c.var(zero), c.var(zero));
         c.if_(host, |c| {
             let v = c.load(I64, host, CTX);
             c.set(ctx, v);
@@ -447,11 +450,13 @@ fn execute<M: Module>(
             let threads = c.select(f, threads, one);
             c.store(threads, bases, 8 * BASE_THREADS as i32);
             let size = c.load(I64, host, HOST_SIZE);
-            let traces = c.cmp_c(IntCC::UnsignedGreaterThan, size, i64::from(TRACE));
-            c.if_(traces, |c| {
-                let f = c.load(I64, host, TRACE);
-                c.set(trace, f);
-            });
+            for (field, to) in [(TRACE, trace), (DECODE, decode)] {
+                let has = c.cmp_c(IntCC::UnsignedGreaterThan, size, i64::from(field));
+                c.if_(has, |c| {
+                    let f = c.load(I64, host, field);
+                    c.set(to, f);
+                });
+            }
         });
 
         // 1 in every other iteration of loops: tasks then run from the last to the first, which finds in the caches what it left there.
@@ -461,8 +466,7 @@ fn execute<M: Module>(
         c.jump(head_block);
         c.b.switch_to_block(head_block);
         let at = c.get(pc);
-        let arms = [Command::Launch, Command::Bind, Command::Unless, Command::Jump, Command::Output, Command::Check, Command::Reserve]
-            .map(|k| (k, c.b.create_block()));
+        let arms = Command::REST.map(|k| (k, c.b.create_block()));
         let command = word(c, at, 0);
         let targets: Vec<_> = [done].into_iter().chain(arms.map(|a| a.1)).chain([done]).collect();
         c.switch(command, &targets);
@@ -630,6 +634,17 @@ fn execute<M: Module>(
                         c.store(want, capacity_at, 0);
                     });
                     let after = c.b.ins().iadd_imm_s(at, 12);
+                    c.set(pc, after);
+                }
+                Command::Decode => {
+                    let (bytes, channels) = (word(c, at, 1), word(c, at, 2));
+                    let (bytes, channels) = (values.get(c, bytes), c.b.ins().ireduce(I32, channels));
+                    let [file, sizes, samples] = [3, 5, 7].map(|i| place(c, at, i));
+                    let decode = c.get(decode);
+                    c.fail_unless(decode, abi::ERROR_DECODE);
+                    let ctx = c.get(ctx);
+                    c.b.ins().call_indirect(decode_sig, decode, &[ctx, file, bytes, channels, sizes, samples]);
+                    let after = c.b.ins().iadd_imm_s(at, 36);
                     c.set(pc, after);
                 }
                 Command::End => unreachable!("has no arm"),
