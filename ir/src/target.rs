@@ -112,6 +112,13 @@ pub enum GpuIsa {
     Sm90,
 }
 
+impl GpuIsa {
+    /// Whether it is PTX: subgroups of 32, matrix units, copies to shared memory beside the threads.
+    pub fn is_nvidia(self) -> bool {
+        self != GpuIsa::SpirV
+    }
+}
+
 /// A GPU: what its kernels may ask for. Sizes in bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gpu {
@@ -195,7 +202,7 @@ impl Gpu {
 
     /// The GPU with products of bf16, where kernels have them: NVIDIA's.
     pub fn with_bf16(self) -> Option<Gpu> {
-        (self.isa != GpuIsa::SpirV).then_some(Gpu { bf16: true, ..self })
+        self.isa.is_nvidia().then_some(Gpu { bf16: true, ..self })
     }
 
     pub fn from_name(name: &str) -> Option<Gpu> {

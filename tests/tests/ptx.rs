@@ -128,6 +128,30 @@ fn fails(body: &str, why: &str) {
 }
 
 #[test]
+fn hazards_of_copies_are_errors() {
+    // The neighbour's word by way of a copy to shared memory.
+    let swap = "cp.async.ca.shared.global [%r1], [%l3], 4;\ncp.async.commit_group;\ncp.async.wait_group 0;\nbar.sync 0;\nxor.b32 %r3, %r1, 4;\n\
+                ld.shared.u32 %r4, [%r3];\nst.global.u32 [%l4], %r4;";
+    let out = run_text(swap).expect("nothing is wrong with it");
+    assert_eq!((out[0], out[4], out[8]), (4, 0, 12));
+    // Nothing is read behind the first byte.
+    let out = run_text(&swap.replace("[%l3], 4", "[%l3], 4, 1")).expect("nothing is wrong with it");
+    assert_eq!(&out[..8], [4, 0, 0, 0, 0, 0, 0, 0]);
+    fails(&swap.replace("cp.async.wait_group 0;\n", ""), "the copy to it was not waited for");
+    fails(&swap.replace("wait_group 0", "wait_group 1"), "the copy to it was not waited for");
+    // What stands in an open group is waited for by nobody.
+    fails(&swap.replace("cp.async.commit_group;\n", ""), "the copy to it was not waited for");
+    fails(&swap.replace("bar.sync 0;\n", ""), "is read while thread 1 writes it");
+    fails(&swap.replace("bar.sync 0;", "st.shared.u32 [%r1], %r0;\nbar.sync 0;").replace("wait_group 0", "wait_group 1"), "is written, and a copy");
+    fails(&format!("{swap}\ncp.async.ca.shared.global [%r1], [%l3], 4;\ncp.async.commit_group;\ncp.async.wait_group 0;"), "another thread reads it");
+    fails(&format!("{swap}\nbar.sync 0;\ncp.async.ca.shared.global [%r1], [%l3], 4;"), "it ends before its copies have arrived");
+    fails(&swap.replace("ca.shared.global [%r1], [%l3], 4", "cg.shared.global [%r1], [%l3], 16"), "is no multiple of 16");
+    fails(&swap.replace("[%l3], 4", "[%l3+256], 4"), "byte 256 of buffer 0, which has 256");
+    fails(&swap.replace("[%l3], 4", "[%l4], 4"), "what the kernel writes to is copied");
+    fails(&swap.replace("cp.async.ca.", "cp.async.cg."), "no such size");
+}
+
+#[test]
 fn hazards_are_errors() {
     // The neighbour's word by way of shared memory.
     let swap = "ld.global.nc.u32 %r2, [%l3];\nst.shared.u32 [%r1], %r2;\nbar.sync 0;\nxor.b32 %r3, %r1, 4;\nld.shared.u32 %r4, [%r3];\nst.global.u32 [%l4], %r4;";

@@ -191,6 +191,23 @@ impl Printer<'_> {
                 let [d, a, b, c] = [&values[..], a, b, c].map(|l| self.list(l));
                 line!(self, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {a}, {b}, {c};");
             }
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                let ((_, to), (_, from)) = (self.place(*to, *at), self.place(*from, *index));
+                // What is read once for the group need not stay in the first cache, where all of a line can go past it.
+                let cache = if *bytes == 16 { "cg" } else { "ca" };
+                // Behind so many bytes it fills up with zeros.
+                let read = match inside {
+                    Some(inside) => {
+                        let t = self.temp(Ty::I32);
+                        line!(self, "selp.b32 {t}, {bytes}, 0, {};", self.reg(*inside));
+                        format!(", {t}")
+                    }
+                    None => String::new(),
+                };
+                line!(self, "cp.async.{cache}.shared.global [{to}], [{from}], {bytes}{read};");
+            }
+            Stmt::CloseCopies => line!(self, "cp.async.commit_group;"),
+            Stmt::AwaitCopies { pending } => line!(self, "cp.async.wait_group {pending};"),
             Stmt::Barrier => line!(self, "bar.sync 0;"),
         }
     }

@@ -206,6 +206,18 @@ impl<T: Coded> Coded for Vec<T> {
     }
 }
 
+/// None or one.
+impl<T: Coded> Coded for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.is_some().put(out);
+        self.iter().for_each(|x| x.put(out));
+    }
+
+    fn get(r: &mut Reader) -> Result<Option<T>> {
+        if bool::get(r)? { T::get(r).map(Some) } else { Ok(None) }
+    }
+}
+
 impl<T: Coded, const N: usize> Coded for [T; N] {
     fn put(&self, out: &mut Vec<u8>) {
         self.iter().for_each(|x| x.put(out));

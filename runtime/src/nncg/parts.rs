@@ -197,6 +197,9 @@ coded!(enum DeviceStmt {
     5 = Barrier,
     6 = LoadMatrices { values, from, index },
     7 = MultiplyMatrices { values, a, b, c },
+    8 = Copy { to, at, from, index, bytes, inside },
+    9 = CloseCopies,
+    10 = AwaitCopies { pending },
 });
 
 type DeviceBuffer = gir::Buffer;

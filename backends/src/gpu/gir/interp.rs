@@ -1,8 +1,10 @@
 //! Runs kernels on the CPU: the oracle of the printers. A group's threads go in step, those that are elsewhere being masked, so that
-//! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors.
+//! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors, and so are those to where a copy goes that
+//! was not waited for.
 
 use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
 use nnc_ir::{Error, Result};
+use std::collections::VecDeque;
 
 /// What a launch is given.
 pub struct Launch<'a> {
@@ -19,9 +21,14 @@ pub fn run(k: &Kernel, launch: &mut Launch) -> Result<()> {
     let n = k.threads as usize;
     for group in 0..launch.groups {
         // Shared memory that nobody wrote reads as NaN, or -1.
-        let shared = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
-        let mut g = Group { k, launch, group, shared, values: vec![vec![]; k.types.len()] };
+        let shared: Vec<Vec<u8>> = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
+        let expected = shared.iter().map(|s| vec![false; s.len()]).collect();
+        let (values, sets) = (vec![vec![]; k.types.len()], VecDeque::from([vec![]]));
+        let mut g = Group { k, launch, group, shared, expected, sets, values };
         g.block(&k.body, &vec![true; n])?;
+        if g.sets.iter().any(|s| !s.is_empty()) {
+            return g.wrong("it ends before all its copies have arrived".into());
+        }
     }
     Ok(())
 }
@@ -31,8 +38,19 @@ struct Group<'a, 'b> {
     launch: &'a mut Launch<'b>,
     group: u32,
     shared: Vec<Vec<u8>>,
+    /// Bytes of shared memory that copies are on the way to.
+    expected: Vec<Vec<bool>>,
+    /// Copies that have not arrived, by set; the last set is open.
+    sets: VecDeque<Vec<Copy>>,
     /// By value, then by thread: bits.
     values: Vec<Vec<u64>>,
+}
+
+/// What is on the way to a shared array.
+struct Copy {
+    array: usize,
+    at: usize,
+    data: Vec<u8>,
 }
 
 impl Group<'_, '_> {
@@ -80,7 +98,32 @@ impl Group<'_, '_> {
         if at + elem.bytes() as usize > len {
             return self.wrong(format!("element {} of {s}, which has {} bytes", index as u32 as i32, len));
         }
-        Ok((elem, at))
+        match s {
+            Space::Shared(i) if self.expected[i as usize][at..at + elem.bytes() as usize].contains(&true) => {
+                self.wrong(format!("element {} of {s} is touched before the copy to it was waited for", index as u32))
+            }
+            _ => Ok((elem, at)),
+        }
+    }
+
+    /// A copy of the thread's sets out; what it reads lies there already.
+    fn copy(&self, s: &Stmt, t: usize) -> Result<Option<Copy>> {
+        let Stmt::Copy { to: to @ Space::Shared(array), at, from: from @ Space::Global(buffer), index, bytes, inside } = s else { return Ok(None) };
+        // The first and the last element of both places must be there.
+        let place = |s: Space, first: Val| {
+            let (elem, index) = (self.k.elem(s).bytes(), self.get(first, t));
+            let (_, at) = self.place(s, index)?;
+            (0..bytes / elem).try_for_each(|i| self.place(s, index + u64::from(i)).map(drop))?;
+            if at.is_multiple_of(*bytes as usize) { Ok(at) } else { self.wrong(format!("{bytes} bytes at byte {at} of {s}")) }
+        };
+        let at = place(*to, *at)?;
+        let data = if inside.is_none_or(|i| self.get(i, t) != 0) {
+            let first = place(*from, *index)?;
+            self.launch.buffers[*buffer as usize][first..first + *bytes as usize].to_vec()
+        } else {
+            vec![0; *bytes as usize]
+        };
+        Ok(Some(Copy { array: *array as usize, at, data }))
     }
 
     fn block(&mut self, body: &[Stmt], active: &[bool]) -> Result<()> {
@@ -178,6 +221,30 @@ impl Group<'_, '_> {
                         }
                         Ok(sum.to_bits().into())
                     })?;
+                }
+                Ok(())
+            }
+            Stmt::Copy { .. } => {
+                for t in (0..active.len()).filter(|t| active[*t]) {
+                    let Some(c) = self.copy(s, t)? else { continue };
+                    self.expected[c.array][c.at..c.at + c.data.len()].fill(true);
+                    if let Some(open) = self.sets.back_mut() {
+                        open.push(c);
+                    }
+                }
+                Ok(())
+            }
+            Stmt::CloseCopies => {
+                self.sets.push_back(vec![]);
+                Ok(())
+            }
+            Stmt::AwaitCopies { pending } => {
+                // The open set is waited for by nobody.
+                while self.sets.len() > *pending as usize + 1 {
+                    for Copy { array, at, data } in self.sets.pop_front().unwrap_or_default() {
+                        self.shared[array][at..at + data.len()].copy_from_slice(&data);
+                        self.expected[array][at..at + data.len()].fill(false);
+                    }
                 }
                 Ok(())
             }

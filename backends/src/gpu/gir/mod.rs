@@ -305,6 +305,22 @@ pub enum Stmt {
         b: [Val; 2],
         c: [Val; 4],
     },
+    /// A copy of `bytes` (4, 8 or 16) from a buffer that is only read to a shared array, beside what the thread goes on with: zeros where
+    /// `inside` does not hold. Both places are multiples of `bytes`. It belongs to the thread's open set of copies. NVIDIA's devices only.
+    Copy {
+        to: Space,
+        at: Val,
+        from: Space,
+        index: Val,
+        bytes: u32,
+        inside: Option<Val>,
+    },
+    /// Closes the open set of copies.
+    CloseCopies,
+    /// Waits until all closed sets of the thread's copies but the last `pending` have arrived. Other threads see them behind a barrier.
+    AwaitCopies {
+        pending: u32,
+    },
     /// All threads of the group arrive, and what they wrote to shared and global memory is seen by all of them.
     Barrier,
 }
@@ -322,7 +338,7 @@ impl Stmt {
             Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
             Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
             Stmt::MultiplyMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
-            Stmt::Store { .. } | Stmt::Barrier => {}
+            Stmt::Store { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } | Stmt::Barrier => {}
         }
     }
 }
@@ -379,7 +395,14 @@ impl Kernel {
                     Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| block(b, f)),
                     Stmt::For { body, .. } => block(body, f),
                     Stmt::While { head, body, .. } => [head, body].into_iter().for_each(|b| block(b, f)),
-                    Stmt::Let(..) | Stmt::Store { .. } | Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } | Stmt::Barrier => {}
+                    Stmt::Let(..)
+                    | Stmt::Store { .. }
+                    | Stmt::LoadMatrices { .. }
+                    | Stmt::MultiplyMatrices { .. }
+                    | Stmt::Copy { .. }
+                    | Stmt::CloseCopies
+                    | Stmt::AwaitCopies { .. }
+                    | Stmt::Barrier => {}
                 }
             }
         }

@@ -94,6 +94,12 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
             Stmt::MultiplyMatrices { values, a, b, c } => {
                 writeln!(out, "{pad}{} = multiply_matrices {}; {}; {}", list(values), list(a), list(b), list(c))?;
             }
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                let inside = inside.map_or(String::new(), |i| format!(" if {i}"));
+                writeln!(out, "{pad}{to}[{at}] <- {bytes} bytes of {from}[{index}]{inside}")?;
+            }
+            Stmt::CloseCopies => writeln!(out, "{pad}close_copies")?,
+            Stmt::AwaitCopies { pending } => writeln!(out, "{pad}await_copies {pending}")?,
             Stmt::Barrier => writeln!(out, "{pad}barrier")?,
         }
     }

@@ -1,14 +1,15 @@
 //! What must hold of a kernel before it is printed: types, definitions before uses, stores to what is written, memory and threads that
-//! the device has, and barriers and subgroup operations only where all threads of a group come by.
+//! the device has, and barriers, subgroup operations and ends of sets of copies only where all threads of a group come by.
 
 use super::{Binary, Compare, Convert, Elem, Kernel, Op, Space, Stmt, Ty, Unary, Val};
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::Gpu;
 use nnc_ir::{Error, Result};
 
 /// The first thing that is wrong with the kernel.
 pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
-    let matrices = device.isa != GpuIsa::SpirV && k.threads.is_multiple_of(32);
-    let mut v = Verifier { k, matrices, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
+    let copies = device.isa.is_nvidia();
+    let matrices = copies && k.threads.is_multiple_of(32);
+    let mut v = Verifier { k, matrices, copies, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
     let wrong = |what: String| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
     if k.threads == 0 || k.threads > device.max_threads {
         return wrong(format!("{} threads in a group, {} are possible", k.threads, device.max_threads));
@@ -31,6 +32,8 @@ struct Verifier<'a> {
     k: &'a Kernel,
     /// Whether there are operations of matrices: subgroups of 32, all of them full.
     matrices: bool,
+    /// Whether there are copies beside the threads.
+    copies: bool,
     defined: Vec<bool>,
     /// Whether all threads of a group have the same value.
     uniform: Vec<bool>,
@@ -187,6 +190,20 @@ impl Verifier<'_> {
                 c.iter().try_for_each(|v| self.typed(*v, Ty::F32))?;
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::F32))
             }
+            Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } if !self.copies => Err("the device has no copies beside threads".into()),
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                self.place(*to, *at)?;
+                self.place(*from, *index)?;
+                let only_read = matches!(from, Space::Global(i) if !self.k.buffers[*i as usize].written);
+                let whole = [*to, *from].iter().all(|s| bytes.is_multiple_of(self.k.elem(*s).bytes()));
+                if !matches!(to, Space::Shared(_)) || !only_read || ![4, 8, 16].contains(bytes) || !whole {
+                    return Err(format!("a copy of {bytes} bytes from {from} to {to}"));
+                }
+                inside.map_or(Ok(()), |i| self.typed(i, Ty::Bool))
+            }
+            // So that all threads count the same sets.
+            Stmt::CloseCopies | Stmt::AwaitCopies { .. } if !uniform => Err("a set of copies ends where not all threads of a group come by".into()),
+            Stmt::CloseCopies | Stmt::AwaitCopies { .. } => Ok(()),
             Stmt::Barrier if uniform => Ok(()),
             Stmt::Barrier => Err("a barrier stands where not all threads of a group come by".into()),
         }

@@ -4,7 +4,7 @@
 use super::epilogue::is_heavy;
 use super::product::Matrix;
 use super::tile::{LEAST, Line, Shape, Source, Tile, place, product as tiled};
-use super::{Frame, Result, Site, no};
+use super::{Element, Frame, Result, Site, no};
 use crate::gpu::gir::{Binary, Compare, Val};
 use crate::gpu::lower::Lowered;
 use nnc_ir::Dim;
@@ -38,6 +38,14 @@ impl Source for Images<'_> {
         false
     }
 
+    fn together(&self, f: &Frame) -> u32 {
+        // Where windows are single pixels, those of an image lie as the result's do.
+        let w = self.window;
+        let single = w.kernel.iter().chain(&w.strides).all(|n| *n == 1) && !self.is_padded();
+        let divides = |n: &u32| f.b.constant(self.plane).is_some_and(|p| p.is_multiple_of((*n).into()));
+        if single && f.bases[0].is_none() { [4, 2].into_iter().find(divides).unwrap_or(1) } else { 1 }
+    }
+
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
         let (n, mut rest) = f.split(line, self.pixels);
         let start = f.b.mul(n, self.whole);
@@ -57,7 +65,7 @@ impl Source for Images<'_> {
         Line { inside, at: corner }
     }
 
-    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Val {
+    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Element {
         let (mut at, mut inside) = (line.at[0], f.both(line.inside, inside));
         let mut rest = depth;
         for (i, size) in self.window.kernel.iter().enumerate().rev() {
@@ -76,7 +84,7 @@ impl Source for Images<'_> {
         }
         let by = f.b.mul(rest, self.plane);
         at = f.b.add(at, by);
-        f.load_if(inside, 0, at)
+        Element { param: 0, at, inside }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The part of a subgroup in a product of tiles by matrix units: blocks of 16 rows and 8 columns, 16 deep.
 
 use super::Frame;
-use super::tile::{Reader, Tile};
+use super::tile::{Part, Tile};
 use crate::gpu::gir::{Binary, Op, Val};
 
 /// Rows, columns and pairs along the depth of a block.
@@ -42,14 +42,15 @@ impl Units {
 
     /// Adds the product of the tiles in shared memory. A block's four sums of a thread are its rows `g` and `g + 8` by its columns `2t` and
     /// `2t + 1`; all sums lie by row, then column.
-    pub fn multiply(&self, f: &mut Frame, left: &Reader, right: &Reader, sums: &mut [Val]) {
+    pub fn multiply(&self, f: &mut Frame, left: &Part, right: &Part, sums: &mut [Val]) {
         // Of the left tile, a thread names row `lane % 16` of a block and its first or second 16 bytes; of the right one, row `lane % 8` of
         // one of two blocks, and those bytes.
         let low = f.b.with(Binary::And, self.lane, 15);
         let half = f.b.with(Binary::ShrU, self.lane, 4);
         let (row, byte) = (f.b.add(self.row, low), f.b.with(Binary::Mul, half, 4));
         let at = f.b.with(Binary::Mul, row, left.pitch.into());
-        let of_left = f.b.add(at, byte);
+        let at = f.b.add(at, byte);
+        let of_left = f.b.add(at, left.start);
         let low = f.b.with(Binary::And, self.lane, 7);
         let second = f.b.with(Binary::Mul, half, COLUMNS.into());
         let column = f.b.add(low, second);
@@ -58,7 +59,8 @@ impl Units {
         let half = f.b.with(Binary::And, half, 1);
         let byte = f.b.with(Binary::Mul, half, 4);
         let at = f.b.with(Binary::Mul, column, right.pitch.into());
-        let of_right = f.b.add(at, byte);
+        let at = f.b.add(at, byte);
+        let of_right = f.b.add(at, right.start);
         let width = 2 * self.across as usize;
         for step in 0..self.steps {
             let mut b: Vec<[Val; 2]> = vec![];

@@ -105,6 +105,13 @@ impl<'k> Site<'k> {
     }
 }
 
+/// An element of a parameter, where there is one.
+struct Element {
+    param: usize,
+    at: Val,
+    inside: Option<Val>,
+}
+
 /// A kernel that is being built.
 struct Frame {
     b: Builder,
@@ -151,13 +158,19 @@ impl Frame {
         self.b.store(self.buffers[param], at, value);
     }
 
-    /// An element where `inside` holds, else 0: what is outside is read at the first element, without a branch.
-    fn load_if(&mut self, inside: Option<Val>, param: usize, index: Val) -> Val {
-        let Some(inside) = inside else { return self.load(param, index) };
+    /// An element where it is inside, else 0: what is outside is read at the first element, without a branch.
+    fn load_if(&mut self, e: Element) -> Val {
+        let Some(inside) = e.inside else { return self.load(e.param, e.at) };
         let (first, zero) = (self.b.i32(0), self.b.f32(0.0));
-        let index = self.b.select(inside, index, first);
-        let v = self.load(param, index);
+        let index = self.b.select(inside, e.at, first);
+        let v = self.load(e.param, index);
         self.b.select(inside, v, zero)
+    }
+
+    /// Sends a copy of `words` neighbours to shared memory off, of zeros where the element is outside.
+    fn copy(&mut self, to: Space, at: Val, e: Element, words: u32) {
+        let index = self.place(e.param, e.at);
+        self.b.emit(gir::Stmt::Copy { to, at, from: self.buffers[e.param], index, bytes: 4 * words, inside: e.inside });
     }
 
     /// `a` and `b`, of which either may be granted.

@@ -2,13 +2,13 @@
 
 use super::epilogue::is_heavy;
 use super::tile::{LEAST, Line, Shape, Source, Tile, place, product as tiled};
-use super::{Frame, Result, Site, no};
+use super::{Element, Frame, Result, Site, no};
 use crate::gpu::gir::Val;
 use crate::gpu::lower::Lowered;
 use nnc_ir::Dim;
 use nnc_ir::ops::Op;
 
-/// A matrix in memory: where it starts, and the distances of lines and of depths.
+/// A matrix in memory: where it starts, which is a multiple of the greater distance, and the distances of lines and of depths.
 pub struct Matrix {
     pub param: usize,
     pub base: Val,
@@ -21,15 +21,20 @@ impl Source for Matrix {
         f.b.constant(self.depth) == Some(1)
     }
 
+    fn together(&self, f: &Frame) -> u32 {
+        let pitch = f.b.constant(if self.along_depth(f) { self.line } else { self.depth });
+        let divides = |n: &u32| pitch.is_some_and(|p| p.is_multiple_of((*n).into()));
+        if f.bases[self.param].is_some() { 1 } else { [4, 2].into_iter().find(divides).unwrap_or(1) }
+    }
+
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
         let by = f.b.mul(line, self.line);
         Line { inside, at: vec![f.b.add(self.base, by)] }
     }
 
-    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Val {
+    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Element {
         let by = f.b.mul(depth, self.depth);
-        let (at, inside) = (f.b.add(line.at[0], by), f.both(line.inside, inside));
-        f.load_if(inside, self.param, at)
+        Element { param: self.param, at: f.b.add(line.at[0], by), inside: f.both(line.inside, inside) }
     }
 }
 
