@@ -141,6 +141,8 @@ pub struct Gpu {
     pub alignment: u64,
     /// Threads in the smallest and in the largest subgroup.
     pub subgroup: (u32, u32),
+    /// Bytes of neighbours that a thread loads or stores at once, at most; 0 where elements go one by one.
+    pub vector_bytes: u32,
     /// Whether products round their operands to bf16, to be multiplied by matrix units: asked for by a precision, never by itself.
     pub bf16: bool,
     /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
@@ -169,6 +171,7 @@ impl Gpu {
             scalar_bytes: 2048,
             alignment: 64,
             subgroup: (32, 32),
+            vector_bytes: 16,
             bf16: false,
             i64: true,
             f64: true,
@@ -191,6 +194,8 @@ impl Gpu {
                 scalar_bytes: 128,
                 alignment: 64,
                 subgroup: (4, 64),
+                // Storage buffers are arrays of their elements.
+                vector_bytes: 0,
                 bf16: false,
                 i64: true,
                 f64: true,

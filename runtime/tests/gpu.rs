@@ -77,6 +77,11 @@ fn products_by_tiles() {
     check(&Case { by, op: product(false, post), x });
     // Of a size that only the run knows: the largest tiles.
     check(&Case { by, op: product(false, vec![]), x: &[&[(140, "M"), (21, "K")], &[(21, "K"), (130, "N")]] });
+    // Edges between whole vectors, and of them; pitches of two.
+    let post = vec![Post::Scale, Post::Add];
+    check(&Case { by, op: product(false, post), x: &[&[(70, ""), (20, "")], &[(20, ""), (76, "")], &[(76, "")], &[(70, ""), (76, "")]] });
+    check(&Case { by, op: product(true, vec![]), x: &[&[(33, ""), (22, "")], &[(50, ""), (22, "")]] });
+    check(&Case { by, op: product(false, vec![]), x: &[&[(140, "M"), (24, "")], &[(24, ""), (132, "")]] });
     let batches: &[Shape] = &[&[(3, ""), (1, ""), (9, ""), (24, "")], &[(2, ""), (40, ""), (24, "")]];
     check(&Case { by, op: product(true, vec![]), x: batches });
     // Whole tiles ask for no bounds.
@@ -98,10 +103,24 @@ fn convolutions_by_tiles() {
     check(&Case { by, op: Op::from(op), x });
     let x: &[Shape] = &[&[(3, "N"), (20, ""), (6, "H"), (5, "W")], &[(70, ""), (20, ""), (3, ""), (3, "")]];
     check(&Case { by, op: Op::from(Conv { pads: vec![1; 4], post: vec![RELU], ..plain() }), x });
+    // Pixels that lie as the result's do.
+    let x: &[Shape] =
+        &[&[(2, ""), (10, ""), (6, ""), (6, "")], &[(40, ""), (10, ""), (1, ""), (1, "")], &[(40, "")], &[(2, ""), (40, ""), (6, ""), (6, "")]];
+    check(&Case { by, op: Op::from(Conv { post: vec![Post::Bias, Post::Add], ..plain() }), x });
     let line: &[Shape] = &[&[(1, ""), (4, ""), (30, "")], &[(9, ""), (4, ""), (5, "")]];
     check(&Case { by, op: Op::from(Conv { strides: vec![2], ..plain() }), x: line });
     let volume: &[Shape] = &[&[(1, ""), (2, ""), (4, ""), (5, ""), (6, "")], &[(8, ""), (2, ""), (2, ""), (3, ""), (3, "")]];
     check(&Case { by, op: Op::from(Conv { pads: vec![1; 6], ..plain() }), x: volume });
+}
+
+/// Elements that a thread takes together, and those that are left over.
+#[test]
+fn elements_by_vectors() {
+    for n in [[(1000, "")], [(1003, "")], [(1001, "N")], [(3, "N")]] {
+        check(&Case { by: "loops", op: Op::Map(ScalarFn::Add), x: &[&n, &n] });
+    }
+    check(&Case { by: "loops", op: Op::Map(ScalarFn::Mul), x: &[&[(7, ""), (12, "")], &[(12, "")]] });
+    check(&Case { by: "loops", op: Op::Map(ScalarFn::Sub), x: &[&[(5, "N"), (1, "")], &[(5, "N"), (9, "")]] });
 }
 
 #[test]

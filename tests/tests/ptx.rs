@@ -106,6 +106,34 @@ fn matrix_units() {
     near("matrix units", &runner.run(&x).expect("values"), &want);
 }
 
+/// How often the instructions that matter stand in the text of a model's kernels. Counts of what the assembler makes of it would say
+/// more; NVIDIA's Python package has the assembler and no disassembler.
+fn counts(text: &str, gpu: &Gpu, instructions: &[(&str, usize)]) {
+    let graph = nnc_frontend::nn::parse(text, "net.nn").unwrap_or_else(|r| panic!("{r}"));
+    let program = nnc_passes::compile(graph, &native_target().with_gpu(gpu), &Options::default(), &mut ()).expect("a program");
+    let code = String::from_utf8(nnc_backends::gpu::plan::plan(program, gpu).expect("a plan").code()).expect("text");
+    for (instruction, n) in instructions {
+        let found = code.lines().filter(|l| l.trim_start().starts_with(instruction)).count();
+        assert_eq!(found, *n, "{instruction}, {gpu:?}");
+    }
+}
+
+#[test]
+fn counts_of_instructions() {
+    let gpu = Gpu::new(GpuIsa::Sm80);
+    let product = "module net(x: f32[2048,512], w: f32[512,2048]) -> (y: f32[2048,2048]) {\n  y = matmul(x, w)\n  return y\n}\n";
+    // Three tiles in turn: two sets of copies before the loop, one in it, of 4 elements of the left tile and a vector of the right one.
+    let copies = [("cp.async.ca", 12), ("cp.async.cg", 3), ("cp.async.commit_group", 3), ("cp.async.wait_group", 1), ("bar.sync", 1)];
+    // 8 deep: 8 elements of both tiles a step, for 64 products.
+    let arithmetic = [("ld.shared.v4.f32", 32), ("ld.shared.f32", 0), ("fma.rn.f32", 512), ("mma.sync", 0)];
+    counts(product, &gpu, &[&copies[..], &arithmetic, &[("ld.global", 0), ("st.global.v4.f32", 16), ("st.global.f32", 0)]].concat());
+    // A subgroup's 64 rows by 32 columns are 16 blocks, at two steps of 8 words; four matrices a load.
+    let units = [("mma.sync.aligned.m16n8k16.row.col.f32.bf16", 32), ("ldmatrix.sync.aligned.m8n8.x4", 12), ("cvt.rn.bf16x2", 32)];
+    counts(product, &Gpu { bf16: true, ..gpu.clone() }, &[&units[..], &[("cp.async", 0), ("st.global.v2.f32", 32), ("st.global.f32", 0)]].concat());
+    let chain = "module net(a: f32[N], b: f32[N]) -> (y: f32[N]) {\n  y = relu(a * b + 0.5)\n  return y\n}\n".replace("[N]", "[4096]");
+    counts(&chain, &gpu, &[("ld.global.nc.v4.f32", 2), ("st.global.v4.f32", 1), ("ld.global.nc.f32", 0), ("st.global.f32", 0)]);
+}
+
 /// Runs hand-written instructions as two groups of 64 threads, with a buffer of 64 words that is read and one that is written.
 fn run_text(body: &str) -> Result<Vec<u8>, String> {
     let registers = ".reg .pred %p<8>;\n.reg .b32 %r<8>;\n.reg .b64 %l<8>;\n.reg .f32 %f<8>;\n.shared .align 16 .b8 shared0[256];\n";

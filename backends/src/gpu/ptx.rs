@@ -183,6 +183,11 @@ impl Printer<'_> {
                 line!(self, "bra {start};");
                 let _ = writeln!(self.body, "{end}:");
             }
+            Stmt::LoadVector { values, from, index } => self.load(&self.list(values), values.len(), *from, *index),
+            Stmt::StoreVector { to, index, values } => {
+                let (space, at) = self.place(*to, *index);
+                line!(self, "st.{space}.v{}.{} [{at}], {};", values.len(), memory(self.k.elem(*to)), self.list(values));
+            }
             Stmt::LoadMatrices { values, from, index } => {
                 let (_, at) = self.place(*from, *index);
                 line!(self, "ldmatrix.sync.aligned.m8n8.x{}.shared.b16 {}, [{at}];", values.len(), self.list(values));
@@ -210,6 +215,14 @@ impl Printer<'_> {
             Stmt::AwaitCopies { pending } => line!(self, "cp.async.wait_group {pending};"),
             Stmt::Barrier => line!(self, "bar.sync 0;"),
         }
+    }
+
+    /// Loads so many neighbours.
+    fn load(&mut self, to: &str, n: usize, from: Space, index: Val) {
+        let (space, at) = self.place(from, index);
+        let constant = matches!(from, Space::Global(i) if !self.k.buffers[i as usize].written);
+        let (constant, vector) = (if constant { ".nc" } else { "" }, if n > 1 { format!(".v{n}") } else { String::new() });
+        line!(self, "ld.{space}{constant}{vector}.{} {to}, [{at}];", memory(self.k.elem(from)));
     }
 
     /// The state space and the address of an element.
@@ -287,11 +300,7 @@ impl Printer<'_> {
             }
             Op::Select(c, a, b) => line!(self, "selp.{} {y}, {}, {}, {};", kind(self, a), r(self, a), r(self, b), r(self, c)),
             Op::Convert(c, to, a) => self.convert(v, c, to, a),
-            Op::Load { from, index } => {
-                let (space, at) = self.place(from, index);
-                let constant = matches!(from, Space::Global(i) if !self.k.buffers[i as usize].written);
-                line!(self, "ld.{space}{}.{} {y}, [{at}];", if constant { ".nc" } else { "" }, memory(self.k.elem(from)));
-            }
+            Op::Load { from, index } => self.load(&y, 1, from, index),
             Op::SubgroupFold(f, a) => {
                 let ty = self.k.ty(a);
                 let name = match f {

@@ -248,6 +248,33 @@ fn copies_go_beside_threads() {
 }
 
 #[test]
+fn neighbours_are_had_at_once() {
+    let twice = |from: i32, n: u32| {
+        let mut b = Builder::new("twice", 2);
+        let (x, y) = (b.buffer(Elem::F32, false), b.buffer(Elem::F32, true));
+        let thread = b.value(Op::Thread);
+        let at = b.with(gir::Binary::Mul, thread, n.into());
+        let first = b.with(gir::Binary::Add, at, from.into());
+        let v = b.load_vector(x, first, n);
+        let v = v.into_iter().map(|v| b.add(v, v)).collect();
+        b.store_vector(y, at, v);
+        b.finish()
+    };
+    let device = Gpu::new(GpuIsa::Sm80);
+    let run = |k: &gir::Kernel| {
+        let x: Vec<u8> = (0..16).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let mut buffers = vec![x, vec![0; 32]];
+        run(k, &mut Launch { groups: 1, scalars: &[], buffers: &mut buffers, lanes: 32 }).map(|()| buffers.remove(1))
+    };
+    let k = twice(4, 4);
+    verify(&k, &device).expect("it holds");
+    assert_eq!(run(&k).expect("it runs"), (0..8).flat_map(|i| (8.0 + 2.0 * i as f32).to_le_bytes()).collect::<Vec<u8>>());
+    assert!(run(&twice(2, 4)).expect_err("no multiple of 4").message().contains("4 elements of b0 from 2 on"));
+    assert!(verify(&k, &self::device()).expect_err("SPIR-V has none").message().contains("4 elements of b0 at once"));
+    assert!(verify(&twice(0, 3), &device).expect_err("three").message().contains("3 elements of b0 at once"));
+}
+
+#[test]
 fn a_line_of_groups_folds_into_the_grid() {
     for groups in [1, 7, 65535, 65536, 1_000_000] {
         let [x, y] = gir::grid(groups, 65535);

@@ -200,6 +200,8 @@ coded!(enum DeviceStmt {
     8 = Copy { to, at, from, index, bytes, inside },
     9 = CloseCopies,
     10 = AwaitCopies { pending },
+    11 = LoadVector { values, from, index },
+    12 = StoreVector { to, index, values },
 });
 
 type DeviceBuffer = gir::Buffer;

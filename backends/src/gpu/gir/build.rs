@@ -206,6 +206,25 @@ impl Builder {
         self.emit(Stmt::Store { to, index, value });
     }
 
+    /// So many neighbours, of which `index` names the first: one by itself, or [`Stmt::LoadVector`].
+    pub fn load_vector(&mut self, from: Space, index: Val, n: u32) -> Vec<Val> {
+        if n == 1 {
+            return vec![self.load(from, index)];
+        }
+        let ty = self.kernel.elem(from).ty();
+        let values: Vec<Val> = (0..n).map(|_| self.fresh(ty)).collect();
+        self.emit(Stmt::LoadVector { values: values.clone(), from, index });
+        values
+    }
+
+    /// One by itself, or [`Stmt::StoreVector`].
+    pub fn store_vector(&mut self, to: Space, index: Val, values: Vec<Val>) {
+        match values[..] {
+            [value] => self.store(to, index, value),
+            _ => self.emit(Stmt::StoreVector { to, index, values }),
+        }
+    }
+
     /// [`Stmt::LoadMatrices`] of `N` matrices.
     pub fn load_matrices<const N: usize>(&mut self, from: Space, index: Val) -> [Val; N] {
         let values = [(); N].map(|()| self.fresh(Ty::I32));

@@ -126,6 +126,44 @@ impl Group<'_, '_> {
         Ok(Some(Copy { array: *array as usize, at, data }))
     }
 
+    /// The index of the first of some neighbours, which is a multiple of their number.
+    fn vector(&self, s: Space, index: Val, n: usize, t: usize) -> Result<u64> {
+        let first = self.get(index, t);
+        if first.is_multiple_of(n as u64) { Ok(first) } else { self.wrong(format!("{n} elements of {s} from {first} on")) }
+    }
+
+    fn store(&mut self, to: Space, index: Val, values: &[Val], active: &[bool]) -> Result<()> {
+        for t in (0..active.len()).filter(|t| active[*t]) {
+            let first = self.vector(to, index, values.len(), t)?;
+            for (i, v) in values.iter().enumerate() {
+                let (elem, at) = self.place(to, first + i as u64)?;
+                let bytes = self.get(*v, t).to_le_bytes();
+                let memory = match to {
+                    Space::Global(i) => &mut self.launch.buffers[i as usize],
+                    Space::Shared(i) => &mut self.shared[i as usize],
+                };
+                memory[at..at + elem.bytes() as usize].copy_from_slice(&bytes[..elem.bytes() as usize]);
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, from: Space, index: u64) -> Result<u64> {
+        let (elem, at) = self.place(from, index)?;
+        let memory = match from {
+            Space::Global(i) => &self.launch.buffers[i as usize],
+            Space::Shared(i) => &self.shared[i as usize],
+        };
+        let mut bytes = [0; 8];
+        bytes[..elem.bytes() as usize].copy_from_slice(&memory[at..at + elem.bytes() as usize]);
+        let bits = u64::from_le_bytes(bytes);
+        Ok(match elem {
+            Elem::I8 => bits as u8 as i8 as i32 as u32 as u64,
+            Elem::I16 => bits as u16 as i16 as i32 as u32 as u64,
+            _ => bits,
+        })
+    }
+
     fn block(&mut self, body: &[Stmt], active: &[bool]) -> Result<()> {
         if !active.contains(&true) {
             return Ok(());
@@ -136,15 +174,14 @@ impl Group<'_, '_> {
     fn stmt(&mut self, s: &Stmt, active: &[bool]) -> Result<()> {
         match s {
             Stmt::Let(v, op) => self.set(*v, active, |g, t| g.value(op, t, active)),
-            Stmt::Store { to, index, value } => {
-                for t in (0..active.len()).filter(|t| active[*t]) {
-                    let (elem, at) = self.place(*to, self.get(*index, t))?;
-                    let bytes = self.get(*value, t).to_le_bytes();
-                    let memory = match to {
-                        Space::Global(i) => &mut self.launch.buffers[*i as usize],
-                        Space::Shared(i) => &mut self.shared[*i as usize],
-                    };
-                    memory[at..at + elem.bytes() as usize].copy_from_slice(&bytes[..elem.bytes() as usize]);
+            Stmt::Store { to, index, value } => self.store(*to, *index, &[*value], active),
+            Stmt::StoreVector { to, index, values } => self.store(*to, *index, values, active),
+            Stmt::LoadVector { values, from, index } => {
+                for (i, v) in values.iter().enumerate() {
+                    self.set(*v, active, |g, t| {
+                        let first = g.vector(*from, *index, values.len(), t)?;
+                        g.load(*from, first + i as u64)
+                    })?;
                 }
                 Ok(())
             }
@@ -276,21 +313,7 @@ impl Group<'_, '_> {
             Op::PairBf16(a, b) => u64::from(bf16(get(a) as u32)) | u64::from(bf16(get(b) as u32)) << 16,
             Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
             Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
-            Op::Load { from, index } => {
-                let (elem, at) = self.place(from, get(index))?;
-                let memory = match from {
-                    Space::Global(i) => &self.launch.buffers[i as usize],
-                    Space::Shared(i) => &self.shared[i as usize],
-                };
-                let mut bytes = [0; 8];
-                bytes[..elem.bytes() as usize].copy_from_slice(&memory[at..at + elem.bytes() as usize]);
-                let bits = u64::from_le_bytes(bytes);
-                match elem {
-                    Elem::I8 => bits as u8 as i8 as i32 as u32 as u64,
-                    Elem::I16 => bits as u16 as i16 as i32 as u32 as u64,
-                    _ => bits,
-                }
-            }
+            Op::Load { from, index } => self.load(from, get(index))?,
             Op::SubgroupFold(f, a) => {
                 let first = t / lanes * lanes;
                 let all: Vec<u64> = (first..(first + lanes).min(active.len())).filter(|t| active[*t]).map(|t| self.get(a, t)).collect();

@@ -288,6 +288,17 @@ pub enum Stmt {
         cond: Val,
         body: Vec<Stmt>,
     },
+    /// 2 or 4 neighbours, from a multiple of their number on. Of devices that have such accesses ([`nnc_ir::target::Gpu::vector_bytes`]).
+    LoadVector {
+        values: Vec<Val>,
+        from: Space,
+        index: Val,
+    },
+    StoreVector {
+        to: Space,
+        index: Val,
+        values: Vec<Val>,
+    },
     /// Matrices of 8 rows of 16 bytes from an array of `i32`, by all threads of a subgroup of 32: row `r` of the `i`-th starts at the
     /// index that thread `8i + r` has (the others' are not looked at), and thread `4r + j` gets its `j`-th word as the `i`-th value. NVIDIA's
     /// devices only.
@@ -336,9 +347,9 @@ impl Stmt {
                 carried.iter().for_each(|c| f(c.value));
             }
             Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
-            Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
+            Stmt::LoadVector { values, .. } | Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
             Stmt::MultiplyMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
-            Stmt::Store { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } | Stmt::Barrier => {}
+            Stmt::Store { .. } | Stmt::StoreVector { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } | Stmt::Barrier => {}
         }
     }
 }
@@ -397,6 +408,8 @@ impl Kernel {
                     Stmt::While { head, body, .. } => [head, body].into_iter().for_each(|b| block(b, f)),
                     Stmt::Let(..)
                     | Stmt::Store { .. }
+                    | Stmt::LoadVector { .. }
+                    | Stmt::StoreVector { .. }
                     | Stmt::LoadMatrices { .. }
                     | Stmt::MultiplyMatrices { .. }
                     | Stmt::Copy { .. }

@@ -90,6 +90,8 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
                 block(k, body, depth + 1, out)?;
                 writeln!(out, "{pad}}}")?;
             }
+            Stmt::LoadVector { values, from, index } => writeln!(out, "{pad}{} = {from}[{index}..]", list(values))?,
+            Stmt::StoreVector { to, index, values } => writeln!(out, "{pad}{to}[{index}..] = {}", list(values))?,
             Stmt::LoadMatrices { values, from, index } => writeln!(out, "{pad}{} = load_matrices {from}[{index}]", list(values))?,
             Stmt::MultiplyMatrices { values, a, b, c } => {
                 writeln!(out, "{pad}{} = multiply_matrices {}; {}; {}", list(values), list(a), list(b), list(c))?;

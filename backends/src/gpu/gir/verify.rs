@@ -9,7 +9,15 @@ use nnc_ir::{Error, Result};
 pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
     let copies = device.isa.is_nvidia();
     let matrices = copies && k.threads.is_multiple_of(32);
-    let mut v = Verifier { k, matrices, copies, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
+    let mut v = Verifier {
+        k,
+        matrices,
+        copies,
+        vector: device.vector_bytes,
+        defined: vec![false; k.types.len()],
+        uniform: vec![false; k.types.len()],
+        in_scope: vec![],
+    };
     let wrong = |what: String| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
     if k.threads == 0 || k.threads > device.max_threads {
         return wrong(format!("{} threads in a group, {} are possible", k.threads, device.max_threads));
@@ -34,6 +42,8 @@ struct Verifier<'a> {
     matrices: bool,
     /// Whether there are copies beside the threads.
     copies: bool,
+    /// Bytes that are loaded or stored at once, at most.
+    vector: u32,
     defined: Vec<bool>,
     /// Whether all threads of a group have the same value.
     uniform: Vec<bool>,
@@ -108,6 +118,20 @@ impl Verifier<'_> {
         self.typed(index, Ty::I32)
     }
 
+    /// An error where so many elements are not loaded or stored at once.
+    fn vector(&self, s: Space, n: usize) -> Check {
+        let fits = [2, 4].contains(&n) && n as u32 * self.k.elem(s).bytes() <= self.vector;
+        if fits { Ok(()) } else { Err(format!("{n} elements of {s} at once")) }
+    }
+
+    /// An error where a buffer is only read.
+    fn writes(&self, to: Space) -> Check {
+        match to {
+            Space::Global(i) if !self.k.buffers[i as usize].written => Err(format!("a store to {to}, which is only read")),
+            _ => Ok(()),
+        }
+    }
+
     fn stmt(&mut self, s: &Stmt, uniform: bool) -> Check {
         let ty = |v: Val| self.k.ty(v);
         match s {
@@ -128,10 +152,18 @@ impl Verifier<'_> {
             Stmt::Store { to, index, value } => {
                 self.place(*to, *index)?;
                 self.typed(*value, self.k.elem(*to).ty())?;
-                match to {
-                    Space::Global(i) if !self.k.buffers[*i as usize].written => Err(format!("a store to {to}, which is only read")),
-                    _ => Ok(()),
-                }
+                self.writes(*to)
+            }
+            Stmt::LoadVector { values, from, index } => {
+                self.place(*from, *index)?;
+                self.vector(*from, values.len())?;
+                values.iter().try_for_each(|v| self.define_as(*v, self.k.elem(*from).ty()))
+            }
+            Stmt::StoreVector { to, index, values } => {
+                self.place(*to, *index)?;
+                self.vector(*to, values.len())?;
+                values.iter().try_for_each(|v| self.typed(*v, self.k.elem(*to).ty()))?;
+                self.writes(*to)
             }
             Stmt::If { cond, then, otherwise, joined } => {
                 self.typed(*cond, Ty::Bool)?;

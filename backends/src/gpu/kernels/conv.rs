@@ -42,8 +42,7 @@ impl Source for Images<'_> {
         // Where windows are single pixels, those of an image lie as the result's do.
         let w = self.window;
         let single = w.kernel.iter().chain(&w.strides).all(|n| *n == 1) && !self.is_padded();
-        let divides = |n: &u32| f.b.constant(self.plane).is_some_and(|p| p.is_multiple_of((*n).into()));
-        if single && f.bases[0].is_none() { [4, 2].into_iter().find(divides).unwrap_or(1) } else { 1 }
+        if single { f.together(0, self.plane) } else { 1 }
     }
 
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
@@ -142,6 +141,6 @@ pub fn conv(s: &Site) -> Result<Lowered> {
             let by = f.b.mul(n, result);
             (f.b.add(by, pixel), None)
         };
-        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output()), (&mut of_row, &mut of_column))
+        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output(), pixel_count), (&mut of_row, &mut of_column))
     })
 }

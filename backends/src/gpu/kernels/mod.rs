@@ -153,6 +153,23 @@ impl Frame {
         self.b.load(self.buffers[param], at)
     }
 
+    /// So many neighbours, from a multiple of their number on.
+    fn load_vector(&mut self, param: usize, index: Val, n: u32) -> Vec<Val> {
+        let at = self.place(param, index);
+        self.b.load_vector(self.buffers[param], at, n)
+    }
+
+    fn store_vector(&mut self, param: usize, index: Val, values: Vec<Val>) {
+        let at = self.place(param, index);
+        self.b.store_vector(self.buffers[param], at, values);
+    }
+
+    /// How many neighbours of a parameter can be had at once from every multiple of `d` on: 4, 2 or 1.
+    fn together(&self, param: usize, d: Val) -> u32 {
+        let divides = |n: &u32| self.b.constant(d).is_some_and(|d| d.is_multiple_of((*n).into()));
+        if self.bases[param].is_some() { 1 } else { [4, 2].into_iter().find(divides).unwrap_or(1) }
+    }
+
     fn store(&mut self, param: usize, index: Val, value: Val) {
         let at = self.place(param, index);
         self.b.store(self.buffers[param], at, value);

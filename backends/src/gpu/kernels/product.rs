@@ -22,9 +22,7 @@ impl Source for Matrix {
     }
 
     fn together(&self, f: &Frame) -> u32 {
-        let pitch = f.b.constant(if self.along_depth(f) { self.line } else { self.depth });
-        let divides = |n: &u32| pitch.is_some_and(|p| p.is_multiple_of((*n).into()));
-        if f.bases[self.param].is_some() { 1 } else { [4, 2].into_iter().find(divides).unwrap_or(1) }
+        f.together(self.param, if self.along_depth(f) { self.line } else { self.depth })
     }
 
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
@@ -106,6 +104,6 @@ pub fn product(s: &Site) -> Result<Lowered> {
             (f.b.add(bases[2], by), None)
         };
         let mut of_column = |_: &mut Frame, c: Val| (c, Some(c));
-        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output()), (&mut of_row, &mut of_column))
+        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output(), n), (&mut of_row, &mut of_column))
     })
 }

@@ -1,7 +1,7 @@
 //! Products of tiles: a group computes a tile of the result, its threads some elements each. Tiles of both operands go through shared
 //! memory, so that an element is read from far once for a whole row or column of the tile.
 
-use super::epilogue::epilogue;
+use super::epilogue::{Channel, epilogue};
 use super::matrix::Units;
 use super::{Element, Frame, Result, barrier, is_multiple, no, tiles};
 use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Val};
@@ -16,6 +16,8 @@ pub struct Tile {
     pub columns: u32,
     pub depth: u32,
     pub of_thread: u32,
+    /// Neighbours among a thread's rows and columns: shared memory is read, and results are stored, so many at once.
+    pub wide: u32,
     pub feed: Feed,
     /// Whether operands are rounded to bf16, and subgroups multiply matrices of them.
     pub matrices: bool,
@@ -32,11 +34,11 @@ pub enum Feed {
     Copies(u32),
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, feed: Feed::Copies(3), matrices: false };
+const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: false };
 const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ..LARGE };
-const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, ..LARGE };
+const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, wide: 2, ..LARGE };
 /// For matrix units: eight subgroups, and two.
-const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, feed: Feed::Ahead, matrices: true };
+const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: true };
 const NARROW: Tile = Tile { rows: 64, columns: 64, ..WIDE };
 
 /// Rows or columns below which a tile would be mostly empty.
@@ -45,6 +47,12 @@ pub const LEAST: i64 = 8;
 impl Tile {
     pub fn threads(self) -> u32 {
         self.rows * self.columns / (self.of_thread * self.of_thread)
+    }
+
+    /// Where a thread's pieces of a row or column of the tile start, from its first: neighbours lie together, pieces apart by the other
+    /// threads, so that threads beside each other read banks beside each other.
+    fn pieces(self, span: u32) -> impl Iterator<Item = u32> {
+        (0..self.of_thread / self.wide).map(move |i| i * self.wide * (span / self.of_thread))
     }
 
     /// The largest one that leaves no half of it empty and gives every multiprocessor some groups.
@@ -65,7 +73,8 @@ impl Tile {
             (false, false) => &[MEDIUM],
         };
         let chosen = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
-        Tile { feed: if nvidia { chosen.feed } else { Feed::Plain }, ..chosen }
+        let wide = chosen.wide.min(device.vector_bytes / 4).max(1);
+        Tile { wide, feed: if nvidia { chosen.feed } else { Feed::Plain }, ..chosen }
     }
 }
 
@@ -172,7 +181,7 @@ impl<'a> Reader<'a> {
             (deep + 4, (deep + 4) * span, Elem::I32)
         } else {
             // More, so that neighbours along the depth lie in different banks.
-            let pitch = if along { span + 1 } else { span };
+            let pitch = if along { span + t.wide } else { span };
             (pitch, pitch * deep, Elem::F32)
         };
         let space = f.b.shared(elem, length * copies.unwrap_or(1));
@@ -276,6 +285,7 @@ impl Multiplier {
         }
         let (thread, across) = (f.b.value(Op::Thread), f.b.i32((t.columns / t.of_thread) as i32));
         let (row, column) = f.split(thread, across);
+        let [row, column] = [row, column].map(|v| f.b.with(Binary::Mul, v, t.wide.into()));
         Multiplier::Threads { row, column }
     }
 
@@ -284,16 +294,15 @@ impl Multiplier {
             Multiplier::Units(units) => return units.multiply(f, left, right, sums),
             Multiplier::Threads { row, column } => (*row, *column),
         };
-        // A thread's rows and columns lie apart by the threads along them: neighbours compute neighbours.
         let n = t.of_thread;
         for k in 0..t.depth {
-            let line = |f: &mut Frame, p: &Part, first: Val, apart: u32| -> Vec<Val> {
+            let line = |f: &mut Frame, p: &Part, first: Val, span: u32| -> Vec<Val> {
                 let start = f.b.add(p.start, first);
-                let at: Vec<Val> = (0..n).map(|i| f.b.with(Binary::Add, start, (k * p.pitch + i * apart).into())).collect();
-                at.into_iter().map(|at| f.b.load(p.space, at)).collect()
+                let at: Vec<Val> = t.pieces(span).map(|i| f.b.with(Binary::Add, start, (k * p.pitch + i).into())).collect();
+                at.into_iter().flat_map(|at| f.b.load_vector(p.space, at, t.wide)).collect()
             };
-            let x = line(f, left, row, t.rows / n);
-            let y = line(f, right, column, t.columns / n);
+            let x = line(f, left, row, t.rows);
+            let y = line(f, right, column, t.columns);
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = f.b.value(Op::MulAdd(x[i / n as usize], y[i % n as usize], *sum));
             }
@@ -306,11 +315,11 @@ impl Multiplier {
             Multiplier::Units(units) => return units.places(f, corner.0, corner.1),
             Multiplier::Threads { row, column } => (*row, *column),
         };
-        let places = |f: &mut Frame, first: Val, own: Val, apart: u32| -> Vec<Val> {
+        let places = |f: &mut Frame, first: Val, own: Val, span: u32| -> Vec<Val> {
             let base = f.b.add(first, own);
-            (0..t.of_thread).map(|i| f.b.with(Binary::Add, base, (i * apart).into())).collect()
+            t.pieces(span).flat_map(|p| (p..p + t.wide).map(|i| f.b.with(Binary::Add, base, i.into())).collect::<Vec<_>>()).collect()
         };
-        (places(f, corner.0, row, t.rows / t.of_thread), places(f, corner.1, column, t.columns / t.of_thread))
+        (places(f, corner.0, row, t.rows), places(f, corner.1, column, t.columns))
     }
 }
 
@@ -416,35 +425,39 @@ fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, corner: (Val, Val)
 type Spot = (Val, Option<Val>);
 pub type Target<'a> = &'a mut dyn FnMut(&mut Frame, Val) -> Spot;
 
-/// A tile of the product of `a` and `b`, followed by `post`. A result lies at the sum of its row's place and its column's.
+/// A tile of the product of `a` and `b`, followed by `post`. A result lies at the sum of its row's place and its column's: columns side by
+/// side from every multiple of `line` on, where all sums of places of rows start.
 pub fn product(
     f: &mut Frame,
     (shape, s, t): (&Shape, &Sizes, Tile),
     corner: (Val, Val),
     (a, b): (&mut dyn Source, &mut dyn Source),
-    (post, output): (&[Post], usize),
+    (post, output, line): (&[Post], usize, Val),
     (of_row, of_column): (Target, Target),
 ) -> Result<()> {
     let p = multiply(f, shape, s, t, corner, a, b);
+    let together = (2..f.buffers.len()).map(|param| f.together(param, line)).min().unwrap_or(1).min(t.wide);
     let columns: Vec<(Spot, Option<Val>)> = p
         .columns
         .iter()
+        .step_by(together as usize)
         .map(|c| {
             let inside = f.below(is_multiple(&shape.columns, t.columns), *c, s.columns);
             (of_column(f, *c), inside)
         })
         .collect();
-    let mut sums = p.sums.iter();
+    let mut sums = p.sums.chunks(together as usize);
     for row in &p.rows {
         let in_rows = f.below(is_multiple(&shape.rows, t.rows), *row, s.rows);
         let (at_row, row_channel) = of_row(f, *row);
-        for ((at_column, channel), in_columns) in &columns {
-            let Some((sum, channel)) = sums.next().zip(row_channel.or(*channel)) else { return no("a product without channels") };
-            let inside = f.both(in_rows, *in_columns);
+        for ((at_column, column_channel), in_columns) in &columns {
+            let channel = row_channel.map(Channel::Shared).or(column_channel.map(Channel::First));
+            let Some((sums, channel)) = sums.next().zip(channel) else { return no("a product without channels") };
+            let (inside, mut v) = (f.both(in_rows, *in_columns), sums.to_vec());
             f.b.begin();
             let at = f.b.add(at_row, *at_column);
-            let v = epilogue(f, post, *sum, channel, at)?;
-            f.store(output, at, v);
+            epilogue(f, post, &mut v, channel, at)?;
+            f.store_vector(output, at, v);
             let body = f.b.end();
             match inside {
                 Some(inside) => drop(f.b.join(inside, (body, vec![]), (vec![], vec![]))),

@@ -173,7 +173,13 @@ impl Printer<'_> {
                 |_| {},
             ),
             // The verifier leaves none for devices that take SPIR-V.
-            Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } => {}
+            Stmt::LoadVector { .. }
+            | Stmt::StoreVector { .. }
+            | Stmt::LoadMatrices { .. }
+            | Stmt::MultiplyMatrices { .. }
+            | Stmt::Copy { .. }
+            | Stmt::CloseCopies
+            | Stmt::AwaitCopies { .. } => {}
             Stmt::Barrier => {
                 // Acquire and release, of storage buffers and of the group's memory.
                 let (scope, semantics) = (self.m.constant(Ty::I32, Scope::Workgroup as u64), self.m.constant(Ty::I32, 0x8 | 0x40 | 0x100));
