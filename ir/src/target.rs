@@ -119,6 +119,14 @@ impl GpuIsa {
     }
 }
 
+/// What the operands of products are rounded to, to be multiplied by matrix units with sums in f32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Rounding {
+    Bf16,
+    /// 8 bits of exponent and 10 of mantissa.
+    Tf32,
+}
+
 /// A GPU: what its kernels may ask for. Sizes in bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gpu {
@@ -143,8 +151,8 @@ pub struct Gpu {
     pub subgroup: (u32, u32),
     /// Bytes of neighbours that a thread loads or stores at once, at most; 0 where elements go one by one.
     pub vector_bytes: u32,
-    /// Whether products round their operands to bf16, to be multiplied by matrix units: asked for by a precision, never by itself.
-    pub bf16: bool,
+    /// What products round their operands to: asked for by a precision, never by itself.
+    pub rounding: Option<Rounding>,
     /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
     pub i64: bool,
     pub f64: bool,
@@ -172,7 +180,7 @@ impl Gpu {
             alignment: 64,
             subgroup: (32, 32),
             vector_bytes: 16,
-            bf16: false,
+            rounding: None,
             i64: true,
             f64: true,
             bytes: true,
@@ -196,7 +204,7 @@ impl Gpu {
                 subgroup: (4, 64),
                 // Storage buffers are arrays of their elements.
                 vector_bytes: 0,
-                bf16: false,
+                rounding: None,
                 i64: true,
                 f64: true,
                 bytes: true,
@@ -205,9 +213,9 @@ impl Gpu {
         }
     }
 
-    /// The GPU with products of bf16, where kernels have them: NVIDIA's.
-    pub fn with_bf16(self) -> Option<Gpu> {
-        self.isa.is_nvidia().then_some(Gpu { bf16: true, ..self })
+    /// The GPU with products of rounded operands, where kernels have them: NVIDIA's.
+    pub fn with_rounding(self, to: Rounding) -> Option<Gpu> {
+        self.isa.is_nvidia().then_some(Gpu { rounding: Some(to), ..self })
     }
 
     pub fn from_name(name: &str) -> Option<Gpu> {

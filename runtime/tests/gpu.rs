@@ -11,7 +11,7 @@ use nnc::ir::ops::Op;
 use nnc::ir::ops::composite::activation::Act;
 use nnc::ir::ops::composite::norm::{LayerNorm, LogSoftmax, Softmax};
 use nnc::ir::ops::contract::{Conv, Layout, MatMul, Post};
-use nnc::ir::target::{Gpu, GpuIsa};
+use nnc::ir::target::{Gpu, GpuIsa, Rounding};
 use nnc::ir::{DType, Dim, ScalarFn, Tensor, Type};
 
 /// An operand: each axis a size, and a symbol where the program is not to know it.
@@ -31,6 +31,9 @@ fn data(shape: Shape, salt: usize) -> Tensor {
     Tensor::new(&dims, &values)
 }
 
+const BF16: Option<Rounding> = Some(Rounding::Bf16);
+const TF32: Option<Rounding> = Some(Rounding::Tf32);
+
 /// The case on devices of both languages, three times with other data, against the reference.
 fn check(c: &Case) {
     let b = Builder::new("case");
@@ -40,8 +43,8 @@ fn check(c: &Case) {
     let y = b.op(c.op.clone(), &x);
     b.output("y", y);
     let graph = b.finish().expect("a graph");
-    for (isa, lanes, bf16) in [(GpuIsa::SpirV, 8, false), (GpuIsa::Sm90, 32, false), (GpuIsa::Sm90, 32, true)] {
-        let device = Gpu { bf16, ..Gpu::new(isa) };
+    for (isa, lanes, rounding) in [(GpuIsa::SpirV, 8, None), (GpuIsa::Sm90, 32, None), (GpuIsa::Sm90, 32, BF16), (GpuIsa::Sm90, 32, TF32)] {
+        let device = Gpu { rounding, ..Gpu::new(isa) };
         let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
         let runner = Runner::new(program, Simulated::new(device, lanes)).expect("a runner");
         let chosen = runner.plan().selections();
@@ -133,11 +136,12 @@ fn rows_by_groups() {
     check(&Case { by, op: Op::from(norm), x: &[&[(4, ""), (6, ""), (30, "")], &[(6, ""), (30, "")], &[(6, ""), (30, "")]] });
 }
 
-/// Operands that bf16 holds exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.
+/// Operands that bf16 and tf32 hold exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.
 #[test]
 fn products_by_matrix_units() {
-    let device = Gpu { bf16: true, ..Gpu::new(GpuIsa::Sm80) };
-    for (m, k, n, threads) in [(70, 50, 41, 64), (64, 64, 64, 64), (1500, 9, 1300, 256)] {
+    let sizes = [(70, 50, 41, 64), (64, 64, 64, 64), (70, 52, 44, 64), (1500, 9, 1300, 256)];
+    for ((m, k, n, threads), rounding) in sizes.into_iter().flat_map(|s| [(s, BF16), (s, TF32)]) {
+        let device = Gpu { rounding, ..Gpu::new(GpuIsa::Sm80) };
         let b = Builder::new("case");
         let x = b.input("x", Type::of(DType::F32, &[m, k]));
         let y =

@@ -6,7 +6,7 @@ use nnc_backends::cpu::native_target;
 use nnc_ir::error::Code;
 use nnc_ir::eval::{Env, run};
 use nnc_ir::examples::{Example, Values, compare, examples, random_tensor};
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::{Gpu, GpuIsa, Rounding};
 use nnc_ir::{DType, Graph, Report, Tensor};
 use nnc_passes::Options;
 use nnc_tests::data::root;
@@ -81,7 +81,7 @@ fn steps_of_training() {
     near("lenet5_mnist", &got, &want);
 }
 
-/// Products and convolutions by matrix units: numbers that bf16 holds exactly give what f32 gives.
+/// Products and convolutions by matrix units: numbers that bf16 and tf32 hold exactly give what f32 gives.
 #[test]
 fn matrix_units() {
     let text = "module net(x: f32[2,6,9,9], w: f32[40,6,3,3], v: f32[40,37]) -> (y: f32[2,81,37], z: f32[2,40,9,9]) {
@@ -98,12 +98,14 @@ fn matrix_units() {
     };
     let x = [numbers(&[2, 6, 9, 9], 0), numbers(&[40, 6, 3, 3], 3), numbers(&[40, 37], 5)];
     let want = run(&graph, &x, &Env::default()).expect("values");
-    let gpu = Gpu { bf16: true, ..Gpu::new(GpuIsa::Sm80) };
-    let program = nnc_passes::compile(graph, &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
-    let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
-    let text = String::from_utf8(runner.plan().code()).expect("text");
-    assert!(text.contains("mma.sync") && text.contains("ldmatrix"));
-    near("matrix units", &runner.run(&x).expect("values"), &want);
+    for (rounding, name) in [(Rounding::Bf16, "bf16"), (Rounding::Tf32, "tf32")] {
+        let gpu = Gpu { rounding: Some(rounding), ..Gpu::new(GpuIsa::Sm80) };
+        let program = nnc_passes::compile(graph.clone(), &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
+        let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
+        let text = String::from_utf8(runner.plan().code()).expect("text");
+        assert!(text.contains(&format!(".f32.{name}.{name}.f32")) && text.contains("ldmatrix"));
+        near(name, &runner.run(&x).expect("values"), &want);
+    }
 }
 
 /// How often the instructions that matter stand in the text of a model's kernels. Counts of what the assembler makes of it would say
@@ -129,7 +131,15 @@ fn counts_of_instructions() {
     counts(product, &gpu, &[&copies[..], &arithmetic, &[("ld.global", 0), ("st.global.v4.f32", 16), ("st.global.f32", 0)]].concat());
     // A subgroup's 64 rows by 32 columns are 16 blocks, at two steps of 8 words; four matrices a load.
     let units = [("mma.sync.aligned.m16n8k16.row.col.f32.bf16", 32), ("ldmatrix.sync.aligned.m8n8.x4", 12), ("cvt.rn.bf16x2", 32)];
-    counts(product, &Gpu { bf16: true, ..gpu.clone() }, &[&units[..], &[("cp.async", 0), ("st.global.v2.f32", 32), ("st.global.f32", 0)]].concat());
+    counts(
+        product,
+        &Gpu { rounding: Some(Rounding::Bf16), ..gpu.clone() },
+        &[&units[..], &[("cp.async", 0), ("st.global.v2.f32", 32), ("st.global.f32", 0)]].concat(),
+    );
+    // Two tiles in turn; the right one is turned on its way, element by element.
+    let units = [("mma.sync.aligned.m16n8k8.row.col.f32.tf32", 32), ("ldmatrix.sync.aligned.m8n8.x4", 12), ("cvt.rna.tf32", 48)];
+    let copies = [("cp.async.cg", 4), ("cp.async.ca", 16), ("cp.async.commit_group", 2), ("ld.global", 0), ("st.global.v2.f32", 32)];
+    counts(product, &Gpu { rounding: Some(Rounding::Tf32), ..gpu.clone() }, &[&units[..], &copies].concat());
     let chain = "module net(a: f32[N], b: f32[N]) -> (y: f32[N]) {\n  y = relu(a * b + 0.5)\n  return y\n}\n".replace("[N]", "[4096]");
     counts(&chain, &gpu, &[("ld.global.nc.v4.f32", 2), ("st.global.v4.f32", 1), ("ld.global.nc.f32", 0), ("st.global.f32", 0)]);
 }

@@ -4,7 +4,7 @@
 //! type; `ptxas` or the driver allocates real ones. What may be one rounding is written as such (`mul.rn`, `add.rn`): nothing is fused
 //! but [`Op::MulAdd`].
 
-use super::gir::{Binary, Carried, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use super::gir::{Binary, Carried, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
 use super::spirv::entry_name;
 use std::fmt::Write;
 
@@ -192,9 +192,13 @@ impl Printer<'_> {
                 let (_, at) = self.place(*from, *index);
                 line!(self, "ldmatrix.sync.aligned.m8n8.x{}.shared.b16 {}, [{at}];", values.len(), self.list(values));
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 let [d, a, b, c] = [&values[..], a, b, c].map(|l| self.list(l));
-                line!(self, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {a}, {b}, {c};");
+                let (deep, kind) = match words {
+                    Words::Bf16 => (16, "bf16"),
+                    Words::Tf32 => (8, "tf32"),
+                };
+                line!(self, "mma.sync.aligned.m16n8k{deep}.row.col.f32.{kind}.{kind}.f32 {d}, {a}, {b}, {c};");
             }
             Stmt::Copy { to, at, from, index, bytes, inside } => {
                 let ((_, to), (_, from)) = (self.place(*to, *at), self.place(*from, *index));
@@ -289,6 +293,7 @@ impl Printer<'_> {
             Op::Binary(b, x, z) => self.binary(v, b, x, z),
             Op::MulAdd(a, b, c) => line!(self, "fma.rn.{} {y}, {}, {}, {};", kind(self, a), r(self, a), r(self, b), r(self, c)),
             Op::Compare(c, a, b) => self.compare(v, c, a, b),
+            Op::Tf32(a) => line!(self, "cvt.rna.tf32.f32 {y}, {};", r(self, a)),
             // The high half comes first.
             Op::PairBf16(a, b) => line!(self, "cvt.rn.bf16x2.f32 {y}, {}, {};", r(self, b), r(self, a)),
             Op::Select(c, a, b) if self.k.ty(v) == Ty::Bool => {

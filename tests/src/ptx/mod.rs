@@ -123,8 +123,10 @@ pub enum Instr {
         at: Reg,
         offset: i64,
     },
-    /// `mma.m16n8k16` of bf16 with sums in f32: registers of the result, of both operands and of what is added.
+    /// `mma.m16n8k16` of bf16 or `mma.m16n8k8` of tf32 with sums in f32: what the numbers of a word are, and the registers of the result,
+    /// of both operands and of what is added.
     MultiplyMatrices {
+        numbers: fn(u64) -> [f32; 2],
         to: [Reg; 4],
         a: [Reg; 4],
         b: [Reg; 2],

@@ -239,9 +239,8 @@ impl State<'_, '_> {
                     }
                 }
             }
-            Instr::MultiplyMatrices { to, a, b, c } => {
+            Instr::MultiplyMatrices { numbers, to, a, b, c } => {
                 self.whole_warps(pc, active)?;
-                let half = |pair: u64, second: bool| f32::from_bits(if second { pair as u32 & 0xffff_0000 } else { (pair as u32) << 16 });
                 let mut results = vec![];
                 for t in active {
                     let (first, lane) = (t / LANES * LANES, t % LANES);
@@ -249,11 +248,13 @@ impl State<'_, '_> {
                     for e in 0..4u32 {
                         let (row, column) = (g + 8 * (e / 2), column + e % 2);
                         let mut sum = f32::from_bits(self.regs[at(c[e as usize], *t)] as u32);
-                        for k in 0..16u32 {
-                            // Lane 4g + t of the left operand holds row g at columns 2t and 2t + 1; of the right one column g at those rows.
-                            let x = self.regs[at(a[(row / 8 + 2 * (k / 8)) as usize], first + 4 * (row % 8) + k % 8 / 2)];
-                            let y = self.regs[at(b[(k / 8) as usize], first + 4 * column + k % 8 / 2)];
-                            sum += half(x, k % 2 == 1) * half(y, k % 2 == 1);
+                        for k in 0..8u32 {
+                            // Lane 4g + t of the left operand holds words t and t + 4 of row g; of the right one those of column g.
+                            let x = self.regs[at(a[(row / 8 + 2 * (k / 4)) as usize], first + 4 * (row % 8) + k % 4)];
+                            let y = self.regs[at(b[(k / 4) as usize], first + 4 * column + k % 4)];
+                            for (x, y) in numbers(x).into_iter().zip(numbers(y)) {
+                                sum += x * y;
+                            }
                         }
                         results.push((at(to[e as usize], *t), u64::from(sum.to_bits())));
                     }

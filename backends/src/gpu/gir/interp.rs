@@ -2,7 +2,7 @@
 //! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors, and so are those to where a copy goes that
 //! was not waited for.
 
-use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
 use nnc_ir::{Error, Result};
 use std::collections::VecDeque;
 
@@ -244,17 +244,19 @@ impl Group<'_, '_> {
                 }
                 Ok(())
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 for (e, v) in values.iter().enumerate() {
                     self.set(*v, active, |g, t| {
                         let (first, lane) = (t / 32 * 32, t % 32);
                         let (row, column) = (lane / 4 + 8 * (e / 2), 2 * (lane % 4) + e % 2);
                         let mut sum = f32::from_bits(g.get(c[e], t) as u32);
-                        for k in 0..16 {
-                            // Of which thread, and in which of its pairs.
-                            let x = g.get(a[row / 8 + 2 * (k / 8)], first + 4 * (row % 8) + k % 8 / 2);
-                            let y = g.get(b[k / 8], first + 4 * column + k % 8 / 2);
-                            sum += half_of(x, k) * half_of(y, k);
+                        for k in 0..8 {
+                            // Of which thread, and in which of its words.
+                            let x = g.get(a[row / 8 + 2 * (k / 4)], first + 4 * (row % 8) + k % 4);
+                            let y = g.get(b[k / 4], first + 4 * column + k % 4);
+                            for (x, y) in numbers(*words, x).into_iter().zip(numbers(*words, y)) {
+                                sum += x * y;
+                            }
                         }
                         Ok(sum.to_bits().into())
                     })?;
@@ -310,6 +312,7 @@ impl Group<'_, '_> {
             },
             Op::MulAdd(a, b, c) => float(Binary::Add, ty(a), float(Binary::Mul, ty(a), get(a), get(b)), get(c)),
             Op::Compare(c, a, b) => compare(c, ty(a), get(a), get(b)).into(),
+            Op::Tf32(a) => u64::from(tf32(get(a) as u32)),
             Op::PairBf16(a, b) => u64::from(bf16(get(a) as u32)) | u64::from(bf16(get(b) as u32)) << 16,
             Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
             Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
@@ -349,9 +352,20 @@ fn bf16(bits: u32) -> u16 {
     if f32::from_bits(bits).is_nan() { 0x7fff } else { ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16 }
 }
 
-/// The first or, where `k` is odd, the second of a pair of bf16.
-fn half_of(pair: u64, k: usize) -> f32 {
-    f32::from_bits(if k.is_multiple_of(2) { (pair as u32) << 16 } else { pair as u32 & 0xffff_0000 })
+/// The bits of an `f32` rounded to tf32; NaN is one NaN.
+fn tf32(bits: u32) -> u32 {
+    if f32::from_bits(bits).is_nan() { 0x7fff_ffff } else { (bits + 0x1000) & 0xffff_e000 }
+}
+
+/// The numbers of a matrix' word, of which there are at most two.
+fn numbers(words: Words, word: u64) -> Vec<f32> {
+    let word = word as u32;
+    let bits = match words {
+        Words::Bf16 => vec![word << 16, word & 0xffff_0000],
+        // Bits that rounding should have cleared are not looked at.
+        Words::Tf32 => vec![word & 0xffff_e000],
+    };
+    bits.into_iter().map(f32::from_bits).collect()
 }
 
 /// The signed number that the bits of an integer are.

@@ -184,6 +184,25 @@ pub enum Fold {
     Min,
 }
 
+/// What the words of matrices are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Words {
+    /// Pairs of bf16, the first in the low half.
+    Bf16,
+    /// Numbers, rounded by [`Op::Tf32`].
+    Tf32,
+}
+
+impl Words {
+    /// How many numbers a word holds.
+    pub fn numbers(self) -> u32 {
+        match self {
+            Words::Bf16 => 2,
+            Words::Tf32 => 1,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Space {
     /// A parameter of the kernel.
@@ -214,6 +233,8 @@ pub enum Op {
     Select(Val, Val, Val),
     /// Two `f32` rounded to bf16, to the nearest, in an `i32`: the first in its low half.
     PairBf16(Val, Val),
+    /// An `f32` rounded to the 10 bits of mantissa of tf32, to the nearest, away from zero at a tie: as an `i32`.
+    Tf32(Val),
     Convert(Convert, Ty, Val),
     Load {
         from: Space,
@@ -229,7 +250,7 @@ impl Op {
     pub fn operands(&self) -> impl Iterator<Item = Val> {
         let list: [Option<Val>; 3] = match *self {
             Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => [None; 3],
-            Op::Unary(_, a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
+            Op::Unary(_, a) | Op::Tf32(a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
             Op::Load { index, .. } => [Some(index), None, None],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::PairBf16(a, b) => [Some(a), Some(b), None],
             Op::MulAdd(a, b, c) | Op::Select(a, b, c) => [Some(a), Some(b), Some(c)],
@@ -307,10 +328,11 @@ pub enum Stmt {
         from: Space,
         index: Val,
     },
-    /// `a * b + c` of a subgroup of 32: 16x16 by 16x8 in bf16 pairs, sums in `f32`. Of thread `4g + t`: `a` are the pairs of row `g` (then
-    /// `g + 8`) at column `2t`, and the same at `2t + 8`; `b` those of column `g` at rows `2t` and `2t + 8`; `c` and the values rows `g`, then
-    /// `g + 8`, at columns `2t` and `2t + 1`. NVIDIA's devices only.
+    /// `a * b + c` of a subgroup of 32: 16 rows by 8 columns, sums in `f32`, 8 words deep, each of which is one number or a pair of them. Of
+    /// thread `4g + t`: `a` are the words of row `g` (then `g + 8`) at column `t`, and the same at `t + 4`; `b` those of column `g` at rows `t`
+    /// and `t + 4`; `c` and the values rows `g`, then `g + 8`, at columns `2t` and `2t + 1`. NVIDIA's devices only.
     MultiplyMatrices {
+        words: Words,
         values: [Val; 4],
         a: [Val; 4],
         b: [Val; 2],

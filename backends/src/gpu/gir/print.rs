@@ -38,6 +38,7 @@ impl Display for Op {
             Op::MulAdd(a, b, c) => write!(f, "muladd {a}, {b}, {c}"),
             Op::Compare(op, a, b) => write!(f, "{} {a}, {b}", name(op)),
             Op::Select(c, a, b) => write!(f, "select {c}, {a}, {b}"),
+            Op::Tf32(a) => write!(f, "tf32 {a}"),
             Op::PairBf16(a, b) => write!(f, "pairbf16 {a}, {b}"),
             Op::Convert(op, _, a) => write!(f, "{} {a}", name(op)),
             Op::Load { from, index } => write!(f, "{from}[{index}]"),
@@ -93,8 +94,8 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
             Stmt::LoadVector { values, from, index } => writeln!(out, "{pad}{} = {from}[{index}..]", list(values))?,
             Stmt::StoreVector { to, index, values } => writeln!(out, "{pad}{to}[{index}..] = {}", list(values))?,
             Stmt::LoadMatrices { values, from, index } => writeln!(out, "{pad}{} = load_matrices {from}[{index}]", list(values))?,
-            Stmt::MultiplyMatrices { values, a, b, c } => {
-                writeln!(out, "{pad}{} = multiply_matrices {}; {}; {}", list(values), list(a), list(b), list(c))?;
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
+                writeln!(out, "{pad}{} = multiply_matrices {} {}; {}; {}", list(values), name(words), list(a), list(b), list(c))?;
             }
             Stmt::Copy { to, at, from, index, bytes, inside } => {
                 let inside = inside.map_or(String::new(), |i| format!(" if {i}"));

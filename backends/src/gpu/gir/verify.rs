@@ -217,7 +217,7 @@ impl Verifier<'_> {
                 }
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::I32))
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words: _, values, a, b, c } => {
                 a.iter().chain(b).try_for_each(|v| self.typed(*v, Ty::I32))?;
                 c.iter().try_for_each(|v| self.typed(*v, Ty::F32))?;
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::F32))
@@ -271,6 +271,7 @@ impl Verifier<'_> {
                 };
                 ok(fits && ty(a) == ty(b), Ty::Bool)
             }
+            Op::Tf32(a) => ok(self.matrices && ty(a) == Ty::F32, Ty::I32),
             Op::PairBf16(a, b) => ok(self.matrices && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
             Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
             Op::Convert(c, to, a) => {

@@ -10,6 +10,7 @@ use crate::gpu::lower::Lowered;
 use nnc_ir::Dim;
 use nnc_ir::ops::Op;
 use nnc_ir::ops::contract::{Layout, Window};
+use nnc_ir::target::Rounding;
 
 /// The windows of images, one a column.
 struct Images<'a> {
@@ -104,7 +105,9 @@ pub fn conv(s: &Site) -> Result<Lowered> {
     if [&shape.rows, &shape.columns].iter().any(|d| d.as_const().is_some_and(|d| d < LEAST)) {
         return no(format!("{} filters a group on {} pixels: tiles would be mostly empty", shape.rows, shape.columns));
     }
-    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post));
+    // Windows, and numbers that are rounded on their way from shared memory, together take more registers than large tiles leave.
+    let heavy = is_heavy(&op.post) || s.device.rounding == Some(Rounding::Tf32);
+    let tile = Tile::choose(s.device, &shape, heavy);
     let mut f = s.frame(tile.threads());
     let sizes = shape.sizes(&mut f, tile)?;
     let list = |f: &mut Frame, dims: &[Dim]| dims.iter().map(|d| f.size(d)).collect::<Result<Vec<Val>>>();

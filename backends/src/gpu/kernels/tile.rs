@@ -4,10 +4,10 @@
 use super::epilogue::{Channel, epilogue};
 use super::matrix::Units;
 use super::{Element, Frame, Result, barrier, is_multiple, no, tiles};
-use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Val};
+use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Val, Words};
 use nnc_ir::Dim;
 use nnc_ir::ops::contract::Post;
-use nnc_ir::target::Gpu;
+use nnc_ir::target::{Gpu, Rounding};
 
 /// Rows and columns of the result that a group computes, the depth that it sums at once, and the elements of a thread along both.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -19,8 +19,8 @@ pub struct Tile {
     /// Neighbours among a thread's rows and columns: shared memory is read, and results are stored, so many at once.
     pub wide: u32,
     pub feed: Feed,
-    /// Whether operands are rounded to bf16, and subgroups multiply matrices of them.
-    pub matrices: bool,
+    /// What operands are rounded to, where subgroups multiply matrices of them.
+    pub matrices: Option<Words>,
 }
 
 /// How tiles come to shared memory.
@@ -34,11 +34,11 @@ pub enum Feed {
     Copies(u32),
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: false };
+const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: None };
 const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ..LARGE };
 const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, wide: 2, ..LARGE };
-/// For matrix units: eight subgroups, and two.
-const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: true };
+/// For matrix units: eight subgroups, and two; 16 words deep.
+const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: Some(Words::Bf16) };
 const NARROW: Tile = Tile { rows: 64, columns: 64, ..WIDE };
 
 /// Rows or columns below which a tile would be mostly empty.
@@ -66,15 +66,22 @@ impl Tile {
             filled(&s.rows, t.rows) && filled(&s.columns, t.columns) && enough
         };
         // Registers and code of a large one are spent on the epilogue, too.
-        let list: &[Tile] = match (device.bf16, nvidia && !heavy) {
+        let list: &[Tile] = match (device.rounding.is_some(), nvidia && !heavy) {
             (true, true) => &[WIDE, NARROW],
             (true, false) => &[NARROW],
             (false, true) => &[LARGE, MEDIUM],
             (false, false) => &[MEDIUM],
         };
-        let chosen = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
-        let wide = chosen.wide.min(device.vector_bytes / 4).max(1);
-        Tile { wide, feed: if nvidia { chosen.feed } else { Feed::Plain }, ..chosen }
+        let mut tile = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
+        tile.wide = tile.wide.min(device.vector_bytes / 4).max(1);
+        if tile.matrices.is_some() && device.rounding == Some(Rounding::Tf32) {
+            // Numbers lie in shared memory as they come, and are rounded on the way from there.
+            tile = Tile { depth: tile.depth / 2, feed: Feed::Copies(2), matrices: Some(Words::Tf32), ..tile };
+        }
+        if !nvidia {
+            tile.feed = Feed::Plain;
+        }
+        tile
     }
 }
 
@@ -144,17 +151,18 @@ pub fn place(f: &mut Frame, t: Tile, s: &Sizes, group: Val) -> (Val, Val, Val) {
     (batch, row, column)
 }
 
-/// How the threads of a group bring a tile to shared memory: each some elements of some lines. For matrix units an element of the tile
-/// is a pair of neighbours along the depth, and a line's pairs lie side by side.
+/// How the threads of a group bring a tile to shared memory: each some words of some lines. For matrix units a line's words lie side by
+/// side, and may be pairs of neighbours along the depth.
 struct Reader<'a> {
     source: &'a mut dyn Source,
     space: Space,
-    /// Distance of depths (of lines, where there are pairs) in shared memory, and the length of a tile.
+    /// Distance of depths (of lines, for matrix units) in shared memory, and the length of a tile.
     pitch: u32,
     length: u32,
     /// Of what a thread brings: the number of its line among `lines`, its depth within the tile, its place.
     elements: Vec<(usize, Val, Val)>,
     lines: Vec<Line>,
+    /// Whether a word is a pair.
     pairs: bool,
     /// Neighbours that come at once.
     together: u32,
@@ -171,12 +179,13 @@ pub struct Part {
 
 impl<'a> Reader<'a> {
     fn new(f: &mut Frame, t: Tile, source: &'a mut dyn Source, span: u32, first: Val, count: Val, whole: [bool; 2]) -> Reader<'a> {
-        let (along, pairs) = (source.along_depth(f), t.matrices);
-        let deep = if pairs { t.depth / 2 } else { t.depth };
+        let (along, by_line) = (source.along_depth(f), t.matrices.is_some());
+        let numbers = t.matrices.map_or(1, Words::numbers);
+        let deep = t.depth / numbers;
         let copies = if let Feed::Copies(n) = t.feed { Some(n) } else { None };
         // Neighbours in memory must be such in the tile.
-        let together = if copies.is_some() && along == pairs { source.together(f) } else { 1 };
-        let (pitch, length, elem) = if pairs {
+        let together = if copies.is_some() && along == by_line { source.together(f) } else { 1 };
+        let (pitch, length, elem) = if by_line {
             // Rows of 16 bytes; four words more, so that eight lines lie in different banks.
             (deep + 4, (deep + 4) * span, Elem::I32)
         } else {
@@ -206,14 +215,14 @@ impl<'a> Reader<'a> {
                     lines.len() - 1
                 }
             };
-            let (outer, within) = if pairs { (line, depth) } else { (depth, line) };
+            let (outer, within) = if by_line { (line, depth) } else { (depth, line) };
             let row = f.b.with(Binary::Mul, outer, pitch.into());
             let place = f.b.add(row, within);
-            let depth = if pairs { f.b.with(Binary::Mul, depth, 2) } else { depth };
+            let depth = f.b.with(Binary::Mul, depth, numbers.into());
             elements.push((at, depth, place));
         }
         let lines = lines.into_iter().map(|(_, l)| l).collect();
-        Reader { source, space, pitch, length, elements, lines, pairs, together, whole }
+        Reader { source, space, pitch, length, elements, lines, pairs: numbers == 2, together, whole }
     }
 
     /// The thread's elements of the tile that starts at a depth, of `depth` in all.
@@ -280,8 +289,8 @@ enum Multiplier {
 
 impl Multiplier {
     fn new(f: &mut Frame, t: Tile) -> Multiplier {
-        if t.matrices {
-            return Multiplier::Units(Units::new(f, t));
+        if let Some(words) = t.matrices {
+            return Multiplier::Units(Units::new(f, t, words));
         }
         let (thread, across) = (f.b.value(Op::Thread), f.b.i32((t.columns / t.of_thread) as i32));
         let (row, column) = f.split(thread, across);
