@@ -159,6 +159,38 @@ fn products_by_matrix_units() {
     }
 }
 
+/// Products of f16 and bf16 are exact in f32, so matrix units multiply them unasked: sums are f32, results are rounded once.
+#[test]
+fn products_of_halves() {
+    let device = Gpu::new(GpuIsa::Sm80);
+    let typed = |t: &Tensor, d: DType| {
+        let bytes: Vec<u8> = t.to_f64s().iter().flat_map(|v| Tensor::scalar_of(d, *v).bytes().to_vec()).collect();
+        Tensor::from_bytes(d, t.shape().to_vec(), bytes.into()).expect("a tensor")
+    };
+    for (d, m, k, n, transposed) in
+        [(DType::F16, 70, 52, 44, true), (DType::F16, 70, 51, 41, true), (DType::F16, 40, 30, 33, false), (DType::BF16, 64, 64, 64, true)]
+    {
+        let b = Builder::new("case");
+        let w = if transposed { [n, k] } else { [k, n] };
+        let shapes: [&[i64]; 3] = [&[m, k], &w, &[n]];
+        let x: Vec<_> = shapes.iter().enumerate().map(|(i, s)| b.input(format!("x{i}"), Type::of(d, s))).collect();
+        let y = b.op(product(transposed, vec![Post::Bias, RELU]), &x);
+        b.output("y", y);
+        let graph = b.finish().expect("a graph");
+        let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
+        let runner = Runner::new(program, Simulated::new(device.clone(), 32)).expect("a runner");
+        let text = runner.plan().device_kernels()[0].to_string();
+        assert!(text.contains("multiply_matrices"), "{:?}", runner.plan().selections());
+        // Pairs that lie side by side in both operands are copied as they are.
+        assert_eq!(text.contains("close_copies"), transposed && k % 2 == 0, "{m}x{k}x{n}");
+        let inputs: Vec<Tensor> =
+            shapes.iter().enumerate().map(|(i, s)| typed(&data(&s.iter().map(|n| (*n, "")).collect::<Vec<_>>(), i), d)).collect();
+        let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+        let got = runner.run(&inputs).expect("the device")[0].to_f64s();
+        assert!(got == want, "{d} {m}x{k}x{n}: {:?}", got.iter().zip(&want).position(|(g, w)| g != w));
+    }
+}
+
 /// What is recorded of a run for the next ones is all of it.
 #[test]
 fn runs_follow_on_each_other() {

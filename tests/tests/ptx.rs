@@ -108,6 +108,30 @@ fn matrix_units() {
     }
 }
 
+/// Products and convolutions of f16 by matrix units, unasked: of numbers whose sums f16 holds.
+#[test]
+fn halves() {
+    let text = "module net(x: f16[70,48], w: f16[40,48], v: f16[2,8,6,6], u: f16[16,8,3,3]) -> (y: f16[70,40], z: f16[2,16,6,6]) {
+  y = gemm(x, w, transB=1)
+  z = conv(v, u, pads=[1, 1, 1, 1])
+  return y, z
+}
+";
+    let graph = nnc_frontend::nn::parse(text, "net.nn").unwrap_or_else(|r| panic!("{r}"));
+    let x = [vec![70, 48], vec![40, 48], vec![2, 8, 6, 6], vec![16, 8, 3, 3]].map(|shape: Vec<usize>| {
+        let numbers = (0..shape.iter().product()).map(|i: usize| [0.0, 1.0, -1.0, 0.0, 2.0, 0.0, 0.5][(i * 31 + i / 7 * 3) % 7]);
+        let bytes: Vec<u8> = numbers.flat_map(|v| Tensor::scalar_of(DType::F16, v).bytes().to_vec()).collect();
+        Tensor::from_bytes(DType::F16, shape, bytes.into()).expect("a tensor")
+    });
+    let want = run(&graph, &x, &Env::default()).expect("values");
+    let gpu = Gpu::new(GpuIsa::Sm80);
+    let program = nnc_passes::compile(graph, &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
+    let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
+    let text = String::from_utf8(runner.plan().code()).expect("text");
+    assert!(text.contains(".f32.f16.f16.f32") && text.contains("cp.async.cg") && !text.contains("fma.rn"));
+    near("f16", &runner.run(&x).expect("values"), &want);
+}
+
 /// How often the instructions that matter stand in the text of a model's kernels. Counts of what the assembler makes of it would say
 /// more; NVIDIA's Python package has the assembler and no disassembler.
 fn counts(text: &str, gpu: &Gpu, instructions: &[(&str, usize)]) {

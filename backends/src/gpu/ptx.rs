@@ -39,6 +39,15 @@ fn class(ty: Ty) -> (&'static str, &'static str) {
     }
 }
 
+/// The type of a matrix' numbers.
+fn numbers(words: Words) -> &'static str {
+    match words {
+        Words::Bf16 => "bf16",
+        Words::F16 => "f16",
+        Words::Tf32 => "tf32",
+    }
+}
+
 fn memory(e: Elem) -> &'static str {
     match e {
         Elem::I8 => "s8",
@@ -194,10 +203,7 @@ impl Printer<'_> {
             }
             Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 let [d, a, b, c] = [&values[..], a, b, c].map(|l| self.list(l));
-                let (deep, kind) = match words {
-                    Words::Bf16 => (16, "bf16"),
-                    Words::Tf32 => (8, "tf32"),
-                };
+                let (deep, kind) = (8 * words.numbers(), numbers(*words));
                 line!(self, "mma.sync.aligned.m16n8k{deep}.row.col.f32.{kind}.{kind}.f32 {d}, {a}, {b}, {c};");
             }
             Stmt::Copy { to, at, from, index, bytes, inside } => {
@@ -295,7 +301,7 @@ impl Printer<'_> {
             Op::Compare(c, a, b) => self.compare(v, c, a, b),
             Op::Tf32(a) => line!(self, "cvt.rna.tf32.f32 {y}, {};", r(self, a)),
             // The high half comes first.
-            Op::PairBf16(a, b) => line!(self, "cvt.rn.bf16x2.f32 {y}, {}, {};", r(self, b), r(self, a)),
+            Op::Pair(words, a, b) => line!(self, "cvt.rn.{}x2.f32 {y}, {}, {};", numbers(words), r(self, b), r(self, a)),
             Op::Select(c, a, b) if self.k.ty(v) == Ty::Bool => {
                 let (p, q) = (self.temp(Ty::Bool), self.temp(Ty::Bool));
                 line!(self, "and.pred {p}, {}, {};", r(self, c), r(self, a));

@@ -164,7 +164,7 @@ coded!(enum Convert {
     9 = Bits,
 });
 coded!(enum Fold { 0 = Add, 1 = Max, 2 = Min });
-coded!(enum Words { 0 = Bf16, 1 = Tf32 });
+coded!(enum Words { 0 = Bf16, 1 = Tf32, 2 = F16 });
 coded!(enum Space { 0 = Global(i), 1 = Shared(i) });
 
 type DeviceOp = gir::Op;
@@ -185,7 +185,7 @@ coded!(enum DeviceOp {
     13 = Load { from, index },
     14 = SubgroupFold(op, a),
     15 = SubgroupXor(a, mask),
-    16 = PairBf16(a, b),
+    16 = Pair(words, a, b),
     17 = Tf32(a),
 });
 coded!(struct Carried { value, first, next });

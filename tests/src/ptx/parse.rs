@@ -153,7 +153,12 @@ impl Parser {
                 }
                 Instr::LoadMatrices { to, at, offset }
             }
-            ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" | "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", [d, a, b, c]) => {
+            (
+                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+                | "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+                | "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
+                [d, a, b, c],
+            ) => {
                 let numbers = name.split('.').nth(7).and_then(numbers).ok_or("no type of numbers")?;
                 Instr::MultiplyMatrices { numbers, to: self.fragment(d)?, a: self.fragment(a)?, b: self.fragment(b)?, c: self.fragment(c)? }
             }

@@ -53,7 +53,7 @@ impl Builder {
             Op::Unary(_, a) | Op::Binary(_, a, _) | Op::MulAdd(a, ..) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => self.ty(a),
             Op::Select(_, a, _) => self.ty(a),
             Op::Compare(..) => Ty::Bool,
-            Op::PairBf16(..) | Op::Tf32(_) => Ty::I32,
+            Op::Pair(..) | Op::Tf32(_) => Ty::I32,
             Op::Load { from, .. } => self.kernel.elem(from).ty(),
         }
     }

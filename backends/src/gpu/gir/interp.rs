@@ -3,7 +3,8 @@
 //! was not waited for.
 
 use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
-use nnc_ir::{Error, Result};
+use nnc_ir::scalar::Num;
+use nnc_ir::{DType, Error, Result};
 use std::collections::VecDeque;
 
 /// What a launch is given.
@@ -313,7 +314,7 @@ impl Group<'_, '_> {
             Op::MulAdd(a, b, c) => float(Binary::Add, ty(a), float(Binary::Mul, ty(a), get(a), get(b)), get(c)),
             Op::Compare(c, a, b) => compare(c, ty(a), get(a), get(b)).into(),
             Op::Tf32(a) => u64::from(tf32(get(a) as u32)),
-            Op::PairBf16(a, b) => u64::from(bf16(get(a) as u32)) | u64::from(bf16(get(b) as u32)) << 16,
+            Op::Pair(words, a, b) => u64::from(half(words, get(a) as u32)) | u64::from(half(words, get(b) as u32)) << 16,
             Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
             Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
             Op::Load { from, index } => self.load(from, get(index))?,
@@ -352,6 +353,16 @@ fn bf16(bits: u32) -> u16 {
     if f32::from_bits(bits).is_nan() { 0x7fff } else { ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16 }
 }
 
+/// The bits of an `f32` rounded to a number of a pair.
+fn half(words: Words, bits: u32) -> u16 {
+    if words == Words::Bf16 {
+        return bf16(bits);
+    }
+    let mut out = vec![];
+    Num::F(f32::from_bits(bits).into()).cast(DType::F16).write(DType::F16, &mut out);
+    u16::from_le_bytes([out[0], out[1]])
+}
+
 /// The bits of an `f32` rounded to tf32; NaN is one NaN.
 fn tf32(bits: u32) -> u32 {
     if f32::from_bits(bits).is_nan() { 0x7fff_ffff } else { (bits + 0x1000) & 0xffff_e000 }
@@ -362,6 +373,10 @@ fn numbers(words: Words, word: u64) -> Vec<f32> {
     let word = word as u32;
     let bits = match words {
         Words::Bf16 => vec![word << 16, word & 0xffff_0000],
+        Words::F16 => {
+            let number = |w: u32| (Num::read(DType::F16, &(w as u16).to_le_bytes()).as_f64() as f32).to_bits();
+            vec![number(word), number(word >> 16)]
+        }
         // Bits that rounding should have cleared are not looked at.
         Words::Tf32 => vec![word & 0xffff_e000],
     };

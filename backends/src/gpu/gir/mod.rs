@@ -187,8 +187,9 @@ pub enum Fold {
 /// What the words of matrices are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Words {
-    /// Pairs of bf16, the first in the low half.
+    /// Pairs of bf16 or f16, the first in the low half.
     Bf16,
+    F16,
     /// Numbers, rounded by [`Op::Tf32`].
     Tf32,
 }
@@ -197,7 +198,7 @@ impl Words {
     /// How many numbers a word holds.
     pub fn numbers(self) -> u32 {
         match self {
-            Words::Bf16 => 2,
+            Words::Bf16 | Words::F16 => 2,
             Words::Tf32 => 1,
         }
     }
@@ -231,8 +232,8 @@ pub enum Op {
     MulAdd(Val, Val, Val),
     Compare(Compare, Val, Val),
     Select(Val, Val, Val),
-    /// Two `f32` rounded to bf16, to the nearest, in an `i32`: the first in its low half.
-    PairBf16(Val, Val),
+    /// Two `f32` rounded to what a word's pairs are, to the nearest, in an `i32`: the first in its low half.
+    Pair(Words, Val, Val),
     /// An `f32` rounded to the 10 bits of mantissa of tf32, to the nearest, away from zero at a tie: as an `i32`.
     Tf32(Val),
     Convert(Convert, Ty, Val),
@@ -252,7 +253,7 @@ impl Op {
             Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => [None; 3],
             Op::Unary(_, a) | Op::Tf32(a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
             Op::Load { index, .. } => [Some(index), None, None],
-            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::PairBf16(a, b) => [Some(a), Some(b), None],
+            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Pair(_, a, b) => [Some(a), Some(b), None],
             Op::MulAdd(a, b, c) | Op::Select(a, b, c) => [Some(a), Some(b), Some(c)],
         };
         list.into_iter().flatten()

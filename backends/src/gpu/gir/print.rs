@@ -39,7 +39,7 @@ impl Display for Op {
             Op::Compare(op, a, b) => write!(f, "{} {a}, {b}", name(op)),
             Op::Select(c, a, b) => write!(f, "select {c}, {a}, {b}"),
             Op::Tf32(a) => write!(f, "tf32 {a}"),
-            Op::PairBf16(a, b) => write!(f, "pairbf16 {a}, {b}"),
+            Op::Pair(words, a, b) => write!(f, "pair {} {a}, {b}", name(words)),
             Op::Convert(op, _, a) => write!(f, "{} {a}", name(op)),
             Op::Load { from, index } => write!(f, "{from}[{index}]"),
             Op::SubgroupFold(op, a) => write!(f, "subgroup_{} {a}", name(op)),

@@ -272,7 +272,7 @@ impl Verifier<'_> {
                 ok(fits && ty(a) == ty(b), Ty::Bool)
             }
             Op::Tf32(a) => ok(self.matrices && ty(a) == Ty::F32, Ty::I32),
-            Op::PairBf16(a, b) => ok(self.matrices && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
+            Op::Pair(words, a, b) => ok(self.matrices && words.numbers() == 2 && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
             Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
             Op::Convert(c, to, a) => {
                 let from = ty(a);

@@ -107,7 +107,7 @@ pub fn conv(s: &Site) -> Result<Lowered> {
     }
     // Windows, and numbers that are rounded on their way from shared memory, together take more registers than large tiles leave.
     let heavy = is_heavy(&op.post) || s.device.rounding == Some(Rounding::Tf32);
-    let tile = Tile::choose(s.device, &shape, heavy);
+    let tile = Tile::choose(s.device, &shape, heavy, s.y().dtype);
     let mut f = s.frame(tile.threads());
     let sizes = shape.sizes(&mut f, tile)?;
     let list = |f: &mut Frame, dims: &[Dim]| dims.iter().map(|d| f.size(d)).collect::<Result<Vec<Val>>>();

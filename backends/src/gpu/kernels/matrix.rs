@@ -88,7 +88,7 @@ impl Units {
     fn load(&self, f: &mut Frame, part: &Part, at: Val) -> [Val; 4] {
         let words: [Val; 4] = f.b.load_matrices(part.space, at);
         match self.words {
-            Words::Bf16 => words,
+            Words::Bf16 | Words::F16 => words,
             Words::Tf32 => words.map(|w| {
                 let number = f.b.bits(Ty::F32, w);
                 f.b.value(Op::Tf32(number))

@@ -69,7 +69,7 @@ pub fn product(s: &Site) -> Result<Lowered> {
         return no(format!("a product of {rows} rows and {columns} columns: tiles would be mostly empty"));
     }
     let shape = Shape { batch: Dim::product(batch), rows: rows.clone(), columns: columns.clone(), depth: depth.clone() };
-    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post));
+    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post), s.y().dtype);
     let mut f = s.frame(tile.threads());
     let sizes = shape.sizes(&mut f, tile)?;
     let one = f.b.i32(1);

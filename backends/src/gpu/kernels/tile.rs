@@ -3,11 +3,11 @@
 
 use super::epilogue::{Channel, epilogue};
 use super::matrix::Units;
-use super::{Element, Frame, Result, barrier, is_multiple, no, tiles};
-use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Val, Words};
-use nnc_ir::Dim;
+use super::{Element, Frame, Result, barrier, is_multiple, no, pairs, tiles};
+use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Ty, Val, Words};
 use nnc_ir::ops::contract::Post;
 use nnc_ir::target::{Gpu, Rounding};
+use nnc_ir::{DType, Dim};
 
 /// Rows and columns of the result that a group computes, the depth that it sums at once, and the elements of a thread along both.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -56,8 +56,8 @@ impl Tile {
     }
 
     /// The largest one that leaves no half of it empty and gives every multiprocessor some groups.
-    pub fn choose(device: &Gpu, s: &Shape, heavy: bool) -> Tile {
-        let nvidia = device.isa.is_nvidia();
+    pub fn choose(device: &Gpu, s: &Shape, heavy: bool, dtype: DType) -> Tile {
+        let (nvidia, halves) = (device.isa.is_nvidia(), pairs(dtype));
         let fits = |t: &Tile| {
             let groups = s.groups(*t).as_const();
             let filled = |d: &Dim, n: u32| d.as_const().is_none_or(|d| 2 * d > i64::from(n));
@@ -66,15 +66,17 @@ impl Tile {
             filled(&s.rows, t.rows) && filled(&s.columns, t.columns) && enough
         };
         // Registers and code of a large one are spent on the epilogue, too.
-        let list: &[Tile] = match (device.rounding.is_some(), nvidia && !heavy) {
+        let list: &[Tile] = match (device.rounding.is_some() || halves.is_some(), nvidia && !heavy) {
             (true, true) => &[WIDE, NARROW],
             (true, false) => &[NARROW],
             (false, true) => &[LARGE, MEDIUM],
             (false, false) => &[MEDIUM],
         };
-        let mut tile = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
+        let mut tile = list.iter().find(|t| fits(t)).copied().unwrap_or(if halves.is_some() { NARROW } else { SMALL });
         tile.wide = tile.wide.min(device.vector_bytes / 4).max(1);
-        if tile.matrices.is_some() && device.rounding == Some(Rounding::Tf32) {
+        if halves.is_some() {
+            tile.matrices = halves;
+        } else if tile.matrices.is_some() && device.rounding == Some(Rounding::Tf32) {
             // Numbers lie in shared memory as they come, and are rounded on the way from there.
             tile = Tile { depth: tile.depth / 2, feed: Feed::Copies(2), matrices: Some(Words::Tf32), ..tile };
         }
@@ -90,7 +92,7 @@ pub trait Source {
     /// Whether neighbours in memory are neighbours along the depth.
     fn along_depth(&self, f: &Frame) -> bool;
 
-    /// How many neighbours in memory are read at once: 1, 2 or 4. From every multiple of that number on they lie side by side, at a
+    /// How many neighbours in memory are read at once: 1, 2, 4 or 8. From every multiple of that number on they lie side by side, at a
     /// multiple of it, and are inside or outside together.
     fn together(&self, f: &Frame) -> u32;
 
@@ -162,8 +164,8 @@ struct Reader<'a> {
     /// Of what a thread brings: the number of its line among `lines`, its depth within the tile, its place.
     elements: Vec<(usize, Val, Val)>,
     lines: Vec<Line>,
-    /// Whether a word is a pair.
-    pairs: bool,
+    /// What a word is a pair of, if it is one.
+    pairs: Option<Words>,
     /// Neighbours that come at once.
     together: u32,
     /// Whether all depths and lines that tiles cover are there.
@@ -184,7 +186,7 @@ impl<'a> Reader<'a> {
         let deep = t.depth / numbers;
         let copies = if let Feed::Copies(n) = t.feed { Some(n) } else { None };
         // Neighbours in memory must be such in the tile.
-        let together = if copies.is_some() && along == by_line { source.together(f) } else { 1 };
+        let together = if copies.is_some() && along == by_line { (source.together(f) / numbers).min(4) } else { 1 };
         let (pitch, length, elem) = if by_line {
             // Rows of 16 bytes; four words more, so that eight lines lie in different banks.
             (deep + 4, (deep + 4) * span, Elem::I32)
@@ -222,7 +224,7 @@ impl<'a> Reader<'a> {
             elements.push((at, depth, place));
         }
         let lines = lines.into_iter().map(|(_, l)| l).collect();
-        Reader { source, space, pitch, length, elements, lines, pairs: numbers == 2, together, whole }
+        Reader { source, space, pitch, length, elements, lines, pairs: t.matrices.filter(|w| w.numbers() == 2), together, whole }
     }
 
     /// The thread's elements of the tile that starts at a depth, of `depth` in all.
@@ -237,11 +239,16 @@ impl<'a> Reader<'a> {
                 f.load_if(e)
             };
             let first = one(f, 0);
-            out.push(if self.pairs {
-                let second = one(f, 1);
-                f.b.value(Op::PairBf16(first, second))
+            let Some(words) = self.pairs else {
+                out.push(first);
+                continue;
+            };
+            let second = one(f, 1);
+            out.push(if f.b.ty(first) == Ty::F32 {
+                f.b.value(Op::Pair(words, first, second))
             } else {
-                first
+                let high = f.b.with(Binary::Shl, second, 16);
+                f.b.or(first, high)
             });
         }
         out
@@ -370,6 +377,9 @@ impl Tiles<'_> {
 }
 
 fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, corner: (Val, Val), a: &mut dyn Source, b: &mut dyn Source) -> Sums {
+    // Pairs that lie in memory as matrix units take them need not be made.
+    let ready = pairs(f.dtypes[0]).is_some() && [&*a, &*b].iter().all(|s| s.along_depth(f) && s.together(f) > 1);
+    let t = if ready { Tile { feed: Feed::Copies(2), ..t } } else { t };
     let whole = is_multiple(&shape.depth, t.depth);
     let count = (t.of_thread * t.of_thread) as usize;
     let left = Reader::new(f, t, a, t.rows, corner.0, s.rows, [whole, is_multiple(&shape.rows, t.rows)]);

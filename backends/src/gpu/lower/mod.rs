@@ -14,7 +14,7 @@
 mod convert;
 mod index;
 mod math;
-mod minifloat;
+pub(super) mod minifloat;
 pub(super) mod scalar;
 
 use super::gir::build::Builder;

@@ -298,7 +298,7 @@ impl Printer<'_> {
             Op::MulAdd(a, b, c) => self.glsl(v, GLOp::Fma, &[a, b, c]),
             Op::Compare(c, a, b) => self.plain(v, compare(c, self.k.ty(a)), &[id(self, a), id(self, b)]),
             // The verifier leaves none for devices that take SPIR-V.
-            Op::PairBf16(..) | Op::Tf32(_) => {}
+            Op::Pair(..) | Op::Tf32(_) => {}
             Op::Select(c, a, b) => self.plain(v, O::Select, &[id(self, c), id(self, a), id(self, b)]),
             Op::Convert(Convert::FromBool, _, a) => {
                 let (one, zero) = (self.m.constant(Ty::I32, 1), self.m.constant(Ty::I32, 0));
