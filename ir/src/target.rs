@@ -112,6 +112,21 @@ pub enum GpuIsa {
     Sm90,
 }
 
+impl GpuIsa {
+    /// Whether it is PTX: subgroups of 32, matrix units, copies to shared memory beside the threads.
+    pub fn is_nvidia(self) -> bool {
+        self != GpuIsa::SpirV
+    }
+}
+
+/// What the operands of products are rounded to, to be multiplied by matrix units with sums in f32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Rounding {
+    Bf16,
+    /// 8 bits of exponent and 10 of mantissa.
+    Tf32,
+}
+
 /// A GPU: what its kernels may ask for. Sizes in bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gpu {
@@ -134,8 +149,10 @@ pub struct Gpu {
     pub alignment: u64,
     /// Threads in the smallest and in the largest subgroup.
     pub subgroup: (u32, u32),
-    /// Whether products round their operands to bf16, to be multiplied by matrix units: asked for by a precision, never by itself.
-    pub bf16: bool,
+    /// Bytes of neighbours that a thread loads or stores at once, at most; 0 where elements go one by one.
+    pub vector_bytes: u32,
+    /// What products round their operands to: asked for by a precision, never by itself.
+    pub rounding: Option<Rounding>,
     /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
     pub i64: bool,
     pub f64: bool,
@@ -162,7 +179,8 @@ impl Gpu {
             scalar_bytes: 2048,
             alignment: 64,
             subgroup: (32, 32),
-            bf16: false,
+            vector_bytes: 16,
+            rounding: None,
             i64: true,
             f64: true,
             bytes: true,
@@ -184,7 +202,9 @@ impl Gpu {
                 scalar_bytes: 128,
                 alignment: 64,
                 subgroup: (4, 64),
-                bf16: false,
+                // Storage buffers are arrays of their elements.
+                vector_bytes: 0,
+                rounding: None,
                 i64: true,
                 f64: true,
                 bytes: true,
@@ -193,9 +213,9 @@ impl Gpu {
         }
     }
 
-    /// The GPU with products of bf16, where kernels have them: NVIDIA's.
-    pub fn with_bf16(self) -> Option<Gpu> {
-        (self.isa != GpuIsa::SpirV).then_some(Gpu { bf16: true, ..self })
+    /// The GPU with products of rounded operands, where kernels have them: NVIDIA's.
+    pub fn with_rounding(self, to: Rounding) -> Option<Gpu> {
+        self.isa.is_nvidia().then_some(Gpu { rounding: Some(to), ..self })
     }
 
     pub fn from_name(name: &str) -> Option<Gpu> {

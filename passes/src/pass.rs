@@ -14,6 +14,8 @@ pub enum Precision {
     Exact,
     /// As fast, and contractions round their operands to bf16.
     Bf16,
+    /// As fast, and contractions round their operands to tf32: on NVIDIA's GPUs only.
+    Tf32,
 }
 
 /// What the user asks of the passes.

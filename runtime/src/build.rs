@@ -15,7 +15,7 @@ use crate::threads::Pool;
 use nnc_backends::cpu;
 use nnc_backends::gpu::plan::plan;
 use nnc_ir::kernel::Program;
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::{Gpu, GpuIsa, Rounding};
 use nnc_ir::{Error, Graph, Report, Result, Target};
 use nnc_passes::{Observer, host};
 use std::io::Write;
@@ -58,7 +58,7 @@ pub fn file_target(precision: Precision) -> String {
     match precision {
         _ if !cfg!(target_arch = "x86_64") => "native".into(),
         Precision::Bf16 => format!("x86-64-v4,{}", Target::BF16),
-        Precision::Fast | Precision::Exact => Target::BOTH.into(),
+        Precision::Fast | Precision::Exact | Precision::Tf32 => Target::BOTH.into(),
     }
 }
 
@@ -82,6 +82,9 @@ fn supported(options: &Options) -> Result<()> {
     if options.precision == Precision::Bf16 && !target.bf16 {
         let error = Error::unsupported(format!("the precision bf16 takes a machine with avx512_bf16, and {} says nothing of it", target.name));
         return Err(error.note(format!("--target x86-64-v4,{} does", Target::BF16)));
+    }
+    if options.precision == Precision::Tf32 {
+        return Err(Error::unsupported("the precision tf32 takes an NVIDIA GPU").note("--engine cuda, or a .ptx or .nncg file"));
     }
     Ok(())
 }
@@ -128,11 +131,13 @@ pub fn gpu(name: &str, isa: GpuIsa) -> Result<Gpu> {
 
 /// The GPU as the precision has it.
 pub fn rounded(gpu: Gpu, precision: Precision) -> Result<Gpu> {
-    if precision != Precision::Bf16 {
-        return Ok(gpu);
-    }
-    let why = || Error::unsupported("the precision bf16 takes an NVIDIA GPU: SPIR-V kernels compute in f32");
-    gpu.with_bf16().ok_or_else(why)
+    let (to, name) = match precision {
+        Precision::Bf16 => (Rounding::Bf16, "bf16"),
+        Precision::Tf32 => (Rounding::Tf32, "tf32"),
+        Precision::Fast | Precision::Exact => return Ok(gpu),
+    };
+    let why = || Error::unsupported(format!("the precision {name} takes an NVIDIA GPU: SPIR-V kernels compute in f32"));
+    gpu.with_rounding(to).ok_or_else(why)
 }
 
 /// The GPUs that a `.nncg` file has kernels for: the one that `--target` names, or the least of each kind that has the precision.

@@ -11,7 +11,7 @@ use nnc::ir::ops::Op;
 use nnc::ir::ops::composite::activation::Act;
 use nnc::ir::ops::composite::norm::{LayerNorm, LogSoftmax, Softmax};
 use nnc::ir::ops::contract::{Conv, Layout, MatMul, Post};
-use nnc::ir::target::{Gpu, GpuIsa};
+use nnc::ir::target::{Gpu, GpuIsa, Rounding};
 use nnc::ir::{DType, Dim, ScalarFn, Tensor, Type};
 
 /// An operand: each axis a size, and a symbol where the program is not to know it.
@@ -31,6 +31,9 @@ fn data(shape: Shape, salt: usize) -> Tensor {
     Tensor::new(&dims, &values)
 }
 
+const BF16: Option<Rounding> = Some(Rounding::Bf16);
+const TF32: Option<Rounding> = Some(Rounding::Tf32);
+
 /// The case on devices of both languages, three times with other data, against the reference.
 fn check(c: &Case) {
     let b = Builder::new("case");
@@ -40,8 +43,8 @@ fn check(c: &Case) {
     let y = b.op(c.op.clone(), &x);
     b.output("y", y);
     let graph = b.finish().expect("a graph");
-    for (isa, lanes, bf16) in [(GpuIsa::SpirV, 8, false), (GpuIsa::Sm90, 32, false), (GpuIsa::Sm90, 32, true)] {
-        let device = Gpu { bf16, ..Gpu::new(isa) };
+    for (isa, lanes, rounding) in [(GpuIsa::SpirV, 8, None), (GpuIsa::Sm90, 32, None), (GpuIsa::Sm90, 32, BF16), (GpuIsa::Sm90, 32, TF32)] {
+        let device = Gpu { rounding, ..Gpu::new(isa) };
         let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
         let runner = Runner::new(program, Simulated::new(device, lanes)).expect("a runner");
         let chosen = runner.plan().selections();
@@ -77,6 +80,11 @@ fn products_by_tiles() {
     check(&Case { by, op: product(false, post), x });
     // Of a size that only the run knows: the largest tiles.
     check(&Case { by, op: product(false, vec![]), x: &[&[(140, "M"), (21, "K")], &[(21, "K"), (130, "N")]] });
+    // Edges between whole vectors, and of them; pitches of two.
+    let post = vec![Post::Scale, Post::Add];
+    check(&Case { by, op: product(false, post), x: &[&[(70, ""), (20, "")], &[(20, ""), (76, "")], &[(76, "")], &[(70, ""), (76, "")]] });
+    check(&Case { by, op: product(true, vec![]), x: &[&[(33, ""), (22, "")], &[(50, ""), (22, "")]] });
+    check(&Case { by, op: product(false, vec![]), x: &[&[(140, "M"), (24, "")], &[(24, ""), (132, "")]] });
     let batches: &[Shape] = &[&[(3, ""), (1, ""), (9, ""), (24, "")], &[(2, ""), (40, ""), (24, "")]];
     check(&Case { by, op: product(true, vec![]), x: batches });
     // Whole tiles ask for no bounds.
@@ -98,10 +106,24 @@ fn convolutions_by_tiles() {
     check(&Case { by, op: Op::from(op), x });
     let x: &[Shape] = &[&[(3, "N"), (20, ""), (6, "H"), (5, "W")], &[(70, ""), (20, ""), (3, ""), (3, "")]];
     check(&Case { by, op: Op::from(Conv { pads: vec![1; 4], post: vec![RELU], ..plain() }), x });
+    // Pixels that lie as the result's do.
+    let x: &[Shape] =
+        &[&[(2, ""), (10, ""), (6, ""), (6, "")], &[(40, ""), (10, ""), (1, ""), (1, "")], &[(40, "")], &[(2, ""), (40, ""), (6, ""), (6, "")]];
+    check(&Case { by, op: Op::from(Conv { post: vec![Post::Bias, Post::Add], ..plain() }), x });
     let line: &[Shape] = &[&[(1, ""), (4, ""), (30, "")], &[(9, ""), (4, ""), (5, "")]];
     check(&Case { by, op: Op::from(Conv { strides: vec![2], ..plain() }), x: line });
     let volume: &[Shape] = &[&[(1, ""), (2, ""), (4, ""), (5, ""), (6, "")], &[(8, ""), (2, ""), (2, ""), (3, ""), (3, "")]];
     check(&Case { by, op: Op::from(Conv { pads: vec![1; 6], ..plain() }), x: volume });
+}
+
+/// Elements that a thread takes together, and those that are left over.
+#[test]
+fn elements_by_vectors() {
+    for n in [[(1000, "")], [(1003, "")], [(1001, "N")], [(3, "N")]] {
+        check(&Case { by: "loops", op: Op::Map(ScalarFn::Add), x: &[&n, &n] });
+    }
+    check(&Case { by: "loops", op: Op::Map(ScalarFn::Mul), x: &[&[(7, ""), (12, "")], &[(12, "")]] });
+    check(&Case { by: "loops", op: Op::Map(ScalarFn::Sub), x: &[&[(5, "N"), (1, "")], &[(5, "N"), (9, "")]] });
 }
 
 #[test]
@@ -114,11 +136,12 @@ fn rows_by_groups() {
     check(&Case { by, op: Op::from(norm), x: &[&[(4, ""), (6, ""), (30, "")], &[(6, ""), (30, "")], &[(6, ""), (30, "")]] });
 }
 
-/// Operands that bf16 holds exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.
+/// Operands that bf16 and tf32 hold exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.
 #[test]
 fn products_by_matrix_units() {
-    let device = Gpu { bf16: true, ..Gpu::new(GpuIsa::Sm80) };
-    for (m, k, n, threads) in [(70, 50, 41, 64), (64, 64, 64, 64), (1500, 9, 1300, 256)] {
+    let sizes = [(70, 50, 41, 64), (64, 64, 64, 64), (70, 52, 44, 64), (1500, 9, 1300, 256)];
+    for ((m, k, n, threads), rounding) in sizes.into_iter().flat_map(|s| [(s, BF16), (s, TF32)]) {
+        let device = Gpu { rounding, ..Gpu::new(GpuIsa::Sm80) };
         let b = Builder::new("case");
         let x = b.input("x", Type::of(DType::F32, &[m, k]));
         let y =
@@ -133,6 +156,38 @@ fn products_by_matrix_units() {
         let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
         let got = runner.run(&inputs).expect("the device")[0].to_f64s();
         assert!(got == want, "{m}x{k}x{n}: {:?}", got.iter().zip(&want).position(|(g, w)| g != w));
+    }
+}
+
+/// Products of f16 and bf16 are exact in f32, so matrix units multiply them unasked: sums are f32, results are rounded once.
+#[test]
+fn products_of_halves() {
+    let device = Gpu::new(GpuIsa::Sm80);
+    let typed = |t: &Tensor, d: DType| {
+        let bytes: Vec<u8> = t.to_f64s().iter().flat_map(|v| Tensor::scalar_of(d, *v).bytes().to_vec()).collect();
+        Tensor::from_bytes(d, t.shape().to_vec(), bytes.into()).expect("a tensor")
+    };
+    for (d, m, k, n, transposed) in
+        [(DType::F16, 70, 52, 44, true), (DType::F16, 70, 51, 41, true), (DType::F16, 40, 30, 33, false), (DType::BF16, 64, 64, 64, true)]
+    {
+        let b = Builder::new("case");
+        let w = if transposed { [n, k] } else { [k, n] };
+        let shapes: [&[i64]; 3] = [&[m, k], &w, &[n]];
+        let x: Vec<_> = shapes.iter().enumerate().map(|(i, s)| b.input(format!("x{i}"), Type::of(d, s))).collect();
+        let y = b.op(product(transposed, vec![Post::Bias, RELU]), &x);
+        b.output("y", y);
+        let graph = b.finish().expect("a graph");
+        let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
+        let runner = Runner::new(program, Simulated::new(device.clone(), 32)).expect("a runner");
+        let text = runner.plan().device_kernels()[0].to_string();
+        assert!(text.contains("multiply_matrices"), "{:?}", runner.plan().selections());
+        // Pairs that lie side by side in both operands are copied as they are.
+        assert_eq!(text.contains("close_copies"), transposed && k % 2 == 0, "{m}x{k}x{n}");
+        let inputs: Vec<Tensor> =
+            shapes.iter().enumerate().map(|(i, s)| typed(&data(&s.iter().map(|n| (*n, "")).collect::<Vec<_>>(), i), d)).collect();
+        let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+        let got = runner.run(&inputs).expect("the device")[0].to_f64s();
+        assert!(got == want, "{d} {m}x{k}x{n}: {:?}", got.iter().zip(&want).position(|(g, w)| g != w));
     }
 }
 

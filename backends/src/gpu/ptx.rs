@@ -4,7 +4,7 @@
 //! type; `ptxas` or the driver allocates real ones. What may be one rounding is written as such (`mul.rn`, `add.rn`): nothing is fused
 //! but [`Op::MulAdd`].
 
-use super::gir::{Binary, Carried, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
+use super::gir::{Binary, Carried, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
 use super::spirv::entry_name;
 use std::fmt::Write;
 
@@ -36,6 +36,15 @@ fn class(ty: Ty) -> (&'static str, &'static str) {
         Ty::I64 => ("l", "b64"),
         Ty::F32 => ("f", "f32"),
         Ty::F64 => ("d", "f64"),
+    }
+}
+
+/// The type of a matrix' numbers.
+fn numbers(words: Words) -> &'static str {
+    match words {
+        Words::Bf16 => "bf16",
+        Words::F16 => "f16",
+        Words::Tf32 => "tf32",
     }
 }
 
@@ -183,16 +192,47 @@ impl Printer<'_> {
                 line!(self, "bra {start};");
                 let _ = writeln!(self.body, "{end}:");
             }
+            Stmt::LoadVector { values, from, index } => self.load(&self.list(values), values.len(), *from, *index),
+            Stmt::StoreVector { to, index, values } => {
+                let (space, at) = self.place(*to, *index);
+                line!(self, "st.{space}.v{}.{} [{at}], {};", values.len(), memory(self.k.elem(*to)), self.list(values));
+            }
             Stmt::LoadMatrices { values, from, index } => {
                 let (_, at) = self.place(*from, *index);
                 line!(self, "ldmatrix.sync.aligned.m8n8.x{}.shared.b16 {}, [{at}];", values.len(), self.list(values));
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 let [d, a, b, c] = [&values[..], a, b, c].map(|l| self.list(l));
-                line!(self, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {a}, {b}, {c};");
+                let (deep, kind) = (8 * words.numbers(), numbers(*words));
+                line!(self, "mma.sync.aligned.m16n8k{deep}.row.col.f32.{kind}.{kind}.f32 {d}, {a}, {b}, {c};");
             }
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                let ((_, to), (_, from)) = (self.place(*to, *at), self.place(*from, *index));
+                // What is read once for the group need not stay in the first cache, where all of a line can go past it.
+                let cache = if *bytes == 16 { "cg" } else { "ca" };
+                // Behind so many bytes it fills up with zeros.
+                let read = match inside {
+                    Some(inside) => {
+                        let t = self.temp(Ty::I32);
+                        line!(self, "selp.b32 {t}, {bytes}, 0, {};", self.reg(*inside));
+                        format!(", {t}")
+                    }
+                    None => String::new(),
+                };
+                line!(self, "cp.async.{cache}.shared.global [{to}], [{from}], {bytes}{read};");
+            }
+            Stmt::CloseCopies => line!(self, "cp.async.commit_group;"),
+            Stmt::AwaitCopies { pending } => line!(self, "cp.async.wait_group {pending};"),
             Stmt::Barrier => line!(self, "bar.sync 0;"),
         }
+    }
+
+    /// Loads so many neighbours.
+    fn load(&mut self, to: &str, n: usize, from: Space, index: Val) {
+        let (space, at) = self.place(from, index);
+        let constant = matches!(from, Space::Global(i) if !self.k.buffers[i as usize].written);
+        let (constant, vector) = (if constant { ".nc" } else { "" }, if n > 1 { format!(".v{n}") } else { String::new() });
+        line!(self, "ld.{space}{constant}{vector}.{} {to}, [{at}];", memory(self.k.elem(from)));
     }
 
     /// The state space and the address of an element.
@@ -259,8 +299,9 @@ impl Printer<'_> {
             Op::Binary(b, x, z) => self.binary(v, b, x, z),
             Op::MulAdd(a, b, c) => line!(self, "fma.rn.{} {y}, {}, {}, {};", kind(self, a), r(self, a), r(self, b), r(self, c)),
             Op::Compare(c, a, b) => self.compare(v, c, a, b),
+            Op::Tf32(a) => line!(self, "cvt.rna.tf32.f32 {y}, {};", r(self, a)),
             // The high half comes first.
-            Op::PairBf16(a, b) => line!(self, "cvt.rn.bf16x2.f32 {y}, {}, {};", r(self, b), r(self, a)),
+            Op::Pair(words, a, b) => line!(self, "cvt.rn.{}x2.f32 {y}, {}, {};", numbers(words), r(self, b), r(self, a)),
             Op::Select(c, a, b) if self.k.ty(v) == Ty::Bool => {
                 let (p, q) = (self.temp(Ty::Bool), self.temp(Ty::Bool));
                 line!(self, "and.pred {p}, {}, {};", r(self, c), r(self, a));
@@ -270,11 +311,7 @@ impl Printer<'_> {
             }
             Op::Select(c, a, b) => line!(self, "selp.{} {y}, {}, {}, {};", kind(self, a), r(self, a), r(self, b), r(self, c)),
             Op::Convert(c, to, a) => self.convert(v, c, to, a),
-            Op::Load { from, index } => {
-                let (space, at) = self.place(from, index);
-                let constant = matches!(from, Space::Global(i) if !self.k.buffers[i as usize].written);
-                line!(self, "ld.{space}{}.{} {y}, [{at}];", if constant { ".nc" } else { "" }, memory(self.k.elem(from)));
-            }
+            Op::Load { from, index } => self.load(&y, 1, from, index),
             Op::SubgroupFold(f, a) => {
                 let ty = self.k.ty(a);
                 let name = match f {

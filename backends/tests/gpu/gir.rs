@@ -5,10 +5,11 @@ use nnc_backends::abi;
 use nnc_backends::gpu::gir::build::Builder;
 use nnc_backends::gpu::gir::interp::{Launch, run};
 use nnc_backends::gpu::gir::verify::verify;
-use nnc_backends::gpu::gir::{self, Compare, Elem, Fold, Op, Stmt};
+use nnc_backends::gpu::gir::{self, Compare, Elem, Fold, Op, Stmt, Val};
 use nnc_ir::kernel::builder::KernelBuilder;
 use nnc_ir::kernel::eval::eval_kernel;
 use nnc_ir::kernel::{Access, Fault, Kernel};
+use nnc_ir::target::{Gpu, GpuIsa};
 use nnc_ir::{DType, Dim, ScalarFn};
 
 fn words(v: &[i64]) -> Vec<u8> {
@@ -182,6 +183,95 @@ fn the_verifier_refuses() {
     wrong(&|k| drop(k.body.remove(0)), "not defined");
     wrong(&|k| k.body.push(k.body[0].clone()), "defined twice");
     wrong(&|k| k.shared[0].elem = Elem::I32, "is f32, not i32");
+}
+
+/// 16 words a group by copies of 16 bytes, the last of which brings zeros, stored backwards. `index` and `bytes` are the copies'.
+fn backwards(index: impl Fn(Val, Val) -> Val, bytes: u32, zeros: bool, written: bool) -> gir::Kernel {
+    let mut b = Builder::new("backwards", 4);
+    let (x, y) = (b.buffer(Elem::F32, written), b.buffer(Elem::F32, true));
+    let tile = b.shared(Elem::F32, 16);
+    let thread = b.value(Op::Thread);
+    let (own, inside) = (b.with(gir::Binary::Mul, thread, 4), b.compare_with(Compare::Lt, thread, 3));
+    b.emit(Stmt::Copy { to: tile, at: own, from: x, index: index(thread, own), bytes, inside: zeros.then_some(inside) });
+    b.emit(Stmt::CloseCopies);
+    b.emit(Stmt::AwaitCopies { pending: 0 });
+    b.emit(Stmt::Barrier);
+    for i in 0..4 {
+        let at = b.with(gir::Binary::Add, own, i);
+        let last = b.i32(15);
+        let from = b.sub(last, at);
+        let v = b.load(tile, from);
+        b.store(y, at, v);
+    }
+    b.finish()
+}
+
+#[test]
+fn copies_go_beside_threads() {
+    let device = Gpu::new(GpuIsa::Sm80);
+    let run = |k: &gir::Kernel| {
+        let x: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let mut buffers = vec![x, vec![0; 64]];
+        run(k, &mut Launch { groups: 1, scalars: &[], buffers: &mut buffers, lanes: 32 }).map(|()| buffers.remove(1))
+    };
+    let own = |_, own| own;
+    let k = backwards(own, 16, true, false);
+    verify(&k, &device).expect("it holds");
+    let want: Vec<u8> = (0..16).flat_map(|i: u8| f32::from(if i < 4 { 0 } else { 15 - i }).to_le_bytes()).collect();
+    assert_eq!(run(&k).expect("it runs"), want);
+    let says = |result: nnc_ir::Result<Vec<u8>>, what: &str| {
+        let e = result.map(drop).expect_err(what);
+        assert!(e.message().contains(what), "{e}");
+    };
+    let without = |left_out: &[Stmt]| {
+        let mut k = k.clone();
+        k.body.retain(|s| !left_out.contains(s));
+        k
+    };
+    says(run(&without(&[Stmt::AwaitCopies { pending: 0 }])), "before the copy to it was waited for");
+    // An open set is waited for by nobody.
+    says(run(&without(&[Stmt::CloseCopies])), "before the copy to it was waited for");
+    let mut early = k.clone();
+    early.body.truncate(early.body.iter().position(|s| *s == Stmt::CloseCopies).expect("a set is closed"));
+    says(run(&early), "before all its copies have arrived");
+    says(run(&backwards(|thread, _| thread, 16, true, false)), "16 bytes at byte 4");
+    says(run(&backwards(own, 16, false, false)), "element 12 of b0, which has 48 bytes");
+    // What the verifier says.
+    let refused = |k: &gir::Kernel, device: &Gpu, what: &str| says(verify(k, device).map(|()| vec![]), what);
+    refused(&k, &Gpu::new(GpuIsa::SpirV), "no copies beside threads");
+    refused(&backwards(own, 12, true, false), &device, "a copy of 12 bytes");
+    refused(&backwards(own, 16, true, true), &device, "from b0");
+    let mut divergent = without(&[Stmt::CloseCopies]);
+    let cond = divergent.types.iter().position(|t| *t == gir::Ty::Bool).map(|i| Val(i as u32)).expect("a condition");
+    divergent.body.push(Stmt::If { cond, then: vec![Stmt::CloseCopies], otherwise: vec![], joined: vec![] });
+    refused(&divergent, &device, "a set of copies ends where not all threads");
+}
+
+#[test]
+fn neighbours_are_had_at_once() {
+    let twice = |from: i32, n: u32| {
+        let mut b = Builder::new("twice", 2);
+        let (x, y) = (b.buffer(Elem::F32, false), b.buffer(Elem::F32, true));
+        let thread = b.value(Op::Thread);
+        let at = b.with(gir::Binary::Mul, thread, n.into());
+        let first = b.with(gir::Binary::Add, at, from.into());
+        let v = b.load_vector(x, first, n);
+        let v = v.into_iter().map(|v| b.add(v, v)).collect();
+        b.store_vector(y, at, v);
+        b.finish()
+    };
+    let device = Gpu::new(GpuIsa::Sm80);
+    let run = |k: &gir::Kernel| {
+        let x: Vec<u8> = (0..16).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let mut buffers = vec![x, vec![0; 32]];
+        run(k, &mut Launch { groups: 1, scalars: &[], buffers: &mut buffers, lanes: 32 }).map(|()| buffers.remove(1))
+    };
+    let k = twice(4, 4);
+    verify(&k, &device).expect("it holds");
+    assert_eq!(run(&k).expect("it runs"), (0..8).flat_map(|i| (8.0 + 2.0 * i as f32).to_le_bytes()).collect::<Vec<u8>>());
+    assert!(run(&twice(2, 4)).expect_err("no multiple of 4").message().contains("4 elements of b0 from 2 on"));
+    assert!(verify(&k, &self::device()).expect_err("SPIR-V has none").message().contains("4 elements of b0 at once"));
+    assert!(verify(&twice(0, 3), &device).expect_err("three").message().contains("3 elements of b0 at once"));
 }
 
 #[test]

@@ -206,19 +206,15 @@ impl<T: Coded> Coded for Vec<T> {
     }
 }
 
-/// A list of none or one.
+/// None or one.
 impl<T: Coded> Coded for Option<T> {
     fn put(&self, out: &mut Vec<u8>) {
-        u64::from(self.is_some()).put(out);
+        self.is_some().put(out);
         self.iter().for_each(|x| x.put(out));
     }
 
     fn get(r: &mut Reader) -> Result<Option<T>> {
-        match r.byte()? {
-            0 => Ok(None),
-            1 => r.nested(T::get).map(Some),
-            n => Err(damaged(format!("{n} is neither none nor one"))),
-        }
+        if bool::get(r)? { T::get(r).map(Some) } else { Ok(None) }
     }
 }
 

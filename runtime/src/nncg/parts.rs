@@ -2,7 +2,7 @@
 
 use super::bytes::{Coded, Reader, coded, damaged};
 use nnc_backends::gpu::gir::{
-    self, Binary, Carried, Compare, Convert, Elem, Fold, Joined, Kernel as DeviceCode, Shared, Space, Stmt as DeviceStmt, Ty, Unary, Val,
+    self, Binary, Carried, Compare, Convert, Elem, Fold, Joined, Kernel as DeviceCode, Shared, Space, Stmt as DeviceStmt, Ty, Unary, Val, Words,
 };
 use nnc_backends::gpu::plan::{DeviceKernel, Placed, implementation};
 use nnc_ir::error::Loc;
@@ -170,6 +170,7 @@ coded!(enum Convert {
     9 = Bits,
 });
 coded!(enum Fold { 0 = Add, 1 = Max, 2 = Min });
+coded!(enum Words { 0 = Bf16, 1 = Tf32, 2 = F16 });
 coded!(enum Space { 0 = Global(i), 1 = Shared(i) });
 
 type DeviceOp = gir::Op;
@@ -190,7 +191,8 @@ coded!(enum DeviceOp {
     13 = Load { from, index },
     14 = SubgroupFold(op, a),
     15 = SubgroupXor(a, mask),
-    16 = PairBf16(a, b),
+    16 = Pair(words, a, b),
+    17 = Tf32(a),
 });
 coded!(struct Carried { value, first, next });
 coded!(struct Joined { value, then, otherwise });
@@ -202,7 +204,12 @@ coded!(enum DeviceStmt {
     4 = While { carried, head, cond, body },
     5 = Barrier,
     6 = LoadMatrices { values, from, index },
-    7 = MultiplyMatrices { values, a, b, c },
+    7 = MultiplyMatrices { words, values, a, b, c },
+    8 = Copy { to, at, from, index, bytes, inside },
+    9 = CloseCopies,
+    10 = AwaitCopies { pending },
+    11 = LoadVector { values, from, index },
+    12 = StoreVector { to, index, values },
 });
 
 type DeviceBuffer = gir::Buffer;

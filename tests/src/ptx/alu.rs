@@ -26,6 +26,17 @@ fn bf16(x: f32) -> u64 {
     if x.is_nan() { 0x7fff } else { u64::from(down + u32::from(up)) }
 }
 
+/// The numbers of a word of a matrix by the name of their type; of a single one the other is 0.
+pub fn numbers(kind: &str) -> Option<fn(u64) -> [f32; 2]> {
+    match kind {
+        "bf16" => Some(|w| [f(w << 16), f(w & 0xffff_0000)]),
+        "f16" => Some(|w| [half::f16::from_bits(w as u16).to_f32(), half::f16::from_bits((w >> 16) as u16).to_f32()]),
+        // The low bits are not looked at.
+        "tf32" => Some(|w| [f(w & 0xffff_e000), 0.0]),
+        _ => None,
+    }
+}
+
 fn i(x: u64) -> i32 {
     x as u32 as i32
 }
@@ -151,6 +162,9 @@ pub fn function(name: &str) -> Option<Function> {
         "cvt.rzi.s64.f64" => One(|x| d(x) as i64 as u64),
         "cvt.rzi.u64.f64" => One(|x| d(x) as u64),
         "cvt.rn.bf16x2.f32" => Two(|hi, lo| bf16(f(hi)) << 16 | bf16(f(lo))),
+        "cvt.rn.f16x2.f32" => Two(|hi, lo| u64::from(half::f16::from_f32(f(hi)).to_bits()) << 16 | u64::from(half::f16::from_f32(f(lo)).to_bits())),
+        // To the nearest of those with 13 bits less, away from zero at a tie.
+        "cvt.rna.tf32.f32" => One(|x| if f(x).is_nan() { 0x7fff_ffff } else { (x + 0x1000) & 0xffff_e000 }),
         "cvt.f64.f32" => One(|x| f64::from(f(x)).to_bits()),
         "cvt.rn.f32.f64" => One(|x| fb(d(x) as f32)),
         _ => return None,

@@ -1,5 +1,5 @@
 //! PTX without a GPU: the printed text is parsed and run, a group of threads at a time, and what a GPU would let pass is an error:
-//! threads that race for memory, reads of shared memory that nobody wrote, addresses outside of a buffer, barriers that not all come by.
+//! threads that race for memory, reads of shared memory that nobody wrote or that a copy is still on the way to, addresses outside of a buffer, barriers that not all come by.
 //!
 //! [`machine`] is a device like a driver's, so that whole networks run on it. PTX ISA 8.0, as much of it as our printer writes.
 
@@ -123,13 +123,26 @@ pub enum Instr {
         at: Reg,
         offset: i64,
     },
-    /// `mma.m16n8k16` of bf16 with sums in f32: registers of the result, of both operands and of what is added.
+    /// `mma.m16n8k16` of bf16 or `mma.m16n8k8` of tf32 with sums in f32: what the numbers of a word are, and the registers of the result,
+    /// of both operands and of what is added.
     MultiplyMatrices {
+        numbers: fn(u64) -> [f32; 2],
         to: [Reg; 4],
         a: [Reg; 4],
         b: [Reg; 2],
         c: [Reg; 4],
     },
+    /// `cp.async` of so many bytes from global to shared memory, of which `read` are read and the others zeros.
+    Copy {
+        to: (Reg, i64),
+        from: (Reg, i64),
+        bytes: u64,
+        read: Option<Reg>,
+    },
+    /// `cp.async.commit_group`.
+    CloseCopies,
+    /// `cp.async.wait_group`: all groups but the last so many.
+    AwaitCopies(usize),
     Barrier,
     Return,
 }

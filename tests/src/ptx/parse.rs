@@ -1,6 +1,6 @@
 //! The text of a PTX file.
 
-use super::alu::{Function, function};
+use super::alu::{Function, function, numbers};
 use super::{Entry, Instr, Reg, Space, Special, Width};
 use std::collections::HashMap;
 
@@ -153,9 +153,26 @@ impl Parser {
                 }
                 Instr::LoadMatrices { to, at, offset }
             }
-            ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", [d, a, b, c]) => {
-                Instr::MultiplyMatrices { to: self.fragment(d)?, a: self.fragment(a)?, b: self.fragment(b)?, c: self.fragment(c)? }
+            (
+                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+                | "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+                | "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
+                [d, a, b, c],
+            ) => {
+                let numbers = name.split('.').nth(7).and_then(numbers).ok_or("no type of numbers")?;
+                Instr::MultiplyMatrices { numbers, to: self.fragment(d)?, a: self.fragment(a)?, b: self.fragment(b)?, c: self.fragment(c)? }
             }
+            ("cp.async.ca.shared.global" | "cp.async.cg.shared.global", [to, from, bytes, read @ ..]) => {
+                let bytes = bytes.parse().ok().filter(|n| [4, 8, 16].contains(n) && (*n == 16 || name.contains(".ca."))).ok_or("no such size")?;
+                let read = match read {
+                    [] => None,
+                    [n] => Some(self.source(n)?),
+                    _ => return Err("another number of operands".into()),
+                };
+                Instr::Copy { to: self.address(to)?, from: self.address(from)?, bytes, read }
+            }
+            ("cp.async.commit_group", []) => Instr::CloseCopies,
+            ("cp.async.wait_group", [pending]) => Instr::AwaitCopies(pending.parse().map_err(|_| "no number")?),
             ("ld.param.u64" | "ld.param.u32", [to, from]) => {
                 let name = from.trim_matches(['[', ']']);
                 let i = *self.params.get(name).ok_or("no such parameter")?;

@@ -2,6 +2,7 @@
 //! parted meet again where the printer joins them.
 
 use super::{Entry, Instr, Space, Special, Width};
+use std::collections::VecDeque;
 
 /// A buffer of a launch, and what it was touched by.
 pub struct Window<'a> {
@@ -28,6 +29,14 @@ struct Touch {
     written: u32,
     reader: u32,
     read: u32,
+    /// Whether a copy is on the way to it.
+    expected: bool,
+}
+
+/// A copy that has not arrived: its place in shared memory, and what it brings.
+struct Copy {
+    to: u64,
+    data: Vec<u8>,
 }
 
 /// A reader that stands for several.
@@ -48,6 +57,8 @@ struct State<'a, 'b> {
     touched: Vec<Vec<Touch>>,
     shared: Vec<u8>,
     shared_touched: Vec<Touch>,
+    /// By thread: groups of copies that have not arrived, the last one open.
+    copies: Vec<VecDeque<Vec<Copy>>>,
     /// By register, then by thread.
     regs: Vec<u64>,
     group: u32,
@@ -65,13 +76,15 @@ pub fn run(e: &Entry, launch: &mut Launch) -> Result<(), String> {
     let n = e.threads as usize;
     let (shared, shared_touched) = (vec![0; e.shared as usize], vec![Touch::default(); e.shared as usize]);
     let groups = launch.groups;
-    let mut s = State { e, launch, touched, shared, shared_touched, regs: vec![0; e.registers * n], group: 0, now: 0, first: 0 };
+    let copies = (0..n).map(|_| VecDeque::new()).collect();
+    let mut s = State { e, launch, touched, shared, shared_touched, copies, regs: vec![0; e.registers * n], group: 0, now: 0, first: 0 };
     for y in 0..groups[1] {
         for x in 0..groups[0] {
             s.group = y * groups[0] + x;
             s.now += 1;
             s.first = s.now;
             s.shared_touched.fill(Touch::default());
+            s.copies.iter_mut().for_each(|c| *c = VecDeque::from([vec![]]));
             s.start(x, y);
             s.run()?;
         }
@@ -134,6 +147,9 @@ impl State<'_, '_> {
                 let Some(instr) = self.e.code.get(pc) else { return Err(format!("{} runs off its end", self.e.name)) };
                 match instr {
                     Instr::Return => {
+                        if let Some(t) = active.iter().find(|t| self.copies[**t as usize].iter().any(|set| !set.is_empty())) {
+                            return Err(self.wrong(pc, *t, "it ends before its copies have arrived"));
+                        }
                         ended += active.len();
                         active.clear();
                     }
@@ -223,9 +239,8 @@ impl State<'_, '_> {
                     }
                 }
             }
-            Instr::MultiplyMatrices { to, a, b, c } => {
+            Instr::MultiplyMatrices { numbers, to, a, b, c } => {
                 self.whole_warps(pc, active)?;
-                let half = |pair: u64, second: bool| f32::from_bits(if second { pair as u32 & 0xffff_0000 } else { (pair as u32) << 16 });
                 let mut results = vec![];
                 for t in active {
                     let (first, lane) = (t / LANES * LANES, t % LANES);
@@ -233,11 +248,13 @@ impl State<'_, '_> {
                     for e in 0..4u32 {
                         let (row, column) = (g + 8 * (e / 2), column + e % 2);
                         let mut sum = f32::from_bits(self.regs[at(c[e as usize], *t)] as u32);
-                        for k in 0..16u32 {
-                            // Lane 4g + t of the left operand holds row g at columns 2t and 2t + 1; of the right one column g at those rows.
-                            let x = self.regs[at(a[(row / 8 + 2 * (k / 8)) as usize], first + 4 * (row % 8) + k % 8 / 2)];
-                            let y = self.regs[at(b[(k / 8) as usize], first + 4 * column + k % 8 / 2)];
-                            sum += half(x, k % 2 == 1) * half(y, k % 2 == 1);
+                        for k in 0..8u32 {
+                            // Lane 4g + t of the left operand holds words t and t + 4 of row g; of the right one those of column g.
+                            let x = self.regs[at(a[(row / 8 + 2 * (k / 4)) as usize], first + 4 * (row % 8) + k % 4)];
+                            let y = self.regs[at(b[(k / 4) as usize], first + 4 * column + k % 4)];
+                            for (x, y) in numbers(x).into_iter().zip(numbers(y)) {
+                                sum += x * y;
+                            }
                         }
                         results.push((at(to[e as usize], *t), u64::from(sum.to_bits())));
                     }
@@ -265,6 +282,18 @@ impl State<'_, '_> {
                     }
                 }
             }
+            Instr::Copy { to, from, bytes, read } => {
+                for t in active {
+                    let read = read.map_or(*bytes, |r| self.regs[at(r, *t)] & 0xffff_ffff);
+                    let place = |(base, offset): &(u32, i64)| self.regs[at(*base, *t)].wrapping_add_signed(*offset);
+                    let (to, from) = (place(to), place(from));
+                    self.aligned(pc, *t, to, *bytes)?;
+                    self.aligned(pc, *t, from, *bytes)?;
+                    self.copy(to, from, *bytes, read, *t).map_err(|why| self.wrong(pc, *t, &why))?;
+                }
+            }
+            Instr::CloseCopies => active.iter().for_each(|t| self.copies[*t as usize].push_back(vec![])),
+            Instr::AwaitCopies(pending) => active.iter().for_each(|t| self.arrive(*t, *pending)),
             Instr::Branch { .. } | Instr::Barrier | Instr::Return => {}
         }
         Ok(())
@@ -293,6 +322,45 @@ impl State<'_, '_> {
         }
     }
 
+    /// Sends a copy off: its place belongs to the thread until it was waited for, and to all from the barrier behind that.
+    fn copy(&mut self, to: u64, from: u64, bytes: u64, read: u64, t: u32) -> Result<(), String> {
+        let mut data = vec![0; bytes as usize];
+        if read > bytes {
+            return Err(format!("a copy of {bytes} bytes reads {read}"));
+        }
+        if read > 0 {
+            let (b, at) = self.place(from, read)?;
+            let w = &self.launch.buffers[b];
+            if w.written {
+                return Err("what the kernel writes to is copied".into());
+            }
+            data[..read as usize].copy_from_slice(&w.data[at..at + read as usize]);
+        }
+        for (i, v) in data.iter().enumerate() {
+            self.store(Space::Shared, Width { bytes: 1, signed: false }, to + i as u64, (*v).into(), t)?;
+        }
+        self.shared_touched[to as usize..(to + bytes) as usize].iter_mut().for_each(|b| b.expected = true);
+        if let Some(open) = self.copies[t as usize].back_mut() {
+            open.push(Copy { to, data });
+        }
+        Ok(())
+    }
+
+    /// All groups of the thread's copies but the last `pending` arrive.
+    fn arrive(&mut self, t: u32, pending: usize) {
+        let me = self.group * self.e.threads + t + 1;
+        // The open group is waited for by nobody.
+        while self.copies[t as usize].len() > pending + 1 {
+            for c in self.copies[t as usize].pop_front().unwrap_or_default() {
+                let range = c.to as usize..c.to as usize + c.data.len();
+                self.shared[range.clone()].copy_from_slice(&c.data);
+                for b in &mut self.shared_touched[range] {
+                    (b.writer, b.written, b.expected) = (me, self.now, false);
+                }
+            }
+        }
+    }
+
     fn load(&mut self, space: Space, width: Width, from: u64, t: u32) -> Result<u64, String> {
         let bytes = width.bytes;
         let (threads, now, first) = (self.e.threads, self.now, self.first);
@@ -314,6 +382,9 @@ impl State<'_, '_> {
                 let touched = &mut self.shared_touched[range];
                 if touched.iter().any(|b| b.writer == 0) {
                     return Err(format!("byte {from} of shared memory is read, and nobody wrote it"));
+                }
+                if touched.iter().any(|b| b.expected) {
+                    return Err(format!("byte {from} of shared memory is read, and the copy to it was not waited for"));
                 }
                 (data, touched)
             }
@@ -353,6 +424,9 @@ impl State<'_, '_> {
                 (data, &mut self.shared_touched[range])
             }
         };
+        if touched.iter().any(|b| b.expected) {
+            return Err(format!("byte {to} of shared memory is written, and a copy to it was not waited for"));
+        }
         for ((b, old), new) in touched.iter_mut().zip(data).zip(v.to_le_bytes()) {
             if Touch::clashes(b.reader, b.read, me, now, first) {
                 return Err(format!("byte {to:#x} is written while another thread reads it"));

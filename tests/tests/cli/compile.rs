@@ -160,6 +160,16 @@ fn compiling_takes_little_more_memory_than_the_model() {
     assert!(peak <= 2.5 * model, "a peak of {peak} bytes for a model of {model}");
 }
 
+#[test]
+fn tf32_takes_a_gpu() {
+    let f = tempfile::tempdir().expect("a folder");
+    let text = "module net(x: f32[64,64], w: f32[64,64]) -> (y: f32[64,64]) {\n  y = matmul(x, w)\n  return y\n}\n";
+    std::fs::write(f.path().join("net.nn"), text).expect("written");
+    call(f.path(), "compile net.nn --precision tf32 -o net.so").fails(2, &["the precision tf32 takes an NVIDIA GPU"]);
+    call(f.path(), "compile net.nn --precision tf32 -o net.spv").fails(2, &["the precision tf32 takes an NVIDIA GPU"]);
+    call(f.path(), "compile net.nn --precision tf32 -o net.ptx").ok();
+}
+
 /// Operands of convolutions and products rounded to bf16, sums in f32: near the interpreter's f32, with weights of half the bytes.
 #[test]
 fn bf16() {

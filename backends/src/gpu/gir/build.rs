@@ -1,6 +1,6 @@
 //! Builds kernels: equal values are computed once, constants fold, regions nest by closures.
 
-use super::{Binary, Buffer, Carried, Compare, Convert, Elem, Joined, Kernel, Op, Shared, Space, Stmt, Ty, Unary, Val};
+use super::{Binary, Buffer, Carried, Compare, Convert, Elem, Joined, Kernel, Op, Shared, Space, Stmt, Ty, Unary, Val, Words};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ impl Builder {
             Op::Unary(_, a) | Op::Binary(_, a, _) | Op::MulAdd(a, ..) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => self.ty(a),
             Op::Select(_, a, _) => self.ty(a),
             Op::Compare(..) => Ty::Bool,
-            Op::PairBf16(..) => Ty::I32,
+            Op::Pair(..) | Op::Tf32(_) => Ty::I32,
             Op::Load { from, .. } => self.kernel.elem(from).ty(),
         }
     }
@@ -206,6 +206,25 @@ impl Builder {
         self.emit(Stmt::Store { to, index, value });
     }
 
+    /// So many neighbours, of which `index` names the first: one by itself, or [`Stmt::LoadVector`].
+    pub fn load_vector(&mut self, from: Space, index: Val, n: u32) -> Vec<Val> {
+        if n == 1 {
+            return vec![self.load(from, index)];
+        }
+        let ty = self.kernel.elem(from).ty();
+        let values: Vec<Val> = (0..n).map(|_| self.fresh(ty)).collect();
+        self.emit(Stmt::LoadVector { values: values.clone(), from, index });
+        values
+    }
+
+    /// One by itself, or [`Stmt::StoreVector`].
+    pub fn store_vector(&mut self, to: Space, index: Val, values: Vec<Val>) {
+        match values[..] {
+            [value] => self.store(to, index, value),
+            _ => self.emit(Stmt::StoreVector { to, index, values }),
+        }
+    }
+
     /// [`Stmt::LoadMatrices`] of `N` matrices.
     pub fn load_matrices<const N: usize>(&mut self, from: Space, index: Val) -> [Val; N] {
         let values = [(); N].map(|()| self.fresh(Ty::I32));
@@ -214,9 +233,9 @@ impl Builder {
     }
 
     /// [`Stmt::MultiplyMatrices`].
-    pub fn multiply_matrices(&mut self, a: [Val; 4], b: [Val; 2], c: [Val; 4]) -> [Val; 4] {
+    pub fn multiply_matrices(&mut self, words: Words, a: [Val; 4], b: [Val; 2], c: [Val; 4]) -> [Val; 4] {
         let values = [(); 4].map(|()| self.fresh(Ty::F32));
-        self.emit(Stmt::MultiplyMatrices { values, a, b, c });
+        self.emit(Stmt::MultiplyMatrices { words, values, a, b, c });
         values
     }
 

@@ -1,8 +1,11 @@
 //! Runs kernels on the CPU: the oracle of the printers. A group's threads go in step, those that are elsewhere being masked, so that
-//! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors.
+//! barriers and subgroup operations need no scheduler. Accesses outside of buffers are errors, and so are those to where a copy goes that
+//! was not waited for.
 
-use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
-use nnc_ir::{Error, Result};
+use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
+use nnc_ir::scalar::Num;
+use nnc_ir::{DType, Error, Result};
+use std::collections::VecDeque;
 
 /// What a launch is given.
 pub struct Launch<'a> {
@@ -19,9 +22,14 @@ pub fn run(k: &Kernel, launch: &mut Launch) -> Result<()> {
     let n = k.threads as usize;
     for group in 0..launch.groups {
         // Shared memory that nobody wrote reads as NaN, or -1.
-        let shared = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
-        let mut g = Group { k, launch, group, shared, values: vec![vec![]; k.types.len()] };
+        let shared: Vec<Vec<u8>> = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
+        let expected = shared.iter().map(|s| vec![false; s.len()]).collect();
+        let (values, sets) = (vec![vec![]; k.types.len()], VecDeque::from([vec![]]));
+        let mut g = Group { k, launch, group, shared, expected, sets, values };
         g.block(&k.body, &vec![true; n])?;
+        if g.sets.iter().any(|s| !s.is_empty()) {
+            return g.wrong("it ends before all its copies have arrived".into());
+        }
     }
     Ok(())
 }
@@ -31,8 +39,19 @@ struct Group<'a, 'b> {
     launch: &'a mut Launch<'b>,
     group: u32,
     shared: Vec<Vec<u8>>,
+    /// Bytes of shared memory that copies are on the way to.
+    expected: Vec<Vec<bool>>,
+    /// Copies that have not arrived, by set; the last set is open.
+    sets: VecDeque<Vec<Copy>>,
     /// By value, then by thread: bits.
     values: Vec<Vec<u64>>,
+}
+
+/// What is on the way to a shared array.
+struct Copy {
+    array: usize,
+    at: usize,
+    data: Vec<u8>,
 }
 
 impl Group<'_, '_> {
@@ -80,7 +99,70 @@ impl Group<'_, '_> {
         if at + elem.bytes() as usize > len {
             return self.wrong(format!("element {} of {s}, which has {} bytes", index as u32 as i32, len));
         }
-        Ok((elem, at))
+        match s {
+            Space::Shared(i) if self.expected[i as usize][at..at + elem.bytes() as usize].contains(&true) => {
+                self.wrong(format!("element {} of {s} is touched before the copy to it was waited for", index as u32))
+            }
+            _ => Ok((elem, at)),
+        }
+    }
+
+    /// A copy of the thread's sets out; what it reads lies there already.
+    fn copy(&self, s: &Stmt, t: usize) -> Result<Option<Copy>> {
+        let Stmt::Copy { to: to @ Space::Shared(array), at, from: from @ Space::Global(buffer), index, bytes, inside } = s else { return Ok(None) };
+        // The first and the last element of both places must be there.
+        let place = |s: Space, first: Val| {
+            let (elem, index) = (self.k.elem(s).bytes(), self.get(first, t));
+            let (_, at) = self.place(s, index)?;
+            (0..bytes / elem).try_for_each(|i| self.place(s, index + u64::from(i)).map(drop))?;
+            if at.is_multiple_of(*bytes as usize) { Ok(at) } else { self.wrong(format!("{bytes} bytes at byte {at} of {s}")) }
+        };
+        let at = place(*to, *at)?;
+        let data = if inside.is_none_or(|i| self.get(i, t) != 0) {
+            let first = place(*from, *index)?;
+            self.launch.buffers[*buffer as usize][first..first + *bytes as usize].to_vec()
+        } else {
+            vec![0; *bytes as usize]
+        };
+        Ok(Some(Copy { array: *array as usize, at, data }))
+    }
+
+    /// The index of the first of some neighbours, which is a multiple of their number.
+    fn vector(&self, s: Space, index: Val, n: usize, t: usize) -> Result<u64> {
+        let first = self.get(index, t);
+        if first.is_multiple_of(n as u64) { Ok(first) } else { self.wrong(format!("{n} elements of {s} from {first} on")) }
+    }
+
+    fn store(&mut self, to: Space, index: Val, values: &[Val], active: &[bool]) -> Result<()> {
+        for t in (0..active.len()).filter(|t| active[*t]) {
+            let first = self.vector(to, index, values.len(), t)?;
+            for (i, v) in values.iter().enumerate() {
+                let (elem, at) = self.place(to, first + i as u64)?;
+                let bytes = self.get(*v, t).to_le_bytes();
+                let memory = match to {
+                    Space::Global(i) => &mut self.launch.buffers[i as usize],
+                    Space::Shared(i) => &mut self.shared[i as usize],
+                };
+                memory[at..at + elem.bytes() as usize].copy_from_slice(&bytes[..elem.bytes() as usize]);
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, from: Space, index: u64) -> Result<u64> {
+        let (elem, at) = self.place(from, index)?;
+        let memory = match from {
+            Space::Global(i) => &self.launch.buffers[i as usize],
+            Space::Shared(i) => &self.shared[i as usize],
+        };
+        let mut bytes = [0; 8];
+        bytes[..elem.bytes() as usize].copy_from_slice(&memory[at..at + elem.bytes() as usize]);
+        let bits = u64::from_le_bytes(bytes);
+        Ok(match elem {
+            Elem::I8 => bits as u8 as i8 as i32 as u32 as u64,
+            Elem::I16 => bits as u16 as i16 as i32 as u32 as u64,
+            _ => bits,
+        })
     }
 
     fn block(&mut self, body: &[Stmt], active: &[bool]) -> Result<()> {
@@ -93,15 +175,14 @@ impl Group<'_, '_> {
     fn stmt(&mut self, s: &Stmt, active: &[bool]) -> Result<()> {
         match s {
             Stmt::Let(v, op) => self.set(*v, active, |g, t| g.value(op, t, active)),
-            Stmt::Store { to, index, value } => {
-                for t in (0..active.len()).filter(|t| active[*t]) {
-                    let (elem, at) = self.place(*to, self.get(*index, t))?;
-                    let bytes = self.get(*value, t).to_le_bytes();
-                    let memory = match to {
-                        Space::Global(i) => &mut self.launch.buffers[*i as usize],
-                        Space::Shared(i) => &mut self.shared[*i as usize],
-                    };
-                    memory[at..at + elem.bytes() as usize].copy_from_slice(&bytes[..elem.bytes() as usize]);
+            Stmt::Store { to, index, value } => self.store(*to, *index, &[*value], active),
+            Stmt::StoreVector { to, index, values } => self.store(*to, *index, values, active),
+            Stmt::LoadVector { values, from, index } => {
+                for (i, v) in values.iter().enumerate() {
+                    self.set(*v, active, |g, t| {
+                        let first = g.vector(*from, *index, values.len(), t)?;
+                        g.load(*from, first + i as u64)
+                    })?;
                 }
                 Ok(())
             }
@@ -164,20 +245,46 @@ impl Group<'_, '_> {
                 }
                 Ok(())
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 for (e, v) in values.iter().enumerate() {
                     self.set(*v, active, |g, t| {
                         let (first, lane) = (t / 32 * 32, t % 32);
                         let (row, column) = (lane / 4 + 8 * (e / 2), 2 * (lane % 4) + e % 2);
                         let mut sum = f32::from_bits(g.get(c[e], t) as u32);
-                        for k in 0..16 {
-                            // Of which thread, and in which of its pairs.
-                            let x = g.get(a[row / 8 + 2 * (k / 8)], first + 4 * (row % 8) + k % 8 / 2);
-                            let y = g.get(b[k / 8], first + 4 * column + k % 8 / 2);
-                            sum += half_of(x, k) * half_of(y, k);
+                        for k in 0..8 {
+                            // Of which thread, and in which of its words.
+                            let x = g.get(a[row / 8 + 2 * (k / 4)], first + 4 * (row % 8) + k % 4);
+                            let y = g.get(b[k / 4], first + 4 * column + k % 4);
+                            for (x, y) in numbers(*words, x).into_iter().zip(numbers(*words, y)) {
+                                sum += x * y;
+                            }
                         }
                         Ok(sum.to_bits().into())
                     })?;
+                }
+                Ok(())
+            }
+            Stmt::Copy { .. } => {
+                for t in (0..active.len()).filter(|t| active[*t]) {
+                    let Some(c) = self.copy(s, t)? else { continue };
+                    self.expected[c.array][c.at..c.at + c.data.len()].fill(true);
+                    if let Some(open) = self.sets.back_mut() {
+                        open.push(c);
+                    }
+                }
+                Ok(())
+            }
+            Stmt::CloseCopies => {
+                self.sets.push_back(vec![]);
+                Ok(())
+            }
+            Stmt::AwaitCopies { pending } => {
+                // The open set is waited for by nobody.
+                while self.sets.len() > *pending as usize + 1 {
+                    for Copy { array, at, data } in self.sets.pop_front().unwrap_or_default() {
+                        self.shared[array][at..at + data.len()].copy_from_slice(&data);
+                        self.expected[array][at..at + data.len()].fill(false);
+                    }
                 }
                 Ok(())
             }
@@ -206,24 +313,11 @@ impl Group<'_, '_> {
             },
             Op::MulAdd(a, b, c) => float(Binary::Add, ty(a), float(Binary::Mul, ty(a), get(a), get(b)), get(c)),
             Op::Compare(c, a, b) => compare(c, ty(a), get(a), get(b)).into(),
-            Op::PairBf16(a, b) => u64::from(bf16(get(a) as u32)) | u64::from(bf16(get(b) as u32)) << 16,
+            Op::Tf32(a) => u64::from(tf32(get(a) as u32)),
+            Op::Pair(words, a, b) => u64::from(half(words, get(a) as u32)) | u64::from(half(words, get(b) as u32)) << 16,
             Op::Select(c, a, b) => get(if get(c) != 0 { a } else { b }),
             Op::Convert(c, to, a) => convert(c, ty(a), to, get(a)),
-            Op::Load { from, index } => {
-                let (elem, at) = self.place(from, get(index))?;
-                let memory = match from {
-                    Space::Global(i) => &self.launch.buffers[i as usize],
-                    Space::Shared(i) => &self.shared[i as usize],
-                };
-                let mut bytes = [0; 8];
-                bytes[..elem.bytes() as usize].copy_from_slice(&memory[at..at + elem.bytes() as usize]);
-                let bits = u64::from_le_bytes(bytes);
-                match elem {
-                    Elem::I8 => bits as u8 as i8 as i32 as u32 as u64,
-                    Elem::I16 => bits as u16 as i16 as i32 as u32 as u64,
-                    _ => bits,
-                }
-            }
+            Op::Load { from, index } => self.load(from, get(index))?,
             Op::SubgroupFold(f, a) => {
                 let first = t / lanes * lanes;
                 let all: Vec<u64> = (first..(first + lanes).min(active.len())).filter(|t| active[*t]).map(|t| self.get(a, t)).collect();
@@ -259,9 +353,34 @@ fn bf16(bits: u32) -> u16 {
     if f32::from_bits(bits).is_nan() { 0x7fff } else { ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16 }
 }
 
-/// The first or, where `k` is odd, the second of a pair of bf16.
-fn half_of(pair: u64, k: usize) -> f32 {
-    f32::from_bits(if k.is_multiple_of(2) { (pair as u32) << 16 } else { pair as u32 & 0xffff_0000 })
+/// The bits of an `f32` rounded to a number of a pair.
+fn half(words: Words, bits: u32) -> u16 {
+    if words == Words::Bf16 {
+        return bf16(bits);
+    }
+    let mut out = vec![];
+    Num::F(f32::from_bits(bits).into()).cast(DType::F16).write(DType::F16, &mut out);
+    u16::from_le_bytes([out[0], out[1]])
+}
+
+/// The bits of an `f32` rounded to tf32; NaN is one NaN.
+fn tf32(bits: u32) -> u32 {
+    if f32::from_bits(bits).is_nan() { 0x7fff_ffff } else { (bits + 0x1000) & 0xffff_e000 }
+}
+
+/// The numbers of a matrix' word, of which there are at most two.
+fn numbers(words: Words, word: u64) -> Vec<f32> {
+    let word = word as u32;
+    let bits = match words {
+        Words::Bf16 => vec![word << 16, word & 0xffff_0000],
+        Words::F16 => {
+            let number = |w: u32| (Num::read(DType::F16, &(w as u16).to_le_bytes()).as_f64() as f32).to_bits();
+            vec![number(word), number(word >> 16)]
+        }
+        // Bits that rounding should have cleared are not looked at.
+        Words::Tf32 => vec![word & 0xffff_e000],
+    };
+    bits.into_iter().map(f32::from_bits).collect()
 }
 
 /// The signed number that the bits of an integer are.

@@ -184,6 +184,26 @@ pub enum Fold {
     Min,
 }
 
+/// What the words of matrices are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Words {
+    /// Pairs of bf16 or f16, the first in the low half.
+    Bf16,
+    F16,
+    /// Numbers, rounded by [`Op::Tf32`].
+    Tf32,
+}
+
+impl Words {
+    /// How many numbers a word holds.
+    pub fn numbers(self) -> u32 {
+        match self {
+            Words::Bf16 | Words::F16 => 2,
+            Words::Tf32 => 1,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Space {
     /// A parameter of the kernel.
@@ -212,8 +232,10 @@ pub enum Op {
     MulAdd(Val, Val, Val),
     Compare(Compare, Val, Val),
     Select(Val, Val, Val),
-    /// Two `f32` rounded to bf16, to the nearest, in an `i32`: the first in its low half.
-    PairBf16(Val, Val),
+    /// Two `f32` rounded to what a word's pairs are, to the nearest, in an `i32`: the first in its low half.
+    Pair(Words, Val, Val),
+    /// An `f32` rounded to the 10 bits of mantissa of tf32, to the nearest, away from zero at a tie: as an `i32`.
+    Tf32(Val),
     Convert(Convert, Ty, Val),
     Load {
         from: Space,
@@ -229,9 +251,9 @@ impl Op {
     pub fn operands(&self) -> impl Iterator<Item = Val> {
         let list: [Option<Val>; 3] = match *self {
             Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => [None; 3],
-            Op::Unary(_, a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
+            Op::Unary(_, a) | Op::Tf32(a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
             Op::Load { index, .. } => [Some(index), None, None],
-            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::PairBf16(a, b) => [Some(a), Some(b), None],
+            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Pair(_, a, b) => [Some(a), Some(b), None],
             Op::MulAdd(a, b, c) | Op::Select(a, b, c) => [Some(a), Some(b), Some(c)],
         };
         list.into_iter().flatten()
@@ -288,6 +310,17 @@ pub enum Stmt {
         cond: Val,
         body: Vec<Stmt>,
     },
+    /// 2 or 4 neighbours, from a multiple of their number on. Of devices that have such accesses ([`nnc_ir::target::Gpu::vector_bytes`]).
+    LoadVector {
+        values: Vec<Val>,
+        from: Space,
+        index: Val,
+    },
+    StoreVector {
+        to: Space,
+        index: Val,
+        values: Vec<Val>,
+    },
     /// Matrices of 8 rows of 16 bytes from an array of `i32`, by all threads of a subgroup of 32: row `r` of the `i`-th starts at the
     /// index that thread `8i + r` has (the others' are not looked at), and thread `4r + j` gets its `j`-th word as the `i`-th value. NVIDIA's
     /// devices only.
@@ -296,14 +329,31 @@ pub enum Stmt {
         from: Space,
         index: Val,
     },
-    /// `a * b + c` of a subgroup of 32: 16x16 by 16x8 in bf16 pairs, sums in `f32`. Of thread `4g + t`: `a` are the pairs of row `g` (then
-    /// `g + 8`) at column `2t`, and the same at `2t + 8`; `b` those of column `g` at rows `2t` and `2t + 8`; `c` and the values rows `g`, then
-    /// `g + 8`, at columns `2t` and `2t + 1`. NVIDIA's devices only.
+    /// `a * b + c` of a subgroup of 32: 16 rows by 8 columns, sums in `f32`, 8 words deep, each of which is one number or a pair of them. Of
+    /// thread `4g + t`: `a` are the words of row `g` (then `g + 8`) at column `t`, and the same at `t + 4`; `b` those of column `g` at rows `t`
+    /// and `t + 4`; `c` and the values rows `g`, then `g + 8`, at columns `2t` and `2t + 1`. NVIDIA's devices only.
     MultiplyMatrices {
+        words: Words,
         values: [Val; 4],
         a: [Val; 4],
         b: [Val; 2],
         c: [Val; 4],
+    },
+    /// A copy of `bytes` (4, 8 or 16) from a buffer that is only read to a shared array, beside what the thread goes on with: zeros where
+    /// `inside` does not hold. Both places are multiples of `bytes`. It belongs to the thread's open set of copies. NVIDIA's devices only.
+    Copy {
+        to: Space,
+        at: Val,
+        from: Space,
+        index: Val,
+        bytes: u32,
+        inside: Option<Val>,
+    },
+    /// Closes the open set of copies.
+    CloseCopies,
+    /// Waits until all closed sets of the thread's copies but the last `pending` have arrived. Other threads see them behind a barrier.
+    AwaitCopies {
+        pending: u32,
     },
     /// All threads of the group arrive, and what they wrote to shared and global memory is seen by all of them.
     Barrier,
@@ -320,9 +370,9 @@ impl Stmt {
                 carried.iter().for_each(|c| f(c.value));
             }
             Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
-            Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
+            Stmt::LoadVector { values, .. } | Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
             Stmt::MultiplyMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
-            Stmt::Store { .. } | Stmt::Barrier => {}
+            Stmt::Store { .. } | Stmt::StoreVector { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } | Stmt::Barrier => {}
         }
     }
 }
@@ -379,7 +429,16 @@ impl Kernel {
                     Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| block(b, f)),
                     Stmt::For { body, .. } => block(body, f),
                     Stmt::While { head, body, .. } => [head, body].into_iter().for_each(|b| block(b, f)),
-                    Stmt::Let(..) | Stmt::Store { .. } | Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } | Stmt::Barrier => {}
+                    Stmt::Let(..)
+                    | Stmt::Store { .. }
+                    | Stmt::LoadVector { .. }
+                    | Stmt::StoreVector { .. }
+                    | Stmt::LoadMatrices { .. }
+                    | Stmt::MultiplyMatrices { .. }
+                    | Stmt::Copy { .. }
+                    | Stmt::CloseCopies
+                    | Stmt::AwaitCopies { .. }
+                    | Stmt::Barrier => {}
                 }
             }
         }

@@ -38,7 +38,8 @@ impl Display for Op {
             Op::MulAdd(a, b, c) => write!(f, "muladd {a}, {b}, {c}"),
             Op::Compare(op, a, b) => write!(f, "{} {a}, {b}", name(op)),
             Op::Select(c, a, b) => write!(f, "select {c}, {a}, {b}"),
-            Op::PairBf16(a, b) => write!(f, "pairbf16 {a}, {b}"),
+            Op::Tf32(a) => write!(f, "tf32 {a}"),
+            Op::Pair(words, a, b) => write!(f, "pair {} {a}, {b}", name(words)),
             Op::Convert(op, _, a) => write!(f, "{} {a}", name(op)),
             Op::Load { from, index } => write!(f, "{from}[{index}]"),
             Op::SubgroupFold(op, a) => write!(f, "subgroup_{} {a}", name(op)),
@@ -90,10 +91,18 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
                 block(k, body, depth + 1, out)?;
                 writeln!(out, "{pad}}}")?;
             }
+            Stmt::LoadVector { values, from, index } => writeln!(out, "{pad}{} = {from}[{index}..]", list(values))?,
+            Stmt::StoreVector { to, index, values } => writeln!(out, "{pad}{to}[{index}..] = {}", list(values))?,
             Stmt::LoadMatrices { values, from, index } => writeln!(out, "{pad}{} = load_matrices {from}[{index}]", list(values))?,
-            Stmt::MultiplyMatrices { values, a, b, c } => {
-                writeln!(out, "{pad}{} = multiply_matrices {}; {}; {}", list(values), list(a), list(b), list(c))?;
+            Stmt::MultiplyMatrices { words, values, a, b, c } => {
+                writeln!(out, "{pad}{} = multiply_matrices {} {}; {}; {}", list(values), name(words), list(a), list(b), list(c))?;
             }
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                let inside = inside.map_or(String::new(), |i| format!(" if {i}"));
+                writeln!(out, "{pad}{to}[{at}] <- {bytes} bytes of {from}[{index}]{inside}")?;
+            }
+            Stmt::CloseCopies => writeln!(out, "{pad}close_copies")?,
+            Stmt::AwaitCopies { pending } => writeln!(out, "{pad}await_copies {pending}")?,
             Stmt::Barrier => writeln!(out, "{pad}barrier")?,
         }
     }

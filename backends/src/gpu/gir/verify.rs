@@ -1,14 +1,23 @@
 //! What must hold of a kernel before it is printed: types, definitions before uses, stores to what is written, memory and threads that
-//! the device has, and barriers and subgroup operations only where all threads of a group come by.
+//! the device has, and barriers, subgroup operations and ends of sets of copies only where all threads of a group come by.
 
 use super::{Binary, Compare, Convert, Elem, Kernel, Op, Space, Stmt, Ty, Unary, Val};
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::Gpu;
 use nnc_ir::{Error, Result};
 
 /// The first thing that is wrong with the kernel.
 pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
-    let matrices = device.isa != GpuIsa::SpirV && k.threads.is_multiple_of(32);
-    let mut v = Verifier { k, matrices, defined: vec![false; k.types.len()], uniform: vec![false; k.types.len()], in_scope: vec![] };
+    let copies = device.isa.is_nvidia();
+    let matrices = copies && k.threads.is_multiple_of(32);
+    let mut v = Verifier {
+        k,
+        matrices,
+        copies,
+        vector: device.vector_bytes,
+        defined: vec![false; k.types.len()],
+        uniform: vec![false; k.types.len()],
+        in_scope: vec![],
+    };
     let wrong = |what: String| Err(Error::internal(format!("GPU kernel {}: {what}", k.name)));
     if k.threads == 0 || k.threads > device.max_threads {
         return wrong(format!("{} threads in a group, {} are possible", k.threads, device.max_threads));
@@ -31,6 +40,10 @@ struct Verifier<'a> {
     k: &'a Kernel,
     /// Whether there are operations of matrices: subgroups of 32, all of them full.
     matrices: bool,
+    /// Whether there are copies beside the threads.
+    copies: bool,
+    /// Bytes that are loaded or stored at once, at most.
+    vector: u32,
     defined: Vec<bool>,
     /// Whether all threads of a group have the same value.
     uniform: Vec<bool>,
@@ -105,6 +118,20 @@ impl Verifier<'_> {
         self.typed(index, Ty::I32)
     }
 
+    /// An error where so many elements are not loaded or stored at once.
+    fn vector(&self, s: Space, n: usize) -> Check {
+        let fits = [2, 4].contains(&n) && n as u32 * self.k.elem(s).bytes() <= self.vector;
+        if fits { Ok(()) } else { Err(format!("{n} elements of {s} at once")) }
+    }
+
+    /// An error where a buffer is only read.
+    fn writes(&self, to: Space) -> Check {
+        match to {
+            Space::Global(i) if !self.k.buffers[i as usize].written => Err(format!("a store to {to}, which is only read")),
+            _ => Ok(()),
+        }
+    }
+
     fn stmt(&mut self, s: &Stmt, uniform: bool) -> Check {
         let ty = |v: Val| self.k.ty(v);
         match s {
@@ -125,10 +152,18 @@ impl Verifier<'_> {
             Stmt::Store { to, index, value } => {
                 self.place(*to, *index)?;
                 self.typed(*value, self.k.elem(*to).ty())?;
-                match to {
-                    Space::Global(i) if !self.k.buffers[*i as usize].written => Err(format!("a store to {to}, which is only read")),
-                    _ => Ok(()),
-                }
+                self.writes(*to)
+            }
+            Stmt::LoadVector { values, from, index } => {
+                self.place(*from, *index)?;
+                self.vector(*from, values.len())?;
+                values.iter().try_for_each(|v| self.define_as(*v, self.k.elem(*from).ty()))
+            }
+            Stmt::StoreVector { to, index, values } => {
+                self.place(*to, *index)?;
+                self.vector(*to, values.len())?;
+                values.iter().try_for_each(|v| self.typed(*v, self.k.elem(*to).ty()))?;
+                self.writes(*to)
             }
             Stmt::If { cond, then, otherwise, joined } => {
                 self.typed(*cond, Ty::Bool)?;
@@ -182,11 +217,25 @@ impl Verifier<'_> {
                 }
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::I32))
             }
-            Stmt::MultiplyMatrices { values, a, b, c } => {
+            Stmt::MultiplyMatrices { words: _, values, a, b, c } => {
                 a.iter().chain(b).try_for_each(|v| self.typed(*v, Ty::I32))?;
                 c.iter().try_for_each(|v| self.typed(*v, Ty::F32))?;
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::F32))
             }
+            Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } if !self.copies => Err("the device has no copies beside threads".into()),
+            Stmt::Copy { to, at, from, index, bytes, inside } => {
+                self.place(*to, *at)?;
+                self.place(*from, *index)?;
+                let only_read = matches!(from, Space::Global(i) if !self.k.buffers[*i as usize].written);
+                let whole = [*to, *from].iter().all(|s| bytes.is_multiple_of(self.k.elem(*s).bytes()));
+                if !matches!(to, Space::Shared(_)) || !only_read || ![4, 8, 16].contains(bytes) || !whole {
+                    return Err(format!("a copy of {bytes} bytes from {from} to {to}"));
+                }
+                inside.map_or(Ok(()), |i| self.typed(i, Ty::Bool))
+            }
+            // So that all threads count the same sets.
+            Stmt::CloseCopies | Stmt::AwaitCopies { .. } if !uniform => Err("a set of copies ends where not all threads of a group come by".into()),
+            Stmt::CloseCopies | Stmt::AwaitCopies { .. } => Ok(()),
             Stmt::Barrier if uniform => Ok(()),
             Stmt::Barrier => Err("a barrier stands where not all threads of a group come by".into()),
         }
@@ -222,7 +271,8 @@ impl Verifier<'_> {
                 };
                 ok(fits && ty(a) == ty(b), Ty::Bool)
             }
-            Op::PairBf16(a, b) => ok(self.matrices && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
+            Op::Tf32(a) => ok(self.matrices && ty(a) == Ty::F32, Ty::I32),
+            Op::Pair(words, a, b) => ok(self.matrices && words.numbers() == 2 && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
             Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
             Op::Convert(c, to, a) => {
                 let from = ty(a);

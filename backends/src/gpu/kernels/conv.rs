@@ -4,12 +4,13 @@
 use super::epilogue::is_heavy;
 use super::product::Matrix;
 use super::tile::{LEAST, Line, Shape, Source, Tile, place, product as tiled};
-use super::{Frame, Result, Site, no};
+use super::{Element, Frame, Result, Site, no};
 use crate::gpu::gir::{Binary, Compare, Val};
 use crate::gpu::lower::Lowered;
 use nnc_ir::Dim;
 use nnc_ir::ops::Op;
 use nnc_ir::ops::contract::{Layout, Window};
+use nnc_ir::target::Rounding;
 
 /// The windows of images, one a column.
 struct Images<'a> {
@@ -38,6 +39,13 @@ impl Source for Images<'_> {
         false
     }
 
+    fn together(&self, f: &Frame) -> u32 {
+        // Where windows are single pixels, those of an image lie as the result's do.
+        let w = self.window;
+        let single = w.kernel.iter().chain(&w.strides).all(|n| *n == 1) && !self.is_padded();
+        if single { f.together(0, self.plane) } else { 1 }
+    }
+
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
         let (n, mut rest) = f.split(line, self.pixels);
         let start = f.b.mul(n, self.whole);
@@ -57,7 +65,7 @@ impl Source for Images<'_> {
         Line { inside, at: corner }
     }
 
-    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Val {
+    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Element {
         let (mut at, mut inside) = (line.at[0], f.both(line.inside, inside));
         let mut rest = depth;
         for (i, size) in self.window.kernel.iter().enumerate().rev() {
@@ -76,7 +84,7 @@ impl Source for Images<'_> {
         }
         let by = f.b.mul(rest, self.plane);
         at = f.b.add(at, by);
-        f.load_if(inside, 0, at)
+        Element { param: 0, at, inside }
     }
 }
 
@@ -97,7 +105,9 @@ pub fn conv(s: &Site) -> Result<Lowered> {
     if [&shape.rows, &shape.columns].iter().any(|d| d.as_const().is_some_and(|d| d < LEAST)) {
         return no(format!("{} filters a group on {} pixels: tiles would be mostly empty", shape.rows, shape.columns));
     }
-    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post));
+    // Windows, and numbers that are rounded on their way from shared memory, together take more registers than large tiles leave.
+    let heavy = is_heavy(&op.post) || s.device.rounding == Some(Rounding::Tf32);
+    let tile = Tile::choose(s.device, &shape, heavy, s.y().dtype);
     let mut f = s.frame(tile.threads());
     let sizes = shape.sizes(&mut f, tile)?;
     let list = |f: &mut Frame, dims: &[Dim]| dims.iter().map(|d| f.size(d)).collect::<Result<Vec<Val>>>();
@@ -134,6 +144,6 @@ pub fn conv(s: &Site) -> Result<Lowered> {
             let by = f.b.mul(n, result);
             (f.b.add(by, pixel), None)
         };
-        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output()), (&mut of_row, &mut of_column))
+        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output(), pixel_count), (&mut of_row, &mut of_column))
     })
 }

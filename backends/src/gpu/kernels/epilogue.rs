@@ -10,20 +10,34 @@ use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::contract::Post;
 use nnc_ir::{DType, ScalarFn, Type};
 
-/// Applies all steps to `v`, the element `at` of the result. Operands of steps follow the first two parameters.
-pub fn epilogue(f: &mut Frame, post: &[Post], mut v: Val, channel: Val, at: Val) -> Result<Val> {
+/// The channels of neighbours: theirs in turn, of which this is the first, or one that they share.
+#[derive(Clone, Copy)]
+pub enum Channel {
+    First(Val),
+    Shared(Val),
+}
+
+/// Applies all steps to `v`, the neighbours from the element `at` of the result on. Operands of steps follow the first two parameters.
+pub fn epilogue(f: &mut Frame, post: &[Post], v: &mut [Val], channel: Channel, at: Val) -> Result<()> {
     let mut operand = 2;
     for p in post {
-        v = match p {
-            Post::Act(a) => activation(&mut f.b, *a, v)?,
-            Post::Bias | Post::Scale | Post::Add => {
-                let w = f.load(operand, if *p == Post::Add { at } else { channel });
-                operand += 1;
-                if *p == Post::Scale { f.b.mul(v, w) } else { f.b.add(v, w) }
+        if let Post::Act(a) = p {
+            for v in v.iter_mut() {
+                *v = activation(&mut f.b, *a, *v)?;
             }
+            continue;
+        }
+        let w = match (p, channel) {
+            (Post::Bias | Post::Scale, Channel::Shared(c)) => vec![f.load(operand, c); v.len()],
+            (Post::Bias | Post::Scale, Channel::First(c)) => f.load_vector(operand, c, v.len() as u32),
+            _ => f.load_vector(operand, at, v.len() as u32),
         };
+        operand += 1;
+        for (v, w) in v.iter_mut().zip(w) {
+            *v = if *p == Post::Scale { f.b.mul(*v, w) } else { f.b.add(*v, w) };
+        }
     }
-    Ok(v)
+    Ok(())
 }
 
 /// Whether a step is longer than a few instructions.

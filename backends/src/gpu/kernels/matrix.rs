@@ -1,16 +1,17 @@
-//! The part of a subgroup in a product of tiles by matrix units: blocks of 16 rows and 8 columns, 16 deep.
+//! The part of a subgroup in a product of tiles by matrix units: blocks of 16 rows and 8 columns, 8 words deep.
 
 use super::Frame;
-use super::tile::{Reader, Tile};
-use crate::gpu::gir::{Binary, Op, Val};
+use super::tile::{Part, Tile};
+use crate::gpu::gir::{Binary, Op, Ty, Val, Words};
 
-/// Rows, columns and pairs along the depth of a block.
+/// Rows, columns and words along the depth of a block.
 const ROWS: u32 = 16;
 const COLUMNS: u32 = 8;
-const PAIRS: u32 = 8;
+const WORDS: u32 = 8;
 
 /// The blocks that a subgroup computes, and where its threads find theirs.
 pub struct Units {
+    words: Words,
     /// Blocks along rows and columns, and steps along the depth.
     down: u32,
     across: u32,
@@ -23,7 +24,7 @@ pub struct Units {
 
 impl Units {
     /// Two subgroups below each other, as many beside each other as there are.
-    pub fn new(f: &mut Frame, t: Tile) -> Units {
+    pub fn new(f: &mut Frame, t: Tile, words: Words) -> Units {
         let beside = t.threads() / 32 / 2;
         let (rows, columns) = (t.rows / 2, t.columns / beside);
         let (thread, lane) = (f.b.value(Op::Thread), f.b.value(Op::Lane));
@@ -31,9 +32,10 @@ impl Units {
         let by = f.b.i32(beside as i32);
         let (y, x) = f.split(subgroup, by);
         Units {
+            words,
             down: rows / ROWS,
             across: columns / COLUMNS,
-            steps: t.depth / 2 / PAIRS,
+            steps: t.depth / words.numbers() / WORDS,
             row: f.b.with(Binary::Mul, y, rows.into()),
             column: f.b.with(Binary::Mul, x, columns.into()),
             lane,
@@ -42,14 +44,15 @@ impl Units {
 
     /// Adds the product of the tiles in shared memory. A block's four sums of a thread are its rows `g` and `g + 8` by its columns `2t` and
     /// `2t + 1`; all sums lie by row, then column.
-    pub fn multiply(&self, f: &mut Frame, left: &Reader, right: &Reader, sums: &mut [Val]) {
+    pub fn multiply(&self, f: &mut Frame, left: &Part, right: &Part, sums: &mut [Val]) {
         // Of the left tile, a thread names row `lane % 16` of a block and its first or second 16 bytes; of the right one, row `lane % 8` of
         // one of two blocks, and those bytes.
         let low = f.b.with(Binary::And, self.lane, 15);
         let half = f.b.with(Binary::ShrU, self.lane, 4);
         let (row, byte) = (f.b.add(self.row, low), f.b.with(Binary::Mul, half, 4));
         let at = f.b.with(Binary::Mul, row, left.pitch.into());
-        let of_left = f.b.add(at, byte);
+        let at = f.b.add(at, byte);
+        let of_left = f.b.add(at, left.start);
         let low = f.b.with(Binary::And, self.lane, 7);
         let second = f.b.with(Binary::Mul, half, COLUMNS.into());
         let column = f.b.add(low, second);
@@ -58,25 +61,38 @@ impl Units {
         let half = f.b.with(Binary::And, half, 1);
         let byte = f.b.with(Binary::Mul, half, 4);
         let at = f.b.with(Binary::Mul, column, right.pitch.into());
-        let of_right = f.b.add(at, byte);
+        let at = f.b.add(at, byte);
+        let of_right = f.b.add(at, right.start);
         let width = 2 * self.across as usize;
         for step in 0..self.steps {
             let mut b: Vec<[Val; 2]> = vec![];
             for two in 0..self.across / 2 {
-                let at = f.b.with(Binary::Add, of_right, (2 * two * COLUMNS * right.pitch + step * PAIRS).into());
-                let [p, q, r, s] = f.b.load_matrices(right.space, at);
+                let at = f.b.with(Binary::Add, of_right, (2 * two * COLUMNS * right.pitch + step * WORDS).into());
+                let [p, q, r, s] = self.load(f, right, at);
                 b.extend([[p, q], [r, s]]);
             }
             for i in 0..self.down {
-                let at = f.b.with(Binary::Add, of_left, (i * ROWS * left.pitch + step * PAIRS).into());
-                let a: [Val; 4] = f.b.load_matrices(left.space, at);
+                let at = f.b.with(Binary::Add, of_left, (i * ROWS * left.pitch + step * WORDS).into());
+                let a = self.load(f, left, at);
                 for (j, b) in b.iter().enumerate() {
                     let first = 2 * i as usize * width + 2 * j;
                     let places = [first, first + 1, first + width, first + width + 1];
-                    let new = f.b.multiply_matrices(a, *b, places.map(|p| sums[p]));
+                    let new = f.b.multiply_matrices(self.words, a, *b, places.map(|p| sums[p]));
                     places.iter().zip(new).for_each(|(p, v)| sums[*p] = v);
                 }
             }
+        }
+    }
+
+    /// Four matrices, their numbers rounded where they are not yet.
+    fn load(&self, f: &mut Frame, part: &Part, at: Val) -> [Val; 4] {
+        let words: [Val; 4] = f.b.load_matrices(part.space, at);
+        match self.words {
+            Words::Bf16 | Words::F16 => words,
+            Words::Tf32 => words.map(|w| {
+                let number = f.b.bits(Ty::F32, w);
+                f.b.value(Op::Tf32(number))
+            }),
         }
     }
 

@@ -11,7 +11,8 @@ mod rows;
 mod tile;
 
 use super::gir::build::Builder;
-use super::gir::{self, Binary, Compare, Op as Gir, Space, Val};
+use super::gir::{self, Binary, Compare, Op as Gir, Space, Ty, Val, Words};
+use super::lower::minifloat::decode;
 use super::lower::{Lowered, Refusal, elem};
 use nnc_ir::kernel::{Access, Kernel, Origin};
 use nnc_ir::ops::Op;
@@ -83,7 +84,9 @@ impl<'k> Site<'k> {
 
     /// What all kernels here ask for.
     fn usable(&self) -> Result<()> {
-        if let Some(t) = self.origin.x.iter().chain(&self.origin.y).find(|t| t.dtype != DType::F32) {
+        let halves = [DType::F16, DType::BF16].contains(&self.y().dtype) && matches!(self.origin.op, Op::MatMul(_) | Op::Conv(_));
+        let dtype = if halves && self.device.isa.is_nvidia() { self.y().dtype } else { DType::F32 };
+        if let Some(t) = self.origin.x.iter().chain(&self.origin.y).find(|t| t.dtype != dtype) {
             return no(format!("an operand is {}", t.dtype));
         }
         if self.origin.within.is_some() {
@@ -101,14 +104,23 @@ impl<'k> Site<'k> {
         let buffers = self.kernel.params.iter().map(|p| b.buffer(elem(p.dtype), p.access != Access::Read)).collect();
         let bases = self.offsets.iter().map(|o| o.then(|| b.scalar())).collect();
         let most = self.device.scalar_bytes as usize / 4 - self.offsets.iter().filter(|o| **o).count().min(self.device.scalar_bytes as usize / 4);
-        Frame { b, buffers, bases, scalars: vec![], most }
+        let dtypes = self.kernel.params.iter().map(|p| p.dtype).collect();
+        Frame { b, buffers, dtypes, bases, scalars: vec![], most }
     }
+}
+
+/// An element of a parameter, where there is one.
+struct Element {
+    param: usize,
+    at: Val,
+    inside: Option<Val>,
 }
 
 /// A kernel that is being built.
 struct Frame {
     b: Builder,
     buffers: Vec<Space>,
+    dtypes: Vec<DType>,
     /// The element that a parameter starts at, where that is not 0.
     bases: Vec<Option<Val>>,
     scalars: Vec<Dim>,
@@ -142,22 +154,65 @@ impl Frame {
     }
 
     fn load(&mut self, param: usize, index: Val) -> Val {
+        self.load_vector(param, index, 1)[0]
+    }
+
+    /// So many neighbours, from a multiple of their number on.
+    fn load_vector(&mut self, param: usize, index: Val, n: u32) -> Vec<Val> {
         let at = self.place(param, index);
-        self.b.load(self.buffers[param], at)
+        let bits = self.b.load_vector(self.buffers[param], at, n);
+        bits.into_iter().map(|bits| self.decode(param, bits)).collect()
+    }
+
+    /// What an element is, by what memory holds of it.
+    fn decode(&mut self, param: usize, bits: Val) -> Val {
+        match self.dtypes[param] {
+            DType::BF16 => {
+                let w = self.b.with(Binary::Shl, bits, 16);
+                self.b.bits(Ty::F32, w)
+            }
+            DType::F16 => decode(&mut self.b, DType::F16, bits),
+            _ => bits,
+        }
+    }
+
+    fn store_vector(&mut self, param: usize, index: Val, values: Vec<Val>) {
+        let at = self.place(param, index);
+        let values = match pairs(self.dtypes[param]) {
+            Some(words) => {
+                let zero = self.b.f32(0.0);
+                values.into_iter().map(|v| self.b.value(Gir::Pair(words, v, zero))).collect()
+            }
+            None => values,
+        };
+        self.b.store_vector(self.buffers[param], at, values);
+    }
+
+    /// How many neighbours of a parameter can be had at once from every multiple of `d` on: 8, 4, 2 or 1.
+    fn together(&self, param: usize, d: Val) -> u32 {
+        let divides = |n: &u32| self.b.constant(d).is_some_and(|d| d.is_multiple_of((*n).into()));
+        if self.bases[param].is_some() { 1 } else { [8, 4, 2].into_iter().find(divides).unwrap_or(1) }
     }
 
     fn store(&mut self, param: usize, index: Val, value: Val) {
-        let at = self.place(param, index);
-        self.b.store(self.buffers[param], at, value);
+        self.store_vector(param, index, vec![value]);
     }
 
-    /// An element where `inside` holds, else 0: what is outside is read at the first element, without a branch.
-    fn load_if(&mut self, inside: Option<Val>, param: usize, index: Val) -> Val {
-        let Some(inside) = inside else { return self.load(param, index) };
-        let (first, zero) = (self.b.i32(0), self.b.f32(0.0));
-        let index = self.b.select(inside, index, first);
-        let v = self.load(param, index);
+    /// What memory holds of an element where it is inside, else 0: what is outside is read at the first element, without a branch.
+    fn load_if(&mut self, e: Element) -> Val {
+        let first = self.b.i32(0);
+        let index = e.inside.map_or(e.at, |inside| self.b.select(inside, e.at, first));
+        let at = self.place(e.param, index);
+        let v = self.b.load(self.buffers[e.param], at);
+        let Some(inside) = e.inside else { return v };
+        let zero = if self.b.ty(v) == Ty::F32 { self.b.f32(0.0) } else { first };
         self.b.select(inside, v, zero)
+    }
+
+    /// Sends a copy of `words` neighbours to shared memory off, of zeros where the element is outside.
+    fn copy(&mut self, to: Space, at: Val, e: Element, words: u32) {
+        let index = self.place(e.param, e.at);
+        self.b.emit(gir::Stmt::Copy { to, at, from: self.buffers[e.param], index, bytes: 4 * words, inside: e.inside });
     }
 
     /// `a` and `b`, of which either may be granted.
@@ -190,6 +245,15 @@ impl Frame {
         let then = self.b.end();
         self.b.join(inside, (then, vec![]), (vec![], vec![]));
         Ok(Lowered { kernel: self.b.finish(), fails: false, groups: count.clone(), scalars: self.scalars })
+    }
+}
+
+/// What the words of matrices are whose elements are of a type of 16 bits.
+fn pairs(d: DType) -> Option<Words> {
+    match d {
+        DType::F16 => Some(Words::F16),
+        DType::BF16 => Some(Words::Bf16),
+        _ => None,
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::epilogue::is_heavy;
 use super::tile::{LEAST, Line, Shape, Source, Tile, place, product as tiled};
-use super::{Frame, Result, Site, no};
+use super::{Element, Frame, Result, Site, no};
 use crate::gpu::gir::Val;
 use crate::gpu::lower::Lowered;
 use nnc_ir::Dim;
 use nnc_ir::ops::Op;
 
-/// A matrix in memory: where it starts, and the distances of lines and of depths.
+/// A matrix in memory: where it starts, which is a multiple of the greater distance, and the distances of lines and of depths.
 pub struct Matrix {
     pub param: usize,
     pub base: Val,
@@ -21,15 +21,18 @@ impl Source for Matrix {
         f.b.constant(self.depth) == Some(1)
     }
 
+    fn together(&self, f: &Frame) -> u32 {
+        f.together(self.param, if self.along_depth(f) { self.line } else { self.depth })
+    }
+
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line {
         let by = f.b.mul(line, self.line);
         Line { inside, at: vec![f.b.add(self.base, by)] }
     }
 
-    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Val {
+    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Element {
         let by = f.b.mul(depth, self.depth);
-        let (at, inside) = (f.b.add(line.at[0], by), f.both(line.inside, inside));
-        f.load_if(inside, self.param, at)
+        Element { param: self.param, at: f.b.add(line.at[0], by), inside: f.both(line.inside, inside) }
     }
 }
 
@@ -66,7 +69,7 @@ pub fn product(s: &Site) -> Result<Lowered> {
         return no(format!("a product of {rows} rows and {columns} columns: tiles would be mostly empty"));
     }
     let shape = Shape { batch: Dim::product(batch), rows: rows.clone(), columns: columns.clone(), depth: depth.clone() };
-    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post));
+    let tile = Tile::choose(s.device, &shape, is_heavy(&op.post), s.y().dtype);
     let mut f = s.frame(tile.threads());
     let sizes = shape.sizes(&mut f, tile)?;
     let one = f.b.i32(1);
@@ -101,6 +104,6 @@ pub fn product(s: &Site) -> Result<Lowered> {
             (f.b.add(bases[2], by), None)
         };
         let mut of_column = |_: &mut Frame, c: Val| (c, Some(c));
-        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output()), (&mut of_row, &mut of_column))
+        tiled(f, (&shape, &sizes, tile), (row, column), (&mut a, &mut b), (&op.post, s.output(), n), (&mut of_row, &mut of_column))
     })
 }

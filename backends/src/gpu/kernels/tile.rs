@@ -1,13 +1,13 @@
 //! Products of tiles: a group computes a tile of the result, its threads some elements each. Tiles of both operands go through shared
 //! memory, so that an element is read from far once for a whole row or column of the tile.
 
-use super::epilogue::epilogue;
+use super::epilogue::{Channel, epilogue};
 use super::matrix::Units;
-use super::{Frame, Result, barrier, is_multiple, no, tiles};
-use crate::gpu::gir::{Binary, Elem, Op, Val};
-use nnc_ir::Dim;
+use super::{Element, Frame, Result, barrier, is_multiple, no, pairs, tiles};
+use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Ty, Val, Words};
 use nnc_ir::ops::contract::Post;
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::{Gpu, Rounding};
+use nnc_ir::{DType, Dim};
 
 /// Rows and columns of the result that a group computes, the depth that it sums at once, and the elements of a thread along both.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -16,17 +16,29 @@ pub struct Tile {
     pub columns: u32,
     pub depth: u32,
     pub of_thread: u32,
-    /// Whether the next tiles are read while these are multiplied.
-    pub ahead: bool,
-    /// Whether operands are rounded to bf16, and subgroups multiply matrices of them.
-    pub matrices: bool,
+    /// Neighbours among a thread's rows and columns: shared memory is read, and results are stored, so many at once.
+    pub wide: u32,
+    pub feed: Feed,
+    /// What operands are rounded to, where subgroups multiply matrices of them.
+    pub matrices: Option<Words>,
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, ahead: true, matrices: false };
-const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ahead: false, matrices: false };
-const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, ahead: false, matrices: false };
-/// For matrix units: eight subgroups, and two.
-const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, ahead: true, matrices: true };
+/// How tiles come to shared memory.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Feed {
+    /// They are read when they are needed.
+    Plain,
+    /// The next ones are read into registers while these are multiplied: what is rounded on its way.
+    Ahead,
+    /// By copies that go on beside the threads, into so many tiles in turn.
+    Copies(u32),
+}
+
+const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: None };
+const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ..LARGE };
+const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, wide: 2, ..LARGE };
+/// For matrix units: eight subgroups, and two; 16 words deep.
+const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: Some(Words::Bf16) };
 const NARROW: Tile = Tile { rows: 64, columns: 64, ..WIDE };
 
 /// Rows or columns below which a tile would be mostly empty.
@@ -37,9 +49,15 @@ impl Tile {
         self.rows * self.columns / (self.of_thread * self.of_thread)
     }
 
+    /// Where a thread's pieces of a row or column of the tile start, from its first: neighbours lie together, pieces apart by the other
+    /// threads, so that threads beside each other read banks beside each other.
+    fn pieces(self, span: u32) -> impl Iterator<Item = u32> {
+        (0..self.of_thread / self.wide).map(move |i| i * self.wide * (span / self.of_thread))
+    }
+
     /// The largest one that leaves no half of it empty and gives every multiprocessor some groups.
-    pub fn choose(device: &Gpu, s: &Shape, heavy: bool) -> Tile {
-        let nvidia = device.isa != GpuIsa::SpirV;
+    pub fn choose(device: &Gpu, s: &Shape, heavy: bool, dtype: DType) -> Tile {
+        let (nvidia, halves) = (device.isa.is_nvidia(), pairs(dtype));
         let fits = |t: &Tile| {
             let groups = s.groups(*t).as_const();
             let filled = |d: &Dim, n: u32| d.as_const().is_none_or(|d| 2 * d > i64::from(n));
@@ -48,14 +66,24 @@ impl Tile {
             filled(&s.rows, t.rows) && filled(&s.columns, t.columns) && enough
         };
         // Registers and code of a large one are spent on the epilogue, too.
-        let list: &[Tile] = match (device.bf16, nvidia && !heavy) {
+        let list: &[Tile] = match (device.rounding.is_some() || halves.is_some(), nvidia && !heavy) {
             (true, true) => &[WIDE, NARROW],
             (true, false) => &[NARROW],
             (false, true) => &[LARGE, MEDIUM],
             (false, false) => &[MEDIUM],
         };
-        let chosen = list.iter().find(|t| fits(t)).copied().unwrap_or(SMALL);
-        Tile { ahead: nvidia, ..chosen }
+        let mut tile = list.iter().find(|t| fits(t)).copied().unwrap_or(if halves.is_some() { NARROW } else { SMALL });
+        tile.wide = tile.wide.min(device.vector_bytes / 4).max(1);
+        if halves.is_some() {
+            tile.matrices = halves;
+        } else if tile.matrices.is_some() && device.rounding == Some(Rounding::Tf32) {
+            // Numbers lie in shared memory as they come, and are rounded on the way from there.
+            tile = Tile { depth: tile.depth / 2, feed: Feed::Copies(2), matrices: Some(Words::Tf32), ..tile };
+        }
+        if !nvidia {
+            tile.feed = Feed::Plain;
+        }
+        tile
     }
 }
 
@@ -64,11 +92,15 @@ pub trait Source {
     /// Whether neighbours in memory are neighbours along the depth.
     fn along_depth(&self, f: &Frame) -> bool;
 
+    /// How many neighbours in memory are read at once: 1, 2, 4 or 8. From every multiple of that number on they lie side by side, at a
+    /// multiple of it, and are inside or outside together.
+    fn together(&self, f: &Frame) -> u32;
+
     /// What all elements of a row (a column of the right operand) have in common; `inside` is whether there is such a row.
     fn line(&mut self, f: &mut Frame, line: Val, inside: Option<Val>) -> Line;
 
-    /// The element at a depth, 0 outside of the matrix.
-    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Val;
+    /// The element at a depth; outside of the matrix all are 0.
+    fn element(&mut self, f: &mut Frame, line: &Line, depth: Val, inside: Option<Val>) -> Element;
 }
 
 /// A row: numbers that its elements are found by.
@@ -121,74 +153,102 @@ pub fn place(f: &mut Frame, t: Tile, s: &Sizes, group: Val) -> (Val, Val, Val) {
     (batch, row, column)
 }
 
-/// How the threads of a group read a tile: each some lines at some depths. For matrix units an element of the tile is a pair of
-/// neighbours along the depth, and a line's pairs lie side by side.
-pub struct Reader {
-    pub space: crate::gpu::gir::Space,
-    /// Distance of depths (of lines, where there are pairs) in shared memory.
-    pub pitch: u32,
-    /// For each element that a thread reads: the number of its line among `lines`, its depth within the tile, its place.
+/// How the threads of a group bring a tile to shared memory: each some words of some lines. For matrix units a line's words lie side by
+/// side, and may be pairs of neighbours along the depth.
+struct Reader<'a> {
+    source: &'a mut dyn Source,
+    space: Space,
+    /// Distance of depths (of lines, for matrix units) in shared memory, and the length of a tile.
+    pitch: u32,
+    length: u32,
+    /// Of what a thread brings: the number of its line among `lines`, its depth within the tile, its place.
     elements: Vec<(usize, Val, Val)>,
     lines: Vec<Line>,
-    pairs: bool,
+    /// What a word is a pair of, if it is one.
+    pairs: Option<Words>,
+    /// Neighbours that come at once.
+    together: u32,
+    /// Whether all depths and lines that tiles cover are there.
+    whole: [bool; 2],
 }
 
-impl Reader {
-    fn new(f: &mut Frame, t: Tile, source: &mut dyn Source, span: u32, first: Val, count: Val, whole: bool) -> Reader {
-        let (along, pairs) = (source.along_depth(f), t.matrices);
-        let deep = if pairs { t.depth / 2 } else { t.depth };
-        let (pitch, space) = if pairs {
+/// A tile in shared memory.
+pub struct Part {
+    pub space: Space,
+    pub pitch: u32,
+    pub start: Val,
+}
+
+impl<'a> Reader<'a> {
+    fn new(f: &mut Frame, t: Tile, source: &'a mut dyn Source, span: u32, first: Val, count: Val, whole: [bool; 2]) -> Reader<'a> {
+        let (along, by_line) = (source.along_depth(f), t.matrices.is_some());
+        let numbers = t.matrices.map_or(1, Words::numbers);
+        let deep = t.depth / numbers;
+        let copies = if let Feed::Copies(n) = t.feed { Some(n) } else { None };
+        // Neighbours in memory must be such in the tile.
+        let together = if copies.is_some() && along == by_line { (source.together(f) / numbers).min(4) } else { 1 };
+        let (pitch, length, elem) = if by_line {
             // Rows of 16 bytes; four words more, so that eight lines lie in different banks.
-            (deep + 4, f.b.shared(Elem::I32, (deep + 4) * span))
+            (deep + 4, (deep + 4) * span, Elem::I32)
         } else {
-            // One more, so that neighbours along the depth lie in different banks.
-            let pitch = if along { span + 1 } else { span };
-            (pitch, f.b.shared(Elem::F32, pitch * deep))
+            // More, so that neighbours along the depth lie in different banks.
+            let pitch = if along { span + t.wide } else { span };
+            (pitch, pitch * deep, Elem::F32)
         };
-        let (thread, each) = (f.b.value(Op::Thread), span * deep / t.threads());
-        let inner = f.b.i32(if along { deep } else { span } as i32);
+        let space = f.b.shared(elem, length * copies.unwrap_or(1));
+        let across = if along { deep } else { span } / together;
+        let (thread, each) = (f.b.value(Op::Thread), span * deep / t.threads() / together);
+        let inner = f.b.i32(across as i32);
         let (high, low) = f.split(thread, inner);
+        let low = f.b.with(Binary::Mul, low, together.into());
         let mut lines: Vec<(Val, Line)> = vec![];
         let mut elements = vec![];
         for i in 0..each {
-            let step = i64::from(t.threads() / if along { deep } else { span } * i);
+            let step = i64::from(t.threads() / across * i);
             let far = f.b.with(Binary::Add, high, step);
             let (line, depth) = if along { (far, low) } else { (low, far) };
             let at = match lines.iter().position(|(l, _)| *l == line) {
                 Some(at) => at,
                 None => {
                     let global = f.b.add(first, line);
-                    let inside = f.below(whole, global, count);
+                    let inside = f.below(whole[1], global, count);
                     let of = source.line(f, global, inside);
                     lines.push((line, of));
                     lines.len() - 1
                 }
             };
-            let (outer, within) = if pairs { (line, depth) } else { (depth, line) };
+            let (outer, within) = if by_line { (line, depth) } else { (depth, line) };
             let row = f.b.with(Binary::Mul, outer, pitch.into());
             let place = f.b.add(row, within);
-            let depth = if pairs { f.b.with(Binary::Mul, depth, 2) } else { depth };
+            let depth = f.b.with(Binary::Mul, depth, numbers.into());
             elements.push((at, depth, place));
         }
-        Reader { space, pitch, elements, lines: lines.into_iter().map(|(_, l)| l).collect(), pairs }
+        let lines = lines.into_iter().map(|(_, l)| l).collect();
+        Reader { source, space, pitch, length, elements, lines, pairs: t.matrices.filter(|w| w.numbers() == 2), together, whole }
     }
 
-    /// The thread's elements of the tile that starts at a depth.
-    fn read(&self, f: &mut Frame, source: &mut dyn Source, start: Val, depth: Val, whole: bool) -> Vec<Val> {
+    /// The thread's elements of the tile that starts at a depth, of `depth` in all.
+    fn read(&mut self, f: &mut Frame, start: Val, depth: Val, whole: bool) -> Vec<Val> {
         let mut out = vec![];
         for (line, at, _) in &self.elements {
             let mut one = |f: &mut Frame, next: i64| {
                 let k = f.b.add(start, *at);
                 let k = f.b.with(Binary::Add, k, next);
                 let inside = f.below(whole, k, depth);
-                source.element(f, &self.lines[*line], k, inside)
+                let e = self.source.element(f, &self.lines[*line], k, inside);
+                f.load_if(e)
             };
             let first = one(f, 0);
-            out.push(if self.pairs {
-                let second = one(f, 1);
-                f.b.value(Op::PairBf16(first, second))
+            let Some(words) = self.pairs else {
+                out.push(first);
+                continue;
+            };
+            let second = one(f, 1);
+            out.push(if f.b.ty(first) == Ty::F32 {
+                f.b.value(Op::Pair(words, first, second))
             } else {
-                first
+                let high = f.b.with(Binary::Shl, second, 16);
+                f.b.or(first, high)
             });
         }
         out
@@ -199,6 +259,22 @@ impl Reader {
             f.b.store(self.space, *at, *v);
         }
     }
+
+    /// Sends copies of the thread's elements off, to the tile at `to`.
+    fn copy(&mut self, f: &mut Frame, to: Val, start: Val, depth: Val) {
+        for (line, at, place) in &self.elements {
+            let k = f.b.add(start, *at);
+            let inside = f.below(self.whole[0], k, depth);
+            let e = self.source.element(f, &self.lines[*line], k, inside);
+            let place = f.b.add(to, *place);
+            f.copy(self.space, place, e, self.together);
+        }
+    }
+
+    /// The tile of this number, of those that lie side by side.
+    fn part(&self, f: &mut Frame, number: Val) -> Part {
+        Part { space: self.space, pitch: self.pitch, start: f.b.with(Binary::Mul, number, self.length.into()) }
+    }
 }
 
 /// A thread's elements of the product: its rows and columns within the result, and the sums by row, then column.
@@ -208,108 +284,199 @@ struct Sums {
     sums: Vec<Val>,
 }
 
-fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, (row, column): (Val, Val), a: &mut dyn Source, b: &mut dyn Source) -> Sums {
-    let n = t.of_thread;
-    let (whole_depth, count) = (is_multiple(&shape.depth, t.depth), n * n);
-    let left = Reader::new(f, t, a, t.rows, row, s.rows, is_multiple(&shape.rows, t.rows));
-    let right = Reader::new(f, t, b, t.columns, column, s.columns, is_multiple(&shape.columns, t.columns));
-    let units = t.matrices.then(|| Units::new(f, t));
-    // A thread's rows and columns lie apart by the threads along them: neighbours compute neighbours.
-    let (thread, across, down) = (f.b.value(Op::Thread), t.columns / n, t.rows / n);
-    let by = f.b.i32(across as i32);
-    let (ty, tx) = f.split(thread, by);
-    let (zero, none) = (f.b.i32(0), f.b.f32(0.0));
-    let steps = f.b.with(Binary::Add, s.depth, i64::from(t.depth) - 1);
-    let steps = f.b.with(Binary::DivU, steps, t.depth.into());
-    let read = |f: &mut Frame, a: &mut dyn Source, b: &mut dyn Source, step: Val, whole: bool| {
-        let start = f.b.with(Binary::Mul, step, t.depth.into());
-        [left.read(f, a, start, s.depth, whole), right.read(f, b, start, s.depth, whole)].concat()
-    };
-    let mut first = vec![none; count as usize];
-    if t.ahead {
-        first.extend(read(f, a, b, zero, whole_depth));
+/// What multiplies two tiles in shared memory.
+enum Multiplier {
+    Units(Units),
+    /// Each thread by itself: its first row and column.
+    Threads {
+        row: Val,
+        column: Val,
+    },
+}
+
+impl Multiplier {
+    fn new(f: &mut Frame, t: Tile) -> Multiplier {
+        if let Some(words) = t.matrices {
+            return Multiplier::Units(Units::new(f, t, words));
+        }
+        let (thread, across) = (f.b.value(Op::Thread), f.b.i32((t.columns / t.of_thread) as i32));
+        let (row, column) = f.split(thread, across);
+        let [row, column] = [row, column].map(|v| f.b.with(Binary::Mul, v, t.wide.into()));
+        Multiplier::Threads { row, column }
     }
-    // The loop's body is built with the frame, so the builder's closures are opened by hand.
-    let index = f.b.fresh(f.b.ty(zero));
-    let values: Vec<Val> = first.iter().map(|v| f.b.fresh(f.b.ty(*v))).collect();
-    f.b.begin();
-    let (sums, held) = values.split_at(count as usize);
-    let mut sums = sums.to_vec();
-    let tile = if t.ahead { held.to_vec() } else { read(f, a, b, index, whole_depth) };
-    let (of_left, of_right) = tile.split_at(left.elements.len());
-    left.write(f, of_left);
-    right.write(f, of_right);
-    barrier(&mut f.b);
-    let next = if t.ahead {
-        // Behind the last tile there is nothing: all elements are outside.
-        let after = f.b.with(Binary::Add, index, 1);
-        read(f, a, b, after, false)
-    } else {
-        vec![]
-    };
-    if let Some(units) = &units {
-        units.multiply(f, &left, &right, &mut sums);
-    } else {
+
+    fn multiply(&self, f: &mut Frame, t: Tile, left: &Part, right: &Part, sums: &mut [Val]) {
+        let (row, column) = match self {
+            Multiplier::Units(units) => return units.multiply(f, left, right, sums),
+            Multiplier::Threads { row, column } => (*row, *column),
+        };
+        let n = t.of_thread;
         for k in 0..t.depth {
-            let column = |f: &mut Frame, r: &Reader, start: Val, i: u32, apart: u32| {
-                let at = f.b.with(Binary::Add, start, (k * r.pitch + i * apart).into());
-                f.b.load(r.space, at)
+            let line = |f: &mut Frame, p: &Part, first: Val, span: u32| -> Vec<Val> {
+                let start = f.b.add(p.start, first);
+                let at: Vec<Val> = t.pieces(span).map(|i| f.b.with(Binary::Add, start, (k * p.pitch + i).into())).collect();
+                at.into_iter().flat_map(|at| f.b.load_vector(p.space, at, t.wide)).collect()
             };
-            let x: Vec<Val> = (0..n).map(|i| column(f, &left, ty, i, down)).collect();
-            let y: Vec<Val> = (0..n).map(|i| column(f, &right, tx, i, across)).collect();
+            let x = line(f, left, row, t.rows);
+            let y = line(f, right, column, t.columns);
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = f.b.value(Op::MulAdd(x[i / n as usize], y[i % n as usize], *sum));
             }
         }
     }
-    barrier(&mut f.b);
+
+    /// The rows and columns of the thread's sums in the result, for a tile whose first are these.
+    fn places(&self, f: &mut Frame, t: Tile, corner: (Val, Val)) -> (Vec<Val>, Vec<Val>) {
+        let (row, column) = match self {
+            Multiplier::Units(units) => return units.places(f, corner.0, corner.1),
+            Multiplier::Threads { row, column } => (*row, *column),
+        };
+        let places = |f: &mut Frame, first: Val, own: Val, span: u32| -> Vec<Val> {
+            let base = f.b.add(first, own);
+            t.pieces(span).flat_map(|p| (p..p + t.wide).map(|i| f.b.with(Binary::Add, base, i.into())).collect::<Vec<_>>()).collect()
+        };
+        (places(f, corner.0, row, t.rows), places(f, corner.1, column, t.columns))
+    }
+}
+
+/// The tiles of both operands, step by step along the depth.
+struct Tiles<'a> {
+    readers: [Reader<'a>; 2],
+    of_step: u32,
+    steps: Val,
+    depth: Val,
+}
+
+impl Tiles<'_> {
+    /// The thread's elements of a step, of the left operand first.
+    fn read(&mut self, f: &mut Frame, step: Val, whole: bool) -> Vec<Val> {
+        let start = f.b.with(Binary::Mul, step, self.of_step.into());
+        self.readers.iter_mut().flat_map(|r| r.read(f, start, self.depth, whole)).collect()
+    }
+
+    fn write(&self, f: &mut Frame, values: &[Val]) {
+        let [left, right] = &self.readers;
+        let (of_left, of_right) = values.split_at(left.elements.len());
+        left.write(f, of_left);
+        right.write(f, of_right);
+    }
+
+    /// Sends the copies of a step off, if there is such a step, and closes their set, which may be empty.
+    fn copy(&mut self, f: &mut Frame, step: Val, stage: Val) {
+        let inside = f.b.compare(Compare::Lt, step, self.steps);
+        f.b.begin();
+        let start = f.b.with(Binary::Mul, step, self.of_step.into());
+        for r in &mut self.readers {
+            let to = r.part(f, stage).start;
+            r.copy(f, to, start, self.depth);
+        }
+        let body = f.b.end();
+        f.b.join(inside, (body, vec![]), (vec![], vec![]));
+        f.b.emit(Stmt::CloseCopies);
+    }
+}
+
+fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, corner: (Val, Val), a: &mut dyn Source, b: &mut dyn Source) -> Sums {
+    // Pairs that lie in memory as matrix units take them need not be made.
+    let ready = pairs(f.dtypes[0]).is_some() && [&*a, &*b].iter().all(|s| s.along_depth(f) && s.together(f) > 1);
+    let t = if ready { Tile { feed: Feed::Copies(2), ..t } } else { t };
+    let whole = is_multiple(&shape.depth, t.depth);
+    let count = (t.of_thread * t.of_thread) as usize;
+    let left = Reader::new(f, t, a, t.rows, corner.0, s.rows, [whole, is_multiple(&shape.rows, t.rows)]);
+    let right = Reader::new(f, t, b, t.columns, corner.1, s.columns, [whole, is_multiple(&shape.columns, t.columns)]);
+    let multiplier = Multiplier::new(f, t);
+    let (zero, none) = (f.b.i32(0), f.b.f32(0.0));
+    let steps = f.b.with(Binary::Add, s.depth, i64::from(t.depth) - 1);
+    let steps = f.b.with(Binary::DivU, steps, t.depth.into());
+    let mut tiles = Tiles { readers: [left, right], of_step: t.depth, steps, depth: s.depth };
+    let mut first = vec![none; count];
+    match t.feed {
+        Feed::Plain => {}
+        Feed::Ahead => first.extend(tiles.read(f, zero, whole)),
+        Feed::Copies(stages) => {
+            for i in 0..stages as i32 - 1 {
+                let i = f.b.i32(i);
+                tiles.copy(f, i, i);
+            }
+        }
+    }
+    // The loop's body is built with the frame, so the builder's closures are opened by hand.
+    let index = f.b.fresh(f.b.ty(zero));
+    let values: Vec<Val> = first.iter().map(|v| f.b.fresh(f.b.ty(*v))).collect();
+    f.b.begin();
+    let (sums, held) = values.split_at(count);
+    let (mut sums, mut next, mut stage) = (sums.to_vec(), vec![], zero);
+    match t.feed {
+        Feed::Copies(stages) => {
+            // This step's copies have arrived, and all threads are done with the step before, whose place those of a later one take.
+            f.b.emit(Stmt::AwaitCopies { pending: stages - 2 });
+            barrier(&mut f.b);
+            let later = f.b.with(Binary::Add, index, i64::from(stages) - 1);
+            let free = f.b.with(Binary::RemU, later, stages.into());
+            tiles.copy(f, later, free);
+            stage = f.b.with(Binary::RemU, index, stages.into());
+        }
+        Feed::Ahead => {
+            tiles.write(f, held);
+            barrier(&mut f.b);
+            // Behind the last tile there is nothing: all elements are outside.
+            let after = f.b.with(Binary::Add, index, 1);
+            next = tiles.read(f, after, false);
+        }
+        Feed::Plain => {
+            let values = tiles.read(f, index, whole);
+            tiles.write(f, &values);
+            barrier(&mut f.b);
+        }
+    }
+    let [left, right] = [&tiles.readers[0], &tiles.readers[1]].map(|r| r.part(f, stage));
+    multiplier.multiply(f, t, &left, &right, &mut sums);
+    if !matches!(t.feed, Feed::Copies(_)) {
+        barrier(&mut f.b);
+    }
     sums.extend(next);
     f.b.end_for(index, (zero, steps), &first, &values, sums);
-    let sums = values[..count as usize].to_vec();
-    if let Some(units) = units {
-        let (rows, columns) = units.places(f, row, column);
-        return Sums { rows, columns, sums };
-    }
-    let places = |f: &mut Frame, first: Val, own: Val, apart: u32| -> Vec<Val> {
-        let base = f.b.add(first, own);
-        (0..n).map(|i| f.b.with(Binary::Add, base, (i * apart).into())).collect()
-    };
-    Sums { rows: places(f, row, ty, down), columns: places(f, column, tx, across), sums }
+    let (rows, columns) = multiplier.places(f, t, corner);
+    Sums { rows, columns, sums: values[..count].to_vec() }
 }
 
 /// Where a row or a column of results lies, and the channel, where it decides on that.
 type Spot = (Val, Option<Val>);
 pub type Target<'a> = &'a mut dyn FnMut(&mut Frame, Val) -> Spot;
 
-/// A tile of the product of `a` and `b`, followed by `post`. A result lies at the sum of its row's place and its column's.
+/// A tile of the product of `a` and `b`, followed by `post`. A result lies at the sum of its row's place and its column's: columns side by
+/// side from every multiple of `line` on, where all sums of places of rows start.
 pub fn product(
     f: &mut Frame,
     (shape, s, t): (&Shape, &Sizes, Tile),
     corner: (Val, Val),
     (a, b): (&mut dyn Source, &mut dyn Source),
-    (post, output): (&[Post], usize),
+    (post, output, line): (&[Post], usize, Val),
     (of_row, of_column): (Target, Target),
 ) -> Result<()> {
     let p = multiply(f, shape, s, t, corner, a, b);
+    let together = (2..f.buffers.len()).map(|param| f.together(param, line)).min().unwrap_or(1).min(t.wide);
     let columns: Vec<(Spot, Option<Val>)> = p
         .columns
         .iter()
+        .step_by(together as usize)
         .map(|c| {
             let inside = f.below(is_multiple(&shape.columns, t.columns), *c, s.columns);
             (of_column(f, *c), inside)
         })
         .collect();
-    let mut sums = p.sums.iter();
+    let mut sums = p.sums.chunks(together as usize);
     for row in &p.rows {
         let in_rows = f.below(is_multiple(&shape.rows, t.rows), *row, s.rows);
         let (at_row, row_channel) = of_row(f, *row);
-        for ((at_column, channel), in_columns) in &columns {
-            let Some((sum, channel)) = sums.next().zip(row_channel.or(*channel)) else { return no("a product without channels") };
-            let inside = f.both(in_rows, *in_columns);
+        for ((at_column, column_channel), in_columns) in &columns {
+            let channel = row_channel.map(Channel::Shared).or(column_channel.map(Channel::First));
+            let Some((sums, channel)) = sums.next().zip(channel) else { return no("a product without channels") };
+            let (inside, mut v) = (f.both(in_rows, *in_columns), sums.to_vec());
             f.b.begin();
             let at = f.b.add(at_row, *at_column);
-            let v = epilogue(f, post, *sum, channel, at)?;
-            f.store(output, at, v);
+            epilogue(f, post, &mut v, channel, at)?;
+            f.store_vector(output, at, v);
             let body = f.b.end();
             match inside {
                 Some(inside) => drop(f.b.join(inside, (body, vec![]), (vec![], vec![]))),

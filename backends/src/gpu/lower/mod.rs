@@ -3,6 +3,8 @@
 //! A task is a thread. Tasks are independent by the loop IR's definition, so nothing has to be proved; lowering for a GPU makes them
 //! as small as one element ([`nnc_ir::Target::grain`]).
 //!
+//! * Of straight-line tasks a thread does as many as make an access of 16 bytes, where the device has that: elements that lie where the
+//!   tasks do are loaded and stored together.
 //! * Locals become SSA values: a loop carries those that its body assigns, an `If` joins them.
 //! * `break` and faults become flags, which the rest of a block and the loops around ask: the IR has no jump.
 //! * Indices are `i64` in the loop IR and `i32` here wherever their ranges show that it makes no difference ([`index`]).
@@ -12,7 +14,7 @@
 mod convert;
 mod index;
 mod math;
-mod minifloat;
+pub(super) mod minifloat;
 pub(super) mod scalar;
 
 use super::gir::build::Builder;
@@ -23,7 +25,7 @@ use nnc_ir::kernel::{Access, Expr, ExprId, Fault, Kernel, Stmt, VarId, size_symb
 use nnc_ir::scalar::{Num, Out};
 use nnc_ir::target::Gpu;
 use nnc_ir::{DType, Dim};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Why a kernel stays on the host.
 pub type Refusal = String;
@@ -58,22 +60,89 @@ pub fn lower(k: &Kernel, offsets: &[bool], device: &Gpu) -> Result<Lowered> {
     let types = types(k);
     let slots = k.vars.len() + 1;
     let memo = vec![None; k.exprs.len()];
-    let mut l = Lowering { k, b, buffers, bases, faults, sizes, types, env: vec![None; slots], depth: 0, memo, log: vec![] };
+    let together = together(k, offsets, device);
+    let mut l = Lowering { k, b, buffers, bases, faults, sizes, types, env: vec![None; slots], depth: 0, memo, log: vec![], vectors: None };
     let (group, width, thread) = (l.b.value(gir::Op::Group), l.b.i32(device.threads as i32), l.b.value(gir::Op::Thread));
     let first = l.b.mul(group, width);
-    let task = l.b.add(first, thread);
-    let most = k.tasks.as_const().map_or(i64::from(i32::MAX), |n| (n - 1).max(0));
-    l.env[k.task.0 as usize] = Some(Value { val: task, range: Range { lo: 0, hi: most } });
+    let first = l.b.add(first, thread);
+    let task = if together == 1 { first } else { l.b.with(Binary::Mul, first, together.into()) };
     let alive = l.alive();
     l.env[alive] = Some(Value::plain(l.b.bool(true)));
     let inside = l.b.compare(Compare::Lt, task, tasks);
     l.b.begin();
-    l.block(&k.body)?;
+    if together == 1 {
+        l.task(task);
+        l.block(&k.body)?;
+    } else {
+        l.tasks(task, together, tasks)?;
+    }
     let body = l.b.end();
     l.b.join(inside, (body, vec![]), (vec![], vec![]));
-    let groups = k.tasks.ceil_div(&Dim::from(device.threads as usize));
+    let groups = k.tasks.ceil_div(&Dim::from((device.threads * together) as usize));
     let scalars = [k.tasks.clone()].into_iter().chain((0..k.sizes as usize).map(size_symbol)).collect();
     Ok(Lowered { kernel: l.b.finish(), fails, groups, scalars })
+}
+
+/// Expressions of a task beyond which a thread does one: its code would be long, its time is not that of memory.
+const SHORT: usize = 48;
+
+/// How many tasks a thread does: 1, 2 or 4.
+fn together(k: &Kernel, offsets: &[bool], device: &Gpu) -> u32 {
+    let names = names_of_task(k);
+    let is_task = |e: ExprId| names_it(k, &names, e);
+    let mut widest = 1;
+    // Each store goes where the task is, to what is not loaded.
+    let mut fits = k.exprs.len() <= SHORT;
+    let mut stored = BTreeSet::new();
+    for s in &k.body {
+        match s {
+            Stmt::Set { .. } => {}
+            Stmt::Store { buf, index, .. } => {
+                let p = &k.params[*buf as usize];
+                fits &= is_task(*index) && p.access == Access::Write && !offsets[*buf as usize] && stored.insert(*buf);
+                widest = widest.max(elem(p.dtype).bytes());
+            }
+            _ => fits = false,
+        }
+    }
+    for e in &k.exprs {
+        if let Expr::Load { buf, index } = e
+            && is_task(*index)
+        {
+            widest = widest.max(elem(k.params[*buf as usize].dtype).bytes());
+        }
+    }
+    let most = (device.vector_bytes / widest).min(4);
+    if fits && most > 1 { most } else { 1 }
+}
+
+/// Locals that are the number of the task at every place that may read them, in straight-line code.
+fn names_of_task(k: &Kernel) -> BTreeSet<VarId> {
+    let mut names = BTreeSet::from([k.task]);
+    let mut others = BTreeSet::new();
+    for s in &k.body {
+        if let Stmt::Set { var, value } = s {
+            let same = names_it(k, &names, *value);
+            (if same { &mut names } else { &mut others }).insert(*var);
+        }
+    }
+    names.retain(|n| !others.contains(n));
+    names
+}
+
+fn names_it(k: &Kernel, names: &BTreeSet<VarId>, e: ExprId) -> bool {
+    matches!(&k.exprs[e.0 as usize], Expr::Var(v) if names.contains(v))
+}
+
+/// Tasks that a thread does together.
+struct Vectors {
+    /// Locals that are the number of the task.
+    names: BTreeSet<VarId>,
+    /// What lies where the tasks do, by parameter and task, and what they store there.
+    loaded: HashMap<u32, Vec<Val>>,
+    stored: BTreeMap<u32, Vec<Val>>,
+    /// The task at hand.
+    at: usize,
 }
 
 /// How memory holds a type.
@@ -179,9 +248,62 @@ struct Lowering<'a> {
     /// Values of expressions within the statement at hand; `log` lists what is set.
     memo: Vec<Option<Value>>,
     log: Vec<ExprId>,
+    vectors: Option<Vectors>,
 }
 
 impl Lowering<'_> {
+    /// The number of the task that statements are lowered for.
+    fn task(&mut self, task: Val) {
+        let most = self.k.tasks.as_const().map_or(i64::from(i32::MAX), |n| (n - 1).max(0));
+        self.env[self.k.task.0 as usize] = Some(Value { val: task, range: Range { lo: 0, hi: most } });
+    }
+
+    /// The tasks from `first` on, as many as there are: `n` of them together, or fewer in turn.
+    fn tasks(&mut self, first: Val, n: u32, tasks: Val) -> Result<()> {
+        let k = self.k;
+        let whole = k.tasks.as_const().is_some_and(|t| t % i64::from(n) == 0);
+        self.b.begin();
+        let mut v = Vectors { names: names_of_task(k), loaded: HashMap::new(), stored: BTreeMap::new(), at: 0 };
+        for e in &k.exprs {
+            if let Expr::Load { buf, index } = e
+                && names_it(k, &v.names, *index)
+                && self.bases[*buf as usize].is_none()
+                && !v.loaded.contains_key(buf)
+            {
+                v.loaded.insert(*buf, self.b.load_vector(self.buffers[*buf as usize], first, n));
+            }
+        }
+        self.vectors = Some(v);
+        for i in 0..n {
+            if let Some(v) = &mut self.vectors {
+                v.at = i as usize;
+            }
+            let task = self.b.with(Binary::Add, first, i.into());
+            self.task(task);
+            self.block(&k.body)?;
+        }
+        for (buf, values) in self.vectors.take().map(|v| v.stored).unwrap_or_default() {
+            self.b.store_vector(self.buffers[buf as usize], first, values);
+        }
+        let together = self.b.end();
+        if whole {
+            together.into_iter().for_each(|s| self.b.emit(s));
+            return Ok(());
+        }
+        self.b.begin();
+        let task = self.b.fresh(Ty::I32);
+        self.b.begin();
+        self.task(task);
+        self.block(&k.body)?;
+        self.b.end_for(task, (first, tasks), &[], &[], vec![]);
+        let rest = self.b.end();
+        // From the end: the sum may be more than an index holds.
+        let left = self.b.sub(tasks, first);
+        let few = self.b.compare_with(Compare::Lt, left, n.into());
+        self.b.join(few, (rest, vec![]), (together, vec![]));
+        Ok(())
+    }
+
     /// The slot of the flag that no fault was met.
     fn alive(&self) -> usize {
         self.k.vars.len()
@@ -284,7 +406,10 @@ impl Lowering<'_> {
                     let v = self.eval(*value)?;
                     self.stored(self.k.params[*buf as usize].dtype, v)
                 };
-                self.b.store(self.buffers[*buf as usize], at, v);
+                match &mut self.vectors {
+                    Some(vectors) => vectors.stored.entry(*buf).or_default().push(v),
+                    None => self.b.store(self.buffers[*buf as usize], at, v),
+                }
             }
             Stmt::If { cond, then, otherwise } => {
                 let cond = self.eval(*cond)?.val;
@@ -414,14 +539,25 @@ impl Lowering<'_> {
         }
     }
 
+    /// What an element of a parameter holds, at an index and its value.
+    fn bits(&mut self, buf: u32, index: ExprId, i: Value) -> Val {
+        if let Some(v) = &self.vectors
+            && names_it(self.k, &v.names, index)
+            && let Some(values) = v.loaded.get(&buf)
+        {
+            return values[v.at];
+        }
+        let at = self.element(buf, i);
+        self.b.load(self.buffers[buf as usize], at)
+    }
+
     /// The bits that a store moves, where it writes what a load of the same type reads.
     fn moved(&mut self, to: u32, value: ExprId) -> Result<Option<Val>> {
         let dtype = |buf: u32| self.k.params[buf as usize].dtype;
         match &self.k.exprs[value.0 as usize] {
             Expr::Load { buf, index } if dtype(*buf) == dtype(to) && dtype(to) != DType::Bool && dtype(to).bits().is_multiple_of(8) => {
                 let i = self.eval(*index)?;
-                let at = self.element(*buf, i);
-                Ok(Some(self.b.load(self.buffers[*buf as usize], at)))
+                Ok(Some(self.bits(*buf, *index, i)))
             }
             _ => Ok(None),
         }
@@ -455,8 +591,7 @@ impl Lowering<'_> {
             Expr::Var(v) => self.env[v.0 as usize].ok_or_else(|| format!("local {} is read before it is assigned", v.0)),
             Expr::Load { buf, index } => {
                 let i = self.done(*index)?;
-                let at = self.element(*buf, i);
-                let bits = self.b.load(self.buffers[*buf as usize], at);
+                let bits = self.bits(*buf, *index, i);
                 Ok(self.loaded(self.k.params[*buf as usize].dtype, bits))
             }
             Expr::Cast { to, arg } => {

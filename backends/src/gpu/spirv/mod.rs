@@ -173,7 +173,13 @@ impl Printer<'_> {
                 |_| {},
             ),
             // The verifier leaves none for devices that take SPIR-V.
-            Stmt::LoadMatrices { .. } | Stmt::MultiplyMatrices { .. } => {}
+            Stmt::LoadVector { .. }
+            | Stmt::StoreVector { .. }
+            | Stmt::LoadMatrices { .. }
+            | Stmt::MultiplyMatrices { .. }
+            | Stmt::Copy { .. }
+            | Stmt::CloseCopies
+            | Stmt::AwaitCopies { .. } => {}
             Stmt::Barrier => {
                 // Acquire and release, of storage buffers and of the group's memory.
                 let (scope, semantics) = (self.m.constant(Ty::I32, Scope::Workgroup as u64), self.m.constant(Ty::I32, 0x8 | 0x40 | 0x100));
@@ -291,7 +297,8 @@ impl Printer<'_> {
             }
             Op::MulAdd(a, b, c) => self.glsl(v, GLOp::Fma, &[a, b, c]),
             Op::Compare(c, a, b) => self.plain(v, compare(c, self.k.ty(a)), &[id(self, a), id(self, b)]),
-            Op::PairBf16(..) => {}
+            // The verifier leaves none for devices that take SPIR-V.
+            Op::Pair(..) | Op::Tf32(_) => {}
             Op::Select(c, a, b) => self.plain(v, O::Select, &[id(self, c), id(self, a), id(self, b)]),
             Op::Convert(Convert::FromBool, _, a) => {
                 let (one, zero) = (self.m.constant(Ty::I32, 1), self.m.constant(Ty::I32, 0));

@@ -104,6 +104,7 @@ pub enum Precision {
     Fast,
     Exact,
     Bf16,
+    Tf32,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Debug, Default)]

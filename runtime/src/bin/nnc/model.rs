@@ -25,6 +25,7 @@ pub fn options(c: &Compilation) -> Options {
             args::Precision::Fast => Precision::Fast,
             args::Precision::Exact => Precision::Exact,
             args::Precision::Bf16 => Precision::Bf16,
+            args::Precision::Tf32 => Precision::Tf32,
         },
         weights: match c.weights {
             args::Weights::Embed => Weights::Embedded,
