@@ -87,8 +87,11 @@ struct Change {
     outputs: Vec<NodeId>,
 }
 
-/// The pieces of a graph, each with what takes its place unless it stays.
-fn solved(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> (Vec<(Vec<NodeId>, Option<Change>)>, Vec<Template>, Stats) {
+/// Nodes of a graph, in order, and what takes their place unless they stay.
+type Solved = (Vec<NodeId>, Option<Change>);
+
+/// The pieces of a graph.
+fn solved(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> (Vec<Solved>, Vec<Template>, Stats) {
     let order = Rebuild::new(graph).order();
     let mut ground = Ground::new(graph);
     let mut templates: Vec<Template> = vec![];
