@@ -102,13 +102,12 @@ impl Builder {
 
     /// An input of the graph; poison where its type is nothing that a machine could hold.
     pub fn input(&self, name: impl AsRef<str>, ty: Type) -> V<'_> {
-        let known = known::of_input(&ty);
         let size = fit::check_size(&ty);
         let input = self.push(Node {
             op: Op::Input,
             operands: vec![],
             types: vec![ty],
-            known: vec![known],
+            known: vec![],
             regions: vec![],
             name: name.as_ref().into(),
             loc: self.loc.borrow().clone(),
@@ -229,6 +228,9 @@ pub fn infer(op: &Op, x: &[Type], regions: &[Graph]) -> Result<Vec<Type>> {
         return Ok(y);
     }
     let Some(c) = op.as_composite() else { return Err(Error::internal("an input has no operands to infer from")) };
+    if let Some(y) = c.infer(x) {
+        return Ok(y);
+    }
     let scratch = Builder::new("");
     let args: Vec<V> = x.iter().map(|t| scratch.input("", t.clone())).collect();
     let y = if args.is_empty() { return Err(Error::arity(format!("{} takes operands", op.name()))) } else { c.expand(&args)? };
@@ -294,11 +296,7 @@ impl<'g> V<'g> {
     /// Gives the node the user's name where it has none.
     pub fn named(self, name: &str) -> V<'g> {
         if !self.is_poison() {
-            let mut g = self.builder.graph.borrow_mut();
-            let node = g.node_mut(self.value.node);
-            if node.name.is_empty() {
-                node.name = name.into();
-            }
+            self.builder.graph.borrow_mut().name(self.value.node, name);
         }
         self
     }

@@ -83,6 +83,7 @@ impl Dim {
         Dim::from_terms(terms)
     }
 
+    #[inline]
     pub fn as_const(&self) -> Option<i64> {
         match self {
             Dim::Const(c) => Some(*c),
@@ -90,6 +91,7 @@ impl Dim {
         }
     }
 
+    #[inline]
     pub fn is(&self, value: i64) -> bool {
         *self == Dim::Const(value)
     }

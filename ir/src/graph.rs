@@ -37,7 +37,7 @@ pub struct Node {
     pub operands: Vec<Value>,
     /// One type per result.
     pub types: Vec<Type>,
-    /// Contents of small integer results as far as they are known before the run (shape arithmetic); one per result.
+    /// Contents of small integer results as far as they are known before the run (shape arithmetic): one per result, or none at all.
     pub known: Vec<Option<Arc<[Dim]>>>,
     /// Bodies of control flow. A region sees nothing outside: captured values are operands of the node and inputs of the region.
     pub regions: Vec<Graph>,
@@ -62,6 +62,8 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Values that a run computes though nothing reads them, for computing them may be an error: see [`Graph::keep_checks`].
     pub checks: Vec<Value>,
+    /// Something was done after which ids may be no order ([`Graph::is_ordered`]).
+    stirred: bool,
 }
 
 fn index(id: NodeId) -> NodeIndex<u32> {
@@ -82,7 +84,9 @@ impl Graph {
     pub fn add(&mut self, node: Node) -> NodeId {
         let operands: Vec<NodeId> = node.operands.iter().map(|v| v.node).collect();
         let is_input = matches!(node.op, Op::Input);
+        self.stirred |= !node.regions.is_empty() || node.is_binder();
         let id = NodeId(self.nodes.add_node(node).index() as u32);
+        self.stirred |= operands.iter().any(|o| *o >= id);
         for o in operands {
             self.nodes.add_edge(index(o), index(id), ());
         }
@@ -92,27 +96,40 @@ impl Graph {
         id
     }
 
+    #[inline]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[index(id)]
     }
 
     pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.stirred = true;
         &mut self.nodes[index(id)]
+    }
+
+    /// Gives a node a name where it has none.
+    pub fn name(&mut self, id: NodeId, name: impl Into<Arc<str>>) {
+        let node = &mut self.nodes[index(id)];
+        if node.name.is_empty() {
+            node.name = name.into();
+        }
     }
 
     pub fn contains(&self, id: NodeId) -> bool {
         self.nodes.contains_node(index(id))
     }
 
+    #[inline]
     pub fn ty(&self, v: Value) -> &Type {
         &self.node(v.node).types[v.port as usize]
     }
 
+    #[inline]
     pub fn known(&self, v: Value) -> Option<&[Dim]> {
         self.node(v.node).known.get(v.port as usize)?.as_deref()
     }
 
     /// The constant behind a value.
+    #[inline]
     pub fn constant(&self, v: Value) -> Option<&Tensor> {
         match &self.node(v.node).op {
             Op::Const(c) => Some(&c.0),
@@ -177,7 +194,8 @@ impl Graph {
 
     /// Makes operand `k` of `id` read `v`.
     pub fn set_operand(&mut self, id: NodeId, k: usize, v: Value) {
-        let old = std::mem::replace(&mut self.node_mut(id).operands[k], v);
+        self.stirred |= v.node >= id;
+        let old = std::mem::replace(&mut self.nodes[index(id)].operands[k], v);
         if let Some(e) = self.nodes.find_edge(index(old.node), index(id)) {
             self.nodes.remove_edge(e);
         }
@@ -214,7 +232,8 @@ impl Graph {
                 let reads = |v: &Value| v.node == node && map.contains_key(v) && last(*v).node != user_id;
                 let Some(k) = self.node(user_id).operands.iter().position(reads) else { continue };
                 let new = last(self.node(user_id).operands[k]);
-                self.node_mut(user_id).operands[k] = new;
+                self.stirred |= new.node >= user_id;
+                self.nodes[user].operands[k] = new;
                 self.nodes.remove_edge(edge);
                 self.nodes.add_edge(index(new.node), user, ());
             }
@@ -235,10 +254,11 @@ impl Graph {
 
     /// Whether ids are an order: operands have smaller ones, and no node binds sizes. So it is with what a pass wrote down in order.
     pub fn is_ordered(&self) -> bool {
-        self.ids().all(|id| {
+        let ordered = |id: NodeId| {
             let node = self.node(id);
             node.operands.iter().all(|v| v.node < id) && node.regions.is_empty() && !node.is_binder()
-        })
+        };
+        !self.stirred || self.ids().all(ordered)
     }
 
     /// Whether ids are an order and every node is live: what a pass that finds nothing to do need not write down again.

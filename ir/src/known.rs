@@ -17,18 +17,13 @@ type Known = Option<Arc<[Dim]>>;
 /// Tensors longer than this are data, not shapes.
 const MAX_ELEMS: i64 = 64;
 
-/// An input's contents are not known.
-pub fn of_input(_: &Type) -> Known {
-    None
-}
-
-/// Contents of the results of `op`, given those of the operands. Elements in row-major order; a `bool` is 0 or 1.
+/// Contents of the results of `op`, given those of the operands; nothing where none are known. Elements in row-major order; a `bool` is
+/// 0 or 1.
 pub fn infer(op: &Op, x: &[Option<&[Dim]>], x_types: &[Type], types: &[Type]) -> Vec<Known> {
+    let Some(ty) = types.first().filter(|t| !t.dtype.is_float() && t.elems().as_const().is_some_and(|n| n <= MAX_ELEMS)) else { return vec![] };
+    let Some(found) = contents(op, x, x_types, ty).filter(|k| Some(k.len() as i64) == ty.elems().as_const()) else { return vec![] };
     let mut out: Vec<Known> = vec![None; types.len()];
-    let Some(ty) = types.first() else { return out };
-    if !ty.dtype.is_float() && ty.elems().as_const().is_some_and(|n| n <= MAX_ELEMS) {
-        out[0] = contents(op, x, x_types, ty).filter(|k| Some(k.len() as i64) == ty.elems().as_const()).map(Into::into);
-    }
+    out[0] = Some(found.into());
     out
 }
 

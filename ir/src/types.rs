@@ -85,11 +85,13 @@ impl DType {
 
     /// Bytes of an element in memory. A type of fewer than 8 bits takes a byte of its own, whose low bits count; files pack them. Of a string,
     /// those of the reference to it.
+    #[inline]
     pub fn bytes(self) -> usize {
         self.bits().div_ceil(8) as usize
     }
 
     /// Bits that count. `bool` has 8, of which one varies.
+    #[inline]
     pub fn bits(self) -> u32 {
         use DType::*;
         match self {

@@ -138,7 +138,7 @@ impl Verifier {
 
     fn types(&mut self, graph: &Graph, id: NodeId) {
         let node = graph.node(id);
-        if node.known.len() != node.types.len() {
+        if !node.known.is_empty() && node.known.len() != node.types.len() {
             self.error(graph, id, Error::internal, format!("known contents of {} results of {}", node.known.len(), node.types.len()));
         }
         for (ty, known) in node.types.iter().zip(&node.known) {

@@ -58,6 +58,16 @@ fn expansions_are_sound() {
 }
 
 #[test]
+fn types_that_are_plain_to_see_are_those_of_the_expansion() {
+    for_all(|e| {
+        let Some(y) = e.op.as_composite().and_then(|c| c.infer(&e.inputs)) else { return Ok(()) };
+        let g = expansion(&e.op, &e.inputs).map_err(|e| e.to_string())?;
+        let types: Vec<Type> = g.outputs.iter().map(|o| g.ty(o.value).clone()).collect();
+        if y == types { Ok(()) } else { Err(format!("{y:?}, the expansion has {types:?}")) }
+    });
+}
+
+#[test]
 fn attributes_survive_text() {
     for_all(|e| {
         if matches!(e.op, Op::Const(_)) {

@@ -3,16 +3,8 @@
 use crate::pass::Context;
 use crate::rebuild;
 use nnc_ir::{Graph, Node, NodeId, Op, Report, Type, Value};
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-/// What makes two nodes equal.
-#[derive(PartialEq, Eq, Hash)]
-enum Key<'a> {
-    Op(&'a Op, Vec<Value>),
-    /// Large constants are compared by address: weights are not read only to be hashed.
-    Window(usize, Type),
-}
+use rustc_hash::{FxHashMap, FxHasher};
+use std::hash::{Hash, Hasher};
 
 /// Constants above this are compared by address (bytes).
 const HASHED_BYTES: usize = 4096;
@@ -28,10 +20,7 @@ pub fn run(mut graph: Graph, _: &mut Context) -> Result<Graph, Report> {
         }
         pairs.extend((0..graph.node(id).types.len() as u32).map(|port| (Value { node: id, port }, Value { node: kept, port })));
         let name = graph.node(id).name.clone();
-        let kept = graph.node_mut(kept);
-        if kept.name.is_empty() {
-            kept.name = name;
-        }
+        graph.name(kept, name);
     }
     if pairs.is_empty() {
         return Ok(graph);
@@ -44,16 +33,18 @@ pub fn run(mut graph: Graph, _: &mut Context) -> Result<Graph, Report> {
 fn first_of_its_kind(graph: &Graph) -> Vec<NodeId> {
     let mut first: Vec<NodeId> = (0..graph.id_bound() as u32).map(NodeId).collect();
     // The last node of each hash, and for each node the one of its hash before.
-    let mut last: HashMap<u64, NodeId> = HashMap::with_capacity(graph.len());
+    let mut last: FxHashMap<u64, NodeId> = FxHashMap::with_capacity_and_hasher(graph.len(), Default::default());
     let mut before: Vec<Option<NodeId>> = vec![None; first.len()];
     let live = graph.live();
     for id in graph.order().into_iter().filter(|id| live[id.0 as usize]) {
-        let Some(own) = key(graph.node(id), &first) else { continue };
-        let mut hasher = DefaultHasher::new();
-        own.hash(&mut hasher);
-        let head = last.entry(hasher.finish()).or_insert(id);
+        let node = graph.node(id);
+        // Inputs are not equal for having no operands.
+        if matches!(node.op, Op::Input) || !node.regions.is_empty() {
+            continue;
+        }
+        let head = last.entry(hash(node, &first)).or_insert(id);
         let mut other = (*head != id).then_some(*head);
-        while let Some(o) = other.filter(|o| key(graph.node(*o), &first).as_ref() != Some(&own)) {
+        while let Some(o) = other.filter(|o| !same(graph.node(*o), node, &first)) {
             other = before[o.0 as usize];
         }
         match other {
@@ -65,12 +56,29 @@ fn first_of_its_kind(graph: &Graph) -> Vec<NodeId> {
     first
 }
 
-fn key<'a>(node: &'a Node, first: &[NodeId]) -> Option<Key<'a>> {
-    match &node.op {
-        _ if !node.regions.is_empty() => None,
-        // Inputs are not equal for having no operands.
-        Op::Input => None,
-        Op::Const(c) if c.0.splat_element().is_none() && c.0.byte_len() > HASHED_BYTES => Some(Key::Window(c.0.bytes().as_ptr() as usize, c.0.ty())),
-        op => Some(Key::Op(op, node.operands.iter().map(|v| Value { node: first[v.node.0 as usize], ..*v }).collect())),
+/// Where the bytes of a large constant are: weights are not read only to be compared.
+fn window(op: &Op) -> Option<(*const u8, Type)> {
+    match op {
+        Op::Const(c) if c.0.splat_element().is_none() && c.0.byte_len() > HASHED_BYTES => Some((c.0.bytes().as_ptr(), c.0.ty())),
+        _ => None,
     }
+}
+
+fn hash(node: &Node, first: &[NodeId]) -> u64 {
+    let mut hasher = FxHasher::default();
+    match window(&node.op) {
+        Some(at) => at.hash(&mut hasher),
+        None => node.op.hash(&mut hasher),
+    }
+    node.operands.iter().for_each(|v| (first[v.node.0 as usize], v.port).hash(&mut hasher));
+    hasher.finish()
+}
+
+fn same(a: &Node, b: &Node, first: &[NodeId]) -> bool {
+    let operand = |(x, y): (&Value, &Value)| first[x.node.0 as usize] == first[y.node.0 as usize] && x.port == y.port;
+    let op = match (window(&a.op), window(&b.op)) {
+        (None, None) => a.op == b.op,
+        (x, y) => x == y,
+    };
+    op && a.operands.len() == b.operands.len() && a.operands.iter().zip(&b.operands).all(operand)
 }

@@ -6,7 +6,7 @@ use nnc_ir::{Builder, Op, Type, V};
 use std::borrow::Cow;
 
 /// How deep composites may be made of composites.
-const MAX_DEPTH: usize = 16;
+pub const MAX_DEPTH: usize = 16;
 
 /// The graph with every composite expanded but those for which `keep` holds on their operands' types. Regions included. Linear.
 pub fn expand<'g>(graph: &'g Graph, keep: &dyn Fn(&Op, &[Type]) -> bool) -> Result<Cow<'g, Graph>, Report> {

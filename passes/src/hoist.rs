@@ -85,7 +85,7 @@ fn hoist(outside: &mut Graph, node: &mut Node, given: usize) {
             let old = Value { node: *id, port };
             if body.is_output(old) || body.uses(old).iter().any(|(user, _)| moved.binary_search(user).is_err()) {
                 let Node { types, known, name, loc, .. } = body.node(*id).clone();
-                let (types, known) = (vec![types[port as usize].clone()], vec![known[port as usize].clone()]);
+                let (types, known) = (vec![types[port as usize].clone()], known.get(port as usize).cloned().into_iter().collect());
                 let input = body.add(Node { op: Op::Input, operands: vec![], types, known, regions: vec![], name, loc });
                 body.replace(old, Value { node: input, port: 0 });
                 operands.push(risen[&old]);

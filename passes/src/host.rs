@@ -1,7 +1,8 @@
 //! What compiled programs do not have: strings. Nodes that need them run on the host.
 
 use nnc_ir::ops::Class;
-use nnc_ir::{DType, Error, Graph, NodeId, Op, Report, Value};
+use nnc_ir::{DType, Error, Graph, NodeId, Op, Report};
+use std::collections::HashSet;
 
 /// Whether the host must compute the node: it, or a region in it, touches strings.
 pub fn is_host(graph: &Graph, id: NodeId) -> bool {
@@ -22,8 +23,9 @@ pub fn refuse(graph: &Graph) -> Result<(), Report> {
         let hint = "`nnc run` on a model runs such nodes on the interpreter, the rest compiled";
         Error::unsupported(format!("{what} works on strings, which compiled code does not have")).at(&node.loc).note(hint)
     };
+    let outputs: HashSet<NodeId> = graph.outputs.iter().map(|o| o.value.node).collect();
     // A constant that something reads shows in its reader.
-    let shows = |id: &NodeId| !matches!(graph.node(*id).op, Op::Const(_)) || graph.is_output(Value { node: *id, port: 0 });
+    let shows = |id: &NodeId| !matches!(graph.node(*id).op, Op::Const(_)) || outputs.contains(id);
     let errors: Vec<Error> = graph.ids().filter(|id| shows(id) && is_host(graph, *id)).take(SHOWN).map(error).collect();
     if errors.is_empty() { Ok(()) } else { Err(Report(errors)) }
 }

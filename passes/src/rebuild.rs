@@ -113,7 +113,7 @@ pub fn infer_once(graph: &mut Graph, op: Op, operands: Vec<Value>, name: Arc<str
     };
     // What is known are small integers.
     let known = if types.first().is_none_or(|t| t.dtype.is_float()) {
-        vec![None; types.len()]
+        vec![]
     } else {
         let facts: Vec<Option<&[Dim]>> = operands.iter().map(|v| graph.known(*v)).collect();
         known::infer(&op, &facts, &of_operands(), &types)

@@ -96,6 +96,20 @@ fn parts_of_a_concatenation_are_computed_in_place() {
     assert_eq!(p.workspace, Dim::Const(0));
 }
 
+#[test]
+fn a_step_of_an_optimiser_is_one_kernel() {
+    use nnc_ir::ops::composite::update::{Adam, Momentum};
+    let types = [f32s(&[4, 8]), f32s(&[4, 8]), f32s(&[4, 8]), f32s(&[4, 8]), f32s(&[]), f32s(&[])];
+    let p = program(&types, |b, x| {
+        let adam = Adam { beta1: 0.9.into(), beta2: 0.999.into(), epsilon: 1e-8.into(), weight_decay: 0.1.into() };
+        let momentum = Momentum { momentum: 0.9.into(), nesterov: true, weight_decay: 0.0.into() };
+        let y = [b.op_all(adam, x, vec![]), b.op_all(momentum, &x[..3].iter().chain(&x[4..5]).copied().collect::<Vec<_>>(), vec![])].concat();
+        y.iter().map(|v| v.value()).collect()
+    });
+    assert_eq!(launches(&p), ["adam", "momentum"]);
+    assert_eq!(p.workspace, Dim::Const(0));
+}
+
 /// Layers of one kind: two kernels and as many launches as layers, whatever the depth.
 fn tower(layers: usize) -> Graph {
     let b = Builder::new("tower");

@@ -223,6 +223,35 @@ fn ten_thousand_layers_are_saturated_once() {
     assert_eq!((count(&o, "conv"), count(&o, "tanh")), (10_000, 0));
 }
 
+#[test]
+fn steps_of_optimisers_interrupt_no_region() {
+    use nnc_ir::ops::composite::update::Momentum;
+    use nnc_ir::target::Isa;
+    use nnc_passes::egraph::{rules, saturate};
+    let steps = |updated: bool| {
+        let g = graph(|b| {
+            let ty = Type::of(DType::F32, &[16]);
+            let (w, rate) = (b.input("w", ty.clone()), b.input("rate", Type::of(DType::F32, &[])));
+            (0..1000).fold(w, |x, i| {
+                let y = (x + w).tanh();
+                if updated {
+                    let momentum = Momentum { momentum: 0.9.into(), nesterov: false, weight_decay: 0.0.into() };
+                    b.op_all(momentum, &[w, y, w, rate], vec![]).iter().enumerate().for_each(|(k, v)| b.output(format!("{i}.{k}"), *v));
+                }
+                y
+            })
+        });
+        let rules = rules::compiled(false, Default::default());
+        let (g, stats) = saturate(g, &rules, &nnc_ir::Target::new(Isa::Avx512)).unwrap();
+        assert_eq!(count(&g, "momentum"), if updated { 1000 } else { 0 });
+        // Each stands near what it reads, so that no gradient waits for the end.
+        let near = |id: &nnc_ir::NodeId| g.node(*id).operands[1].node.0 + 600 > id.0;
+        assert!(g.ids().filter(|id| g.node(*id).op.name() == "momentum").all(|id| near(&id)));
+        stats.regions
+    };
+    assert_eq!(steps(true), steps(false));
+}
+
 /// Layouts of the convolutions of a network in which minimal filtering pays.
 fn layouts(options: &Options) -> Vec<Layout> {
     let g = graph(|b| conv(conv(image(b, 3, 28), 32, 3, 1, 1).relu(), 32, 3, 1, 1));

@@ -14,6 +14,7 @@ use nnc_ir::ops::Op;
 use nnc_ir::target::Isa;
 use nnc_ir::{Dim, Result, Target};
 use serde_json::{Value, json};
+use std::fmt::Write;
 
 /// What came out, beside what lies in the module.
 pub struct Generated {
@@ -160,13 +161,20 @@ fn number(d: &Dim) -> Value {
 
 /// For profilers, JSON: of each launch, in the order of the program's text, what it computes for whom, by what, and how much.
 fn launch_list(p: &Program, selections: &[Selection]) -> String {
-    let list = launches(&p.steps).into_iter().map(|l| {
-        let (k, s) = (&p.kernels[l.kernel as usize], &selections[l.kernel as usize]);
+    // What all launches of a kernel have in common, once.
+    let kernels = p.kernels.iter().zip(selections).map(|(k, s)| {
         let bytes = k.params.iter().fold(Dim::Const(0), |sum, x| sum + x.elems.clone() * Dim::from(x.dtype.bytes()));
-        let bytes = number(&in_program(&bytes, l));
-        json!({"name": &*l.name, "kernel": s.kernel, "implementation": s.implementation, "flops": number(&l.flops), "bytes": bytes})
+        (format!(r#""kernel":{},"implementation":{}"#, json!(s.kernel), json!(s.implementation)), bytes)
     });
-    Value::Array(list.collect()).to_string()
+    let kernels: Vec<(String, Dim)> = kernels.collect();
+    let mut out = String::from("[");
+    for l in launches(&p.steps) {
+        let (kernel, bytes) = &kernels[l.kernel as usize];
+        let (flops, bytes) = (number(&l.flops), number(&in_program(bytes, l)));
+        let comma = if out.len() > 1 { "," } else { "" };
+        write!(out, r#"{comma}{{"name":{},{kernel},"flops":{flops},"bytes":{bytes}}}"#, json!(&*l.name)).expect("a string takes all");
+    }
+    out + "]"
 }
 
 fn describe(p: &Program, t: &Target, o: &Options, variants: &[abi::Variant]) -> String {

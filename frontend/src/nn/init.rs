@@ -133,7 +133,10 @@ impl Init {
 
 fn from_f64s(dtype: DType, shape: &[usize], n: usize, f: impl Fn(usize) -> f64) -> Result<Tensor> {
     let mut bytes = Vec::with_capacity(n * dtype.bytes());
-    (0..n).for_each(|i| Num::F(f(i)).cast(dtype).write(dtype, &mut bytes));
+    match dtype {
+        DType::F32 => (0..n).for_each(|i| bytes.extend((f(i) as f32).to_le_bytes())),
+        _ => (0..n).for_each(|i| Num::F(f(i)).cast(dtype).write(dtype, &mut bytes)),
+    }
     Tensor::from_bytes(dtype, shape.to_vec(), bytes.into())
 }
 

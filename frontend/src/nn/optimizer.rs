@@ -1,8 +1,10 @@
 //! Optimisers: one row each. What they are called, their settings, how much they keep for a parameter, and their step.
 
+use nnc_ir::attrs::Real;
 use nnc_ir::error::{Error, Result};
 use nnc_ir::near::nearest;
-use nnc_ir::{DType, Tensor, V, Value, ops::reduce::ReduceKind};
+use nnc_ir::ops::composite::update::{Adam, Momentum};
+use nnc_ir::{DType, Op, Tensor, V, Value, ops::reduce::ReduceKind};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -34,6 +36,10 @@ enum Number {
     Lack(u64),
     /// A scalar of the graph, of this element type.
     Cast(Value),
+    /// A scalar, and what [`Number::Lack`] it is divided by.
+    Quotient(Value, u64),
+    /// A scalar, and the bits of what it is multiplied by.
+    Multiple(Value, u64),
 }
 
 impl<'g> Numbers<'g> {
@@ -65,6 +71,15 @@ impl<'g> Numbers<'g> {
 
     fn lack(&self, b: f64) -> V<'g> {
         self.once(Number::Lack(b.to_bits()), || self.constant(1.0) - self.constant(b).pow(self.cast(self.step)))
+    }
+
+    /// `v / (1 - b^t)`.
+    fn quotient(&self, v: V<'g>, b: f64) -> V<'g> {
+        self.once(Number::Quotient(v.value(), b.to_bits()), || v / self.lack(b))
+    }
+
+    fn multiple(&self, v: V<'g>, by: f64) -> V<'g> {
+        self.once(Number::Multiple(v.value(), by.to_bits()), || v * self.constant(by))
     }
 }
 
@@ -145,6 +160,13 @@ impl<'g> At<'_, 'g> {
         self.set.get(name)
     }
 
+    /// An operation whose results are the parameter's successor and those of what is kept.
+    fn op(&self, op: impl Into<Op>, x: &[V<'g>]) -> (V<'g>, Vec<V<'g>>) {
+        let mut y = self.w.builder().op_all(op, x, vec![]);
+        let kept = y.split_off(1);
+        (y[0], kept)
+    }
+
     fn times(&self, v: V<'g>, by: f64) -> V<'g> {
         if by == 1.0 { v } else { v * self.numbers.constant(by) }
     }
@@ -169,11 +191,10 @@ impl<'g> At<'_, 'g> {
 }
 
 fn sgd<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
-    let (g, momentum) = (at.decayed(), at.setting("momentum"));
-    let Some(v) = at.kept.first() else { return (at.w - at.rate * g, vec![]) };
-    let v = at.times(*v, momentum) + g;
-    let direction = if at.setting("nesterov") != 0.0 { g + at.times(v, momentum) } else { v };
-    (at.w - at.rate * direction, vec![v])
+    let Some(v) = at.kept.first() else { return (at.w - at.rate * at.decayed(), vec![]) };
+    let op =
+        Momentum { momentum: Real(at.setting("momentum")), nesterov: at.setting("nesterov") != 0.0, weight_decay: Real(at.setting("weight_decay")) };
+    at.op(op, &[at.w, at.g, *v, at.rate])
 }
 
 fn rmsprop<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
@@ -189,12 +210,14 @@ fn adagrad<'g>(at: &At<'_, 'g>) -> (V<'g>, Vec<V<'g>>) {
 }
 
 fn adam<'g>(at: &At<'_, 'g>, decoupled: bool) -> (V<'g>, Vec<V<'g>>) {
-    let (b1, b2) = (at.setting("beta1"), at.setting("beta2"));
-    let g = if decoupled { at.g } else { at.decayed() };
-    let (m, v) = (at.average(at.kept[0], g, b1), at.average(at.kept[1], g * g, b2));
-    let step = at.rate / at.numbers.lack(b1) * m / at.root(v / at.numbers.lack(b2));
-    let w = if decoupled { at.w - at.rate * at.times(at.w, at.setting("weight_decay")) } else { at.w };
-    (w - step, vec![m, v])
+    let (b1, b2, decay) = (at.setting("beta1"), at.setting("beta2"), at.setting("weight_decay"));
+    let op = Adam { beta1: Real(b1), beta2: Real(b2), epsilon: Real(at.setting("epsilon")), weight_decay: Real(if decoupled { 0.0 } else { decay }) };
+    let numbers = at.numbers;
+    let mut x = vec![at.w, at.g, at.kept[0], at.kept[1], numbers.quotient(at.rate, b1), numbers.lack(b2)];
+    if decoupled && decay != 0.0 {
+        x.push(numbers.multiple(at.rate, decay));
+    }
+    at.op(op, &x)
 }
 
 /// Gradients no longer than `bound`: together (`global`), or each.

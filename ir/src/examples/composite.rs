@@ -5,11 +5,30 @@ use crate::ops::composite::activation::{Act, Activation};
 use crate::ops::composite::attention::Attention;
 use crate::ops::composite::filter::WinogradFilter;
 use crate::ops::composite::norm::{BatchNorm, InstanceNorm, LayerNorm, LogSoftmax, Lrn, RmsNorm, Softmax};
+use crate::ops::composite::update::{Adam, Momentum};
 use crate::ops::gradient::StopGrad;
 use crate::scalar::ScalarFn;
 
 pub(super) fn examples() -> Vec<Example> {
-    [activations(), attention(), normalisations(), filters()].concat()
+    [activations(), attention(), normalisations(), filters(), updates()].concat()
+}
+
+fn updates() -> Vec<Example> {
+    let adam = |weight_decay: f64| Adam { beta1: 0.9.into(), beta2: 0.999.into(), epsilon: 1e-3.into(), weight_decay: weight_decay.into() };
+    let momentum = |nesterov| Momentum { momentum: 0.9.into(), nesterov, weight_decay: 0.1.into() };
+    let on = |name: &str, op: Adam, x: &[&str]| case(name, op, x).values(3, Values::Range(1, 5)).values(5, Values::Range(1, 2));
+    let (w, n) = ("f32[3,19]", "f32[]");
+    vec![
+        on("f32", adam(0.0), &[w, w, w, w, n, n]),
+        on("decay", adam(0.1), &[w, w, w, w, n, n, n]),
+        on("f64", adam(0.1), &["f64[7]", "f64[7]", "f64[7]", "f64[7]", "f64[]", "f64[]"]),
+        on("stretched", adam(0.0), &[w, w, "f32[19]", "f32[3,1]", "f32[1]", n]),
+        on("symbolic", adam(0.0), &["f32[N,K]", "f32[N,K]", "f32[N,K]", "f32[N,K]", n, n]),
+        case("f32", momentum(false), &[w, w, w, n]),
+        case("nesterov", momentum(true), &[w, w, w, n, n]),
+        case("f64", momentum(true), &["f64[7]", "f64[7]", "f64[7]", "f64[]"]),
+        case("symbolic", momentum(false), &["f32[N,K]", "f32[N,K]", "f32[N,K]", n]),
+    ]
 }
 
 fn attention() -> Vec<Example> {

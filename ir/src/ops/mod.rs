@@ -70,6 +70,11 @@ pub trait Composite {
     /// The same results from primitives (and other composites).
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>>;
 
+    /// Result types, where they are plain to see without an expansion; `None` where they are not.
+    fn infer(&self, _x: &[Type]) -> Option<Vec<Type>> {
+        None
+    }
+
     /// The reference value, where evaluating the expansion would be absurdly slow; `None` otherwise.
     fn eval(&self, _x: &[Tensor], _env: &Env) -> Option<Result<Vec<Tensor>>> {
         None
@@ -220,6 +225,8 @@ ops! {
         RmsNorm "rms_norm" composite::norm::RmsNorm,
         Lrn "lrn" composite::norm::Lrn,
         WinogradFilter "winograd_filter" composite::filter::WinogradFilter,
+        Adam "adam" composite::update::Adam,
+        Momentum "momentum" composite::update::Momentum,
         StopGrad "stop_grad" gradient::StopGrad,
     }
 }

@@ -38,7 +38,7 @@ pub fn differentiate_with(mut graph: Graph, slip: Option<&Slip>) -> Result<Graph
     }
     let is_gradient = |graph: &Graph, id: &NodeId| matches!(graph.node(*id).op, Op::Gradient(_));
     if graph.ids().any(|id| is_gradient(&graph, &id)) {
-        graph = prepare::prepare(&graph)?;
+        graph = prepare::prepare(graph)?;
         // In order: a gradient may be differentiated again.
         while let Some(id) = graph.order().into_iter().find(|id| is_gradient(&graph, id)) {
             graph = resolve(graph, id, slip)?;
@@ -82,23 +82,26 @@ pub(crate) fn zero_like<'g>(v: V<'g>) -> V<'g> {
 /// Cotangents of `wrt`, given those of some values; `None` where they do not depend on it. The operations are added to the builder's
 /// graph, and what is to be replaced in it afterwards is returned.
 pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Value], slip: Option<&Slip>) -> Result<(Vec<Option<V<'g>>>, Replaced)> {
-    let graph = b.with_graph(Graph::clone);
-    let order = graph.order();
-    let depends = marked(&graph, &order, wrt);
-    let is_marked = |v: &Value| depends[v.node.0 as usize] && graph.ty(*v).dtype.is_float();
+    let order = b.with_graph(Graph::order);
+    let depends = b.with_graph(|graph| marked(graph, &order, wrt));
+    let is_marked = |v: &Value| depends[v.node.0 as usize] && b.with_graph(|graph| graph.ty(*v).dtype.is_float());
     // What readers give a value, the last reader first.
-    let mut given: Vec<Vec<Vec<V<'g>>>> = vec![vec![]; graph.id_bound()];
+    let mut given: Vec<Vec<Vec<V<'g>>>> = vec![vec![]; depends.len()];
     let give = |v: Value, g: V<'g>, given: &mut Vec<Vec<Vec<V<'g>>>>| {
         let ports = &mut given[v.node.0 as usize];
-        ports.resize(graph.node(v.node).types.len(), vec![]);
+        ports.resize(b.with_graph(|graph| graph.node(v.node).types.len()), vec![]);
         ports[v.port as usize].push(g);
     };
     seeds.iter().filter(|(v, _)| is_marked(v)).for_each(|(v, g)| give(*v, *g, &mut given));
     let sum = |gs: &[V<'g>]| gs.iter().rev().copied().reduce(|a, b| a + b);
     let replaced = RefCell::new(vec![]);
     for id in order.iter().rev() {
-        let node = graph.node(*id);
-        if given[id.0 as usize].is_empty() || matches!(node.op, Op::Input) || !node.operands.iter().any(is_marked) {
+        if given[id.0 as usize].is_empty() {
+            continue;
+        }
+        // The graph grows on the way.
+        let node = &b.with_graph(|graph| graph.node(*id).clone());
+        if matches!(node.op, Op::Input) || !node.operands.iter().any(is_marked) {
             continue;
         }
         b.at(node.loc.clone());

@@ -1,14 +1,46 @@
-//! A graph in operations that have rules: composites without one are expanded, epilogues spelled out.
+//! A graph whose gradients look at operations that have rules only: composites without one are expanded, epilogues spelled out. What no
+//! gradient looks at stays as it is.
 
 use super::rules;
-use crate::expand;
-use nnc_ir::error::Report;
+use crate::expand::MAX_DEPTH;
+use nnc_ir::error::{Error, Report};
 use nnc_ir::ops::contract::{Layout, Post};
-use nnc_ir::{Builder, Dim, Graph, Op, V, Value};
+use nnc_ir::{Builder, Dim, Graph, Node, Op, V, Value};
 
-pub fn prepare(graph: &Graph) -> Result<Graph, Report> {
-    let graph = spelled(graph)?;
-    Ok(expand::expand(&graph, &|op, _| rules::has_rule(op))?.into_owned())
+pub fn prepare(mut graph: Graph) -> Result<Graph, Report> {
+    // Expansions may hold composites.
+    for _ in 0..MAX_DEPTH {
+        let seen = seen(&graph);
+        if !graph.ids().any(|id| seen[id.0 as usize] && is_wanted(graph.node(id))) {
+            return Ok(graph);
+        }
+        graph = spelled(&graph, Some(&seen))?;
+    }
+    Err(Error::internal("composites expand into composites without end").into())
+}
+
+/// Nodes that gradients look at, by id.
+fn seen(graph: &Graph) -> Vec<bool> {
+    let mut seen = vec![false; graph.id_bound()];
+    let mut stack: Vec<Value> = vec![];
+    for id in graph.ids().filter(|id| matches!(graph.node(*id).op, Op::Gradient(_))) {
+        stack.push(graph.node(id).operands[0]);
+        while let Some(v) = stack.pop() {
+            if !matches!(graph.node(v.node).op, Op::StopGrad(_)) && !std::mem::replace(&mut seen[v.node.0 as usize], true) {
+                stack.extend(&graph.node(v.node).operands);
+            }
+        }
+    }
+    seen
+}
+
+/// Whether a node, or one in its regions, has to be spelled out.
+fn is_wanted(node: &Node) -> bool {
+    bare(&node.op).is_some() || has_no_rule(&node.op) || node.regions.iter().any(|r| r.ids().any(|id| is_wanted(r.node(id))))
+}
+
+fn has_no_rule(op: &Op) -> bool {
+    op.as_composite().is_some() && !rules::has_rule(op)
 }
 
 /// The epilogue of a contraction in the layout of the model, and the contraction without it.
@@ -25,8 +57,8 @@ fn bare(op: &Op) -> Option<(&[Post], Op)> {
     })
 }
 
-/// The graph with epilogues as operations of their own. Regions included.
-fn spelled(graph: &Graph) -> Result<Graph, Report> {
+/// The graph with composites expanded once, and epilogues as operations of their own, among the nodes that are seen. Regions included.
+fn spelled(graph: &Graph, seen: Option<&[bool]>) -> Result<Graph, Report> {
     let b = Builder::new(&graph.name);
     let mut map: Vec<Vec<V>> = vec![vec![]; graph.id_bound()];
     for id in &graph.inputs {
@@ -38,14 +70,22 @@ fn spelled(graph: &Graph) -> Result<Graph, Report> {
         let node = graph.node(id);
         b.at(node.loc.clone());
         let x: Vec<V> = node.operands.iter().map(|o| map[o.node.0 as usize][o.port as usize]).collect();
-        let y = match bare(&node.op) {
-            Some((post, op)) => {
+        let is_seen = seen.is_none_or(|seen| seen[id.0 as usize]);
+        let y = match (bare(&node.op), node.op.as_composite()) {
+            (Some((post, op)), _) if is_seen => {
                 let product = b.op(op, &x[..2]);
                 vec![steps(post, product, &x[2..], matches!(node.op, Op::MatMul(_)))]
             }
-            None => b.op_all(node.op.clone(), &x, node.regions.iter().map(spelled).collect::<Result<_, _>>()?),
+            (_, Some(c)) if is_seen && has_no_rule(&node.op) => c.expand(&x).map_err(|e| e.at(&node.loc))?,
+            _ => {
+                let regions = node.regions.iter().map(|r| if is_seen { spelled(r, None) } else { Ok(r.clone()) });
+                b.op_all(node.op.clone(), &x, regions.collect::<Result<_, _>>()?)
+            }
         };
-        y[0].named(&node.name);
+        // The node's own name, not that of a value which an expansion passes on.
+        if x.iter().all(|x| x.value() != y[0].value()) {
+            y[0].named(&node.name);
+        }
         map[id.0 as usize] = y;
     }
     let get = |v: Value| map[v.node.0 as usize][v.port as usize];

@@ -14,7 +14,8 @@ use crate::rebuild::{self, Rebuild};
 use egg::{EGraph, Id, Runner, SimpleScheduler};
 use lang::ENode;
 use nnc_ir::{Graph, NodeId, Op, Report, Target, Type, Value};
-use region::{Key, Ref, Region};
+use region::{Ground, Key, Ref, Region};
+use rustc_hash::FxHashMap;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -63,13 +64,41 @@ struct Step {
 
 /// Rewrites all regions of a graph by `rules`. A graph that is the cheapest already comes back as it is.
 pub fn saturate(graph: Graph, rules: &[&rules::Compiled], target: &Target) -> Result<(Graph, Stats), Report> {
-    let order = Rebuild::new(&graph).order();
-    let (constant, results) = (crate::fold::constants(&graph), region::results(&graph));
+    let (pieces, mut templates, stats) = solved(&graph, rules, target);
+    if graph.is_settled() && pieces.iter().all(|(_, change)| change.is_none()) {
+        return Ok((graph, stats));
+    }
+    let mut r = Rebuild::new(&graph);
+    for (nodes, change) in pieces {
+        match change {
+            Some(change) => replay(&mut r, &nodes, &change, &mut templates[change.template])?,
+            None => nodes.iter().for_each(|id| {
+                r.keep(*id);
+            }),
+        }
+    }
+    Ok((r.finish(), stats))
+}
+
+/// What becomes of a region: a template, with the region's values that it is put between.
+struct Change {
+    template: usize,
+    leaves: Vec<Value>,
+    outputs: Vec<NodeId>,
+}
+
+/// Nodes of a graph, in order, and what takes their place unless they stay.
+type Solved = (Vec<NodeId>, Option<Change>);
+
+/// The pieces of a graph.
+fn solved(graph: &Graph, rules: &[&rules::Compiled], target: &Target) -> (Vec<Solved>, Vec<Template>, Stats) {
+    let order = Rebuild::new(graph).order();
+    let mut ground = Ground::new(graph);
     let mut templates: Vec<Template> = vec![];
-    let mut known: HashMap<Key, usize> = HashMap::new();
+    let mut known: FxHashMap<Key, usize> = FxHashMap::default();
     let mut stats = Stats::default();
     let mut pieces = vec![];
-    for piece in region::cut(&graph, &order) {
+    for piece in region::cut(graph, &order) {
         let nodes = match piece {
             region::Piece::Keep(id) => {
                 pieces.push((vec![id], None));
@@ -77,9 +106,8 @@ pub fn saturate(graph: Graph, rules: &[&rules::Compiled], target: &Target) -> Re
             }
             region::Piece::Region(nodes) => nodes,
         };
-        let region = Region::new(&graph, &nodes, &constant, &results);
         stats.regions += 1;
-        let Region { key, leaves, outputs } = region;
+        let Region { key, leaves, outputs } = ground.region(&nodes);
         let template = *known.entry(key).or_insert_with_key(|key| {
             let (template, enodes) = solve(key, rules, target);
             stats.saturated += 1;
@@ -87,22 +115,10 @@ pub fn saturate(graph: Graph, rules: &[&rules::Compiled], target: &Target) -> Re
             templates.push(template);
             templates.len() - 1
         });
-        let ends = if templates[template].unchanged { None } else { Some((template, leaves, outputs)) };
-        pieces.push((nodes, ends));
+        let change = (!templates[template].unchanged).then_some(Change { template, leaves, outputs });
+        pieces.push((nodes, change));
     }
-    if graph.is_settled() && pieces.iter().all(|(_, change)| change.is_none()) {
-        return Ok((graph, stats));
-    }
-    let mut r = Rebuild::new(&graph);
-    for (nodes, change) in pieces {
-        match change {
-            Some((template, leaves, outputs)) => replay(&mut r, &nodes, &leaves, &outputs, &mut templates[template])?,
-            None => nodes.iter().for_each(|id| {
-                r.keep(*id);
-            }),
-        }
-    }
-    Ok((r.finish(), stats))
+    (pieces, templates, stats)
 }
 
 /// Saturates one region and extracts; also says how many e-nodes there were.
@@ -118,12 +134,12 @@ fn load(key: &Key) -> (lang::Graph, Vec<Id>) {
     let mut egraph: lang::Graph = EGraph::default();
     egraph.analysis.leaves = key.leaves.iter().map(region::Leaf::fact).collect();
     let leaves: Vec<Id> = (0..key.leaves.len()).map(|i| egraph.add(ENode::Leaf(i as u32))).collect();
-    let mut nodes: Vec<Id> = Vec::with_capacity(key.nodes.len());
-    for (op, operands) in &key.nodes {
+    let mut nodes: Vec<Id> = Vec::with_capacity(key.len());
+    for (op, operands) in key.nodes() {
         let x: Vec<Id> = operands.iter().map(|r| r.pick(&leaves, &nodes)).collect();
         nodes.push(lang::add(&mut egraph, op, &x));
     }
-    for x in key.nodes.iter().flat_map(|(_, operands)| operands) {
+    for x in key.nodes().flat_map(|(_, operands)| operands) {
         count_use(&mut egraph, x.pick(&leaves, &nodes), 1);
     }
     for (node, outside) in &key.outputs {
@@ -176,11 +192,11 @@ fn is_same(key: &Key, steps: &[Step], outputs: &[Ref]) -> bool {
     };
     let same = |step: &Step| {
         step.node.is_some_and(|n| {
-            let (op, operands) = &key.nodes[n];
+            let (op, operands) = key.node(n);
             *op == step.op && operands.len() == step.operands.len() && operands.iter().zip(&step.operands).all(|(a, b)| node(b) == Some(*a))
         })
     };
-    steps.len() == key.nodes.len() && steps.iter().all(same) && outputs.iter().zip(&key.outputs).all(|(x, (n, _))| node(x) == Some(Ref::Node(*n)))
+    steps.len() == key.len() && steps.iter().all(same) && outputs.iter().zip(&key.outputs).all(|(x, (n, _))| node(x) == Some(Ref::Node(*n)))
 }
 
 fn count_use(egraph: &mut lang::Graph, id: Id, n: u32) {
@@ -190,8 +206,8 @@ fn count_use(egraph: &mut lang::Graph, id: Id, n: u32) {
 }
 
 /// Puts a template's operations in the place of a region of these leaves and outputs.
-fn replay(r: &mut Rebuild, nodes: &[NodeId], leaves: &[Value], outputs: &[NodeId], template: &mut Template) -> Result<(), Report> {
-    let leaves: Vec<Value> = leaves.iter().map(|v| r.get(*v)).collect();
+fn replay(r: &mut Rebuild, nodes: &[NodeId], change: &Change, template: &mut Template) -> Result<(), Report> {
+    let leaves: Vec<Value> = change.leaves.iter().map(|v| r.get(*v)).collect();
     let mut made: Vec<Value> = Vec::with_capacity(template.steps.len());
     // What rules make in passing takes the place of the next named node.
     let mut place = vec![nodes[nodes.len() - 1]; template.steps.len()];
@@ -205,7 +221,7 @@ fn replay(r: &mut Rebuild, nodes: &[NodeId], leaves: &[Value], outputs: &[NodeId
         let v = rebuild::infer_once(&mut r.new, step.op.clone(), operands, name, old.loc.clone(), &mut step.types)?;
         made.push(v);
     }
-    for (out, value) in outputs.iter().zip(&template.outputs) {
+    for (out, value) in change.outputs.iter().zip(&template.outputs) {
         r.set(*out, vec![value.pick(&leaves, &made)]);
     }
     Ok(())
@@ -250,7 +266,6 @@ mod tests {
     /// The witness with the rule applied at its root: the e-node that stood there may not be chosen again.
     fn rewritten(rule: &'static Rule, graph: &Graph) -> Graph {
         let compiled: Vec<_> = rule.compile(0).into_iter().map(|(_, r)| r).collect();
-        let constant = crate::fold::constants(graph);
         let mut r = Rebuild::new(graph);
         let mut ids = vec![];
         for id in r.order() {
@@ -260,7 +275,7 @@ mod tests {
                 ids.push(id);
             }
         }
-        let region = Region::new(graph, &ids, &constant, &region::results(graph));
+        let region = Ground::new(graph).region(&ids);
         let (egraph, nodes) = load(&region.key);
         let root = nodes[nodes.len() - 1];
         let before = egraph[root].nodes.clone();
@@ -272,7 +287,8 @@ mod tests {
         let old = |class: Id, node: &ENode| if is_old(class, node) { f64::INFINITY } else { 0.01 };
         assert!(egraph[root].nodes.iter().any(|n| !is_old(root, n)), "rule {} does not fire on its witness", rule.name);
         let mut template = read(&egraph, &region.key, &nodes, &old);
-        replay(&mut r, &ids, &region.leaves, &region.outputs, &mut template).unwrap();
+        let change = Change { template: 0, leaves: region.leaves, outputs: region.outputs };
+        replay(&mut r, &ids, &change, &mut template).unwrap();
         r.finish()
     }
 

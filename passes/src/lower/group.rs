@@ -13,7 +13,7 @@ use nnc_ir::kernel::{Access, ExprId};
 use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::scalar::Num;
 use nnc_ir::{DType, Dim, Op, ScalarFn, Type};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// `offset + sum of coefficient * index of a domain axis`; axes ascend.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -108,8 +108,8 @@ enum Term {
 #[derive(Default)]
 struct Stage {
     terms: Vec<Term>,
-    index: HashMap<Term, usize>,
-    seen: HashMap<(Value, Place), usize>,
+    index: FxHashMap<Term, usize>,
+    seen: FxHashMap<(Value, Place), usize>,
     /// Views that `Load` and `Index` take: the parameter (none for an index) and where.
     views: Vec<(Option<usize>, View)>,
 }
@@ -165,35 +165,30 @@ struct Fold {
 pub struct Group<'g> {
     graph: &'g Graph,
     inside: &'g dyn Fn(NodeId) -> bool,
-    top: Value,
+    /// What the group computes: values of one shape.
+    tops: &'g [Value],
     domain: Vec<Dim>,
     params: Vec<Value>,
     outer: Stage,
     inner: Stage,
     fold: Option<Fold>,
-    root: usize,
+    /// The term of each of `tops`.
+    roots: Vec<usize>,
     /// Whether there are nodes beside the root.
     fused: bool,
 }
 
 impl<'g> Group<'g> {
-    /// The nodes for which `inside` holds, down from `root`, which is one of them.
-    pub fn new(graph: &'g Graph, root: Value, inside: &'g dyn Fn(NodeId) -> bool) -> Result<Group<'g>> {
-        let domain = graph.ty(root).shape.clone();
-        let mut group = Group {
-            graph,
-            inside,
-            top: root,
-            domain,
-            params: vec![],
-            outer: Stage::default(),
-            inner: Stage::default(),
-            fold: None,
-            root: 0,
-            fused: false,
-        };
-        let at = (0..group.domain.len()).map(Affine::axis).collect();
-        group.root = group.term(root, at, false)?;
+    /// The nodes for which `inside` holds, down from `tops`, which are some of them. Parameters are `params`, then what else is read.
+    fn new(graph: &'g Graph, tops: &'g [Value], params: Vec<Value>, inside: &'g dyn Fn(NodeId) -> bool) -> Result<Group<'g>> {
+        let domain = graph.ty(tops[0]).shape.clone();
+        let (outer, inner) = (Stage::default(), Stage::default());
+        let mut group = Group { graph, inside, tops, domain, params, outer, inner, fold: None, roots: vec![], fused: false };
+        let at: Place = (0..group.domain.len()).map(Affine::axis).collect();
+        for top in tops {
+            let root = group.term(*top, at.clone(), false)?;
+            group.roots.push(root);
+        }
         Ok(group)
     }
 
@@ -215,7 +210,7 @@ impl<'g> Group<'g> {
         let node = self.graph.node(v.node);
         let ty = &node.types[v.port as usize];
         let axes = self.axes(folding);
-        self.fused |= v != self.top && (self.inside)(v.node);
+        self.fused |= !self.tops.contains(&v) && (self.inside)(v.node);
         let operand = |i: usize| (node.operands[i], &self.graph.ty(node.operands[i]).shape);
         let term = match &node.op {
             Op::Const(c) if c.0.elems() == 1 || c.0.splat_element().is_some() => Term::Literal(c.0.num(0), c.0.dtype()),
@@ -301,14 +296,8 @@ impl<'g> Group<'g> {
         Ok(i)
     }
 
-    /// The kernel, and the operands of its launch.
-    pub fn lower(self, grain: i64) -> (Loops, Vec<Value>) {
-        let y = self.graph.ty(self.top);
-        let name = self.graph.node(self.top.node).op.name();
-        let name = if self.fused { format!("fused_{name}") } else { name.to_string() };
-        let x: Vec<Type> = self.params.iter().map(|v| self.graph.ty(*v).clone()).collect();
-        let mut k = Loops::new(&name, &x, std::slice::from_ref(y), Access::Write, grain);
-        let out = k.result(0);
+    /// The group as a kernel whose parameters are the group's, then its results.
+    fn emit(&self, k: &mut Loops) {
         let rank = self.domain.len();
         // Views of the whole nest: those of the outer stage, the outer part of those of the inner stage, the result.
         let mut views: Vec<View> = self.outer.views.iter().map(|(_, v)| v.clone()).collect();
@@ -330,23 +319,47 @@ impl<'g> Group<'g> {
                 };
                 let acc = k.accumulator(f.kind, acc_type);
                 k.serial(&inner_dims, &inner_views, &at[n_outer..at.len() - 1], |k, _, at| {
-                    let values = evaluate(k, &self.inner, at, None, f.root);
-                    let x = k.cast(acc_type, values);
+                    let values = evaluate(k, &self.inner, at, None, &[f.root]);
+                    let x = k.cast(acc_type, values[0]);
                     k.accumulate(acc, f.kind, x);
                 });
                 let acc = k.var(acc);
                 k.cast(f.dtype, acc)
             });
-            let value = evaluate(k, &self.outer, at, folded, self.root);
-            k.store(out, at[at.len() - 1], value);
+            let values = evaluate(k, &self.outer, at, folded, &self.roots);
+            for (i, value) in values.into_iter().enumerate() {
+                let out = k.result(i);
+                k.store(out, at[at.len() - 1], value);
+            }
         });
-        (k, self.params)
     }
 }
 
-/// The value of term `root`; values that are used twice are computed once.
-fn evaluate(k: &mut Loops, stage: &Stage, at: &[ExprId], folded: Option<ExprId>, root: usize) -> ExprId {
+/// The group below `root`, of the nodes for which `inside` holds: its kernel, and the operands of its launch.
+pub fn lower(graph: &Graph, root: Value, inside: &dyn Fn(NodeId) -> bool, grain: i64) -> Result<(Loops, Vec<Value>)> {
+    let tops = [root];
+    let group = Group::new(graph, &tops, vec![], inside)?;
+    let name = graph.node(root.node).op.name();
+    let name = if group.fused { format!("fused_{name}") } else { name.to_string() };
+    let x: Vec<Type> = group.params.iter().map(|v| graph.ty(*v).clone()).collect();
+    let mut k = Loops::new(&name, &x, std::slice::from_ref(graph.ty(root)), Access::Write, grain);
+    group.emit(&mut k);
+    Ok((k, group.params))
+}
+
+/// A composite whose expansion is element-by-element operations with results of one shape, as one kernel.
+pub fn composite(k: &mut Loops, op: &Op) -> Result<()> {
+    let graph = nnc_ir::builder::expansion(op, &k.x)?;
+    let params = graph.inputs.iter().map(|id| Value { node: *id, port: 0 }).collect();
+    let tops: Vec<Value> = graph.outputs.iter().map(|o| o.value).collect();
+    Group::new(&graph, &tops, params, &|id| !matches!(graph.node(id).op, Op::Input))?.emit(k);
+    Ok(())
+}
+
+/// The values of terms `roots`; values that are used twice are computed once.
+fn evaluate(k: &mut Loops, stage: &Stage, at: &[ExprId], folded: Option<ExprId>, roots: &[usize]) -> Vec<ExprId> {
     let mut uses = vec![0; stage.terms.len()];
+    roots.iter().for_each(|r| uses[*r] += 1);
     for t in &stage.terms {
         match t {
             Term::Map(_, args) => args.iter().for_each(|a| uses[*a] += 1),
@@ -374,5 +387,5 @@ fn evaluate(k: &mut Loops, stage: &Stage, at: &[ExprId], folded: Option<ExprId>,
         let computed = matches!(t, Term::Load(_) | Term::Map(..) | Term::Cast(..) | Term::Folded);
         values.push(if uses[i] > 1 && computed { k.bind(value) } else { value });
     }
-    values[root]
+    roots.iter().map(|r| values[*r]).collect()
 }

@@ -5,7 +5,7 @@ use nnc_ir::attrs::Attr;
 use nnc_ir::kernel::builder::KernelBuilder;
 use nnc_ir::kernel::{Access, ExprId, Fault, Kernel, Origin, Stmt, VarId, Within, size_symbol};
 use nnc_ir::{DType, Dim, Op, ScalarFn, Type};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::ops::{Deref, DerefMut};
 
 /// Scalar operations that all tasks together have at least, where the outer loops give tasks enough.
@@ -19,7 +19,7 @@ const LANES: i64 = 16;
 pub struct Loops {
     builder: KernelBuilder,
     sizes: Vec<Dim>,
-    index: HashMap<Dim, u32>,
+    index: FxHashMap<Dim, u32>,
     pub x: Vec<Type>,
     pub y: Vec<Type>,
     /// The larger tensor that the only result is a window of.
@@ -59,7 +59,7 @@ impl Loops {
     pub fn new(name: &str, x: &[Type], y: &[Type], results: Access, grain: i64) -> Loops {
         // The number of sizes is known when all have been asked for.
         let builder = KernelBuilder::new(name, u32::MAX);
-        let mut k = Loops { builder, sizes: vec![], index: HashMap::new(), x: x.to_vec(), y: y.to_vec(), within: None, grain };
+        let mut k = Loops { builder, sizes: vec![], index: FxHashMap::default(), x: x.to_vec(), y: y.to_vec(), within: None, grain };
         for d in x.iter().chain(y).flat_map(|t| &t.shape) {
             k.symbol(d);
         }

@@ -26,7 +26,6 @@ mod window;
 mod winograd;
 
 use crate::{attend, expand, fuse, memory};
-use group::Group;
 use index::Scatter;
 use loops::Loops;
 use nnc_ir::error::{Error, Report, Result};
@@ -37,7 +36,8 @@ use nnc_ir::ops::fit::{Relation, relations};
 use nnc_ir::ops::movement::PadMode;
 use nnc_ir::{Dim, Op, Target, Type};
 use program::{Compiled, Emitter, Site};
-use std::collections::{HashMap, HashSet};
+use rustc_hash::FxHashMap;
+use std::collections::HashSet;
 
 pub use group::reshape_is_affine;
 pub use movement::contiguous;
@@ -46,7 +46,7 @@ pub use movement::contiguous;
 /// every target but for how they are cut into tasks: a backend puts its own kernels in the place of those that it recognises.
 pub fn lower(graph: &Graph, target: &Target) -> Result<Program, Report> {
     let graph = expand::expand(graph, &|op, x| has_kernel(op, x, target))?;
-    let mut l = Lowering { out: Emitter::new(&graph.name, target.grain), site: Site::default(), errors: vec![], compiled: HashMap::new() };
+    let mut l = Lowering { out: Emitter::new(&graph.name, target.grain), site: Site::default(), errors: vec![], compiled: FxHashMap::default() };
     let args: Vec<BufferRef> = graph.inputs.iter().enumerate().map(|(i, id)| l.input(&graph, i, *id)).collect();
     let mut targets = vec![];
     for (i, o) in graph.outputs.iter().enumerate() {
@@ -73,6 +73,8 @@ fn has_kernel(op: &Op, x: &[Type], target: &Target) -> bool {
         Op::LayerNorm(n) => x[1..]
             .iter()
             .all(|t| t.shape.iter().skip_while(|d| d.is(1)).eq(x[0].shape[n.axis..].iter().skip_while(|d| d.is(1))) && t.dtype == x[0].dtype),
+        Op::Adam(a) => a.is_plain(x),
+        Op::Momentum(m) => m.is_plain(x),
         _ => false,
     }
 }
@@ -83,7 +85,7 @@ struct Lowering {
     site: Site,
     errors: Vec<Error>,
     /// Kernels of operations on operands of these types, with results in these places.
-    compiled: HashMap<(Op, Vec<Type>, Option<Within>), Compiled>,
+    compiled: FxHashMap<(Op, Vec<Type>, Option<Within>), Compiled>,
 }
 
 /// A graph or region while it is lowered.
@@ -92,9 +94,9 @@ struct Frame<'g> {
     /// Where each value lives.
     values: Vec<Vec<Option<BufferRef>>>,
     /// Where some values are to be computed: the buffers of outputs.
-    claims: HashMap<Value, BufferRef>,
+    claims: FxHashMap<Value, BufferRef>,
     /// Convolutions that write into what a pad makes of their result.
-    padded: HashMap<NodeId, NodeId>,
+    padded: FxHashMap<NodeId, NodeId>,
 }
 
 impl Frame<'_> {
@@ -180,8 +182,8 @@ impl Lowering {
 
     /// Where values are computed so that nobody has to copy them: in the buffer of the output that they are, or in their part of a
     /// concatenation whose parts are one piece each. Once each; `reversed` has users before operands.
-    fn claims<'a>(&mut self, graph: &Graph, targets: &[BufferRef], reversed: impl Iterator<Item = &'a NodeId>) -> HashMap<Value, BufferRef> {
-        let mut out = HashMap::new();
+    fn claims<'a>(&mut self, graph: &Graph, targets: &[BufferRef], reversed: impl Iterator<Item = &'a NodeId>) -> FxHashMap<Value, BufferRef> {
+        let mut out = FxHashMap::default();
         for (o, target) in graph.outputs.iter().zip(targets) {
             let v = computed(graph, o.value);
             // Another name of the same length may have no value yet where `v` is computed.
@@ -291,7 +293,7 @@ impl Lowering {
         let graph = frame.graph;
         let root = Value { node: id, port: 0 };
         let inside = |n: NodeId| n == id || inlined[n.0 as usize];
-        let (k, operands) = Group::new(graph, root, &inside)?.lower(self.out.grain);
+        let (k, operands) = group::lower(graph, root, &inside, self.out.grain)?;
         let mut buffers = operands.iter().map(|v| self.operand(frame, *v)).collect::<Result<Vec<_>>>()?;
         buffers.push(self.result(frame, id, 0)?);
         let site = self.site.clone();
@@ -358,6 +360,7 @@ impl Lowering {
             Op::Softmax(op) => self.kernel(frame, id, ReadWrite, |k| norm::softmax(k, op.axis, false)),
             Op::LogSoftmax(op) => self.kernel(frame, id, Write, |k| norm::softmax(k, op.axis, true)),
             Op::LayerNorm(op) => self.kernel(frame, id, Write, |k| norm::layer_norm(k, op)),
+            op @ (Op::Adam(_) | Op::Momentum(_)) => self.kernel(frame, id, Write, |k| group::composite(k, op)),
             Op::StringConcat(_) | Op::StringSplit(_) | Op::StringNormalize(_) | Op::RegexMatch(_) | Op::StringRank(_) => {
                 Err(Error::internal(format!("{} reaches lowering, the host computes it", node.op.name())))
             }
@@ -409,11 +412,11 @@ fn computed(graph: &Graph, mut v: Value) -> Value {
 
 /// Convolutions whose result nothing but a pad with zeros reads, and that pad: they write into the padded tensor, and the pad adds
 /// what is around.
-fn padded(graph: &Graph, live: &[bool]) -> HashMap<NodeId, NodeId> {
+fn padded(graph: &Graph, live: &[bool]) -> FxHashMap<NodeId, NodeId> {
     let mut readers = vec![0u32; graph.id_bound()];
     let read = graph.ids().filter(|id| live[id.0 as usize]).flat_map(|id| graph.node(id).operands.iter().map(|v| v.node));
     read.chain(graph.outputs.iter().map(|o| o.value.node)).for_each(|id| readers[id.0 as usize] += 1);
-    let mut out = HashMap::new();
+    let mut out = FxHashMap::default();
     for id in graph.ids().filter(|id| live[id.0 as usize]) {
         let node = graph.node(id);
         let Op::Pad(pad) = &node.op else { continue };
@@ -473,6 +476,8 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
         },
         Op::Softmax(_) | Op::LogSoftmax(_) => times(elems(&y[0]), 5),
         Op::LayerNorm(_) => times(elems(&y[0]), 8),
+        Op::Adam(_) => times(elems(&y[0]), 13),
+        Op::Momentum(_) => times(elems(&y[0]), 4),
         _ => Dim::Const(0),
     }
 }

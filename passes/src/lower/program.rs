@@ -7,8 +7,8 @@ use nnc_ir::error::{Error, Loc, Result};
 use nnc_ir::kernel::{Access, Buffer, BufferId, BufferRef, Kernel, Launch, Place, Program, Step};
 use nnc_ir::tensor::Tensor;
 use nnc_ir::{DType, Dim, Type};
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use rustc_hash::{FxHashMap, FxHasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -36,9 +36,9 @@ pub struct Emitter {
     /// Scalar operations that are worth a task of their own.
     pub grain: i64,
     pub program: Program,
-    kernels: HashMap<Kernel, u32>,
+    kernels: FxHashMap<Kernel, u32>,
     /// Constants by a hash of a sample of their bytes.
-    constants: HashMap<u64, Vec<(Tensor, BufferId)>>,
+    constants: FxHashMap<u64, Vec<(Tensor, BufferId)>>,
     weight_bytes: u64,
     /// Floating-point operations, and how many steps take that many.
     flops: BTreeMap<Dim, i64>,
@@ -302,7 +302,7 @@ pub fn shifted(r: &BufferRef, by: Dim) -> BufferRef {
 
 /// A hash of a constant's type, length and some of its bytes: equal constants agree, others usually differ.
 fn sample(t: &Tensor) -> u64 {
-    let mut h = DefaultHasher::new();
+    let mut h = FxHasher::default();
     (t.dtype(), t.byte_len()).hash(&mut h);
     let n = if t.is_made() { 0 } else { t.elems() };
     for i in (0..n.min(64)).map(|i| i * (n / n.min(64))).chain(n.checked_sub(1)) {

@@ -35,6 +35,8 @@ mod window;
 
 use crate::onnx::call::{Call, Item};
 use nnc_ir::{Error, Result, V};
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 pub use training::GRADIENT;
 
@@ -131,9 +133,20 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().flat_map(|family| family.iter())
 }
 
+/// All operators of a name, in the order of the table.
+fn called(name: &str) -> &'static [&'static Row] {
+    static INDEX: OnceLock<HashMap<&str, Vec<&Row>>> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let mut index: HashMap<_, Vec<_>> = HashMap::new();
+        rows().for_each(|r| index.entry(r.name).or_default().push(r));
+        index
+    });
+    index.get(name).map_or(&[], Vec::as_slice)
+}
+
 /// The row that an operator of an opset means.
 pub fn find(domain: &str, name: &str, opset: i64) -> Result<&'static Row> {
-    let mut versions = rows().filter(|r| r.domain == domain && r.name == name).peekable();
+    let mut versions = called(name).iter().copied().filter(|r| r.domain == domain).peekable();
     if versions.peek().is_none() {
         let error = Error::unsupported(format!("operator {} is not supported", qualified(domain, name)));
         let near = near(domain, name);

@@ -2,6 +2,8 @@
 
 use super::{MANY, Row, op};
 use crate::onnx::call::Call;
+use nnc_ir::attrs::Real;
+use nnc_ir::ops::composite::update::{Adam, Momentum};
 use nnc_ir::ops::gradient::Gradient;
 use nnc_ir::{Error, Result, Tensor, V};
 
@@ -71,13 +73,15 @@ fn adam<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     };
     let corrected = rate * left(beta).sqrt() / left(alpha);
     let rate = later(t).select(corrected, rate);
+    let op = Adam { beta1: Real(alpha), beta2: Real(beta), epsilon: Real(epsilon), weight_decay: Real(norm) };
     each(c, 4, |v| {
         let [x, g, m, h] = v else { return vec![] };
-        let g = times(*x, norm) + *g;
-        let m = times(*m, alpha) + times(g, 1.0 - alpha);
-        let h = times(*h, beta) + times(g * g, 1.0 - beta);
-        let new = *x - rate * (m / (h.sqrt() + h.scalar_like(epsilon)));
-        vec![times(new, 1.0 - post), m, h]
+        // The rate has all of the correction.
+        let mut y = c.b.op_all(op.clone(), &[*x, *g, *m, *h, rate, rate.scalar_like(1.0)], vec![]);
+        if post != 0.0 {
+            y[0] = times(y[0], 1.0 - post);
+        }
+        y
     })
 }
 
@@ -88,11 +92,9 @@ fn momentum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (rate, t) = (c.x(0)?, c.x(1)?);
     // The first gradient counts in full.
     let share = later(t).select(rate.scalar_like(beta), rate.scalar_like(1.0));
+    let op = Momentum { momentum: Real(alpha), nesterov, weight_decay: Real(norm) };
     each(c, 3, |v| {
         let [x, g, m] = v else { return vec![] };
-        let g = times(*x, norm) + *g;
-        let m = times(*m, alpha) + share * g;
-        let direction = if nesterov { g + times(m, alpha) } else { m };
-        vec![*x - rate * direction, m]
+        c.b.op_all(op.clone(), &[*x, *g, *m, rate, share], vec![])
     })
 }

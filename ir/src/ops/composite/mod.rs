@@ -4,6 +4,7 @@ pub mod activation;
 pub mod attention;
 pub mod filter;
 pub mod norm;
+pub mod update;
 
 use crate::builder::V;
 use crate::error::{Error, Result};
