@@ -3,6 +3,7 @@
 use nnc_ir::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 /// Alignment of workspaces and outputs, in bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
@@ -21,11 +22,15 @@ unsafe impl Sync for Aligned {}
 impl Aligned {
     /// An error where the machine has no such memory.
     pub fn new(bytes: usize) -> Result<Aligned> {
+        let none = || Error::limit(format!("the machine does not give {bytes} bytes of memory"));
+        // Systems promise more than there is, and end the process when it is touched.
+        if bytes > installed() {
+            return Err(none());
+        }
         let start = match layout(bytes)? {
             None => NonNull::<u128>::dangling().cast(),
             // SAFETY: the layout's size is not 0.
-            Some(layout) => NonNull::new(unsafe { alloc_zeroed(layout) })
-                .ok_or_else(|| Error::limit(format!("the machine does not give {bytes} bytes of memory")))?,
+            Some(layout) => NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(none)?,
         };
         Ok(Aligned { start, bytes })
     }
@@ -49,6 +54,17 @@ impl Aligned {
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.start.as_ptr()
     }
+}
+
+/// Bytes of the machine's memory and swap space, where the system tells.
+fn installed() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kibibytes = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse::<usize>().ok());
+        let sum = kibibytes("MemTotal:").map(|n| n.saturating_add(kibibytes("SwapTotal:").unwrap_or(0)));
+        sum.map_or(usize::MAX, |n| n.saturating_mul(1024))
+    })
 }
 
 /// `None` for no bytes at all.

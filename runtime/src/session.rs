@@ -310,6 +310,8 @@ struct Context<'s> {
     pool: &'s Pool,
     /// Outputs that the run allocated.
     blocks: Mutex<Vec<Aligned>>,
+    /// Why there was no memory for a block.
+    refused: RefCell<Option<Error>>,
     /// The picture whose sizes were asked for last.
     picture: RefCell<Option<Tensor>>,
     /// The run's start, and its launches so far, where they are wanted.
@@ -335,10 +337,16 @@ unsafe extern "C" fn parallel_for(ctx: *mut c_void, n: i64, body: abi::Body, arg
 }
 
 unsafe extern "C" fn alloc(ctx: *mut c_void, bytes: usize, _align: usize) -> *mut c_void {
-    // SAFETY: as above.
+    // SAFETY: as above; the run asks on the thread that started it.
     let context = unsafe { &*ctx.cast::<Context>() };
     // One byte at least, so that the address identifies the block.
-    let Ok(mut block) = Aligned::new(bytes.max(1)) else { return std::ptr::null_mut() };
+    let mut block = match Aligned::new(bytes.max(1)) {
+        Ok(block) => block,
+        Err(e) => {
+            context.refused.replace(Some(e.note("a result whose size only the data decide asks for that many")));
+            return std::ptr::null_mut();
+        }
+    };
     let data = block.as_mut_ptr();
     context.blocks.lock().unwrap_or_else(PoisonError::into_inner).push(block);
     data.cast()
@@ -414,7 +422,8 @@ impl Bound<'_> {
     }
 
     fn call(&mut self, tracing: Option<(Instant, RefCell<Vec<Event>>)>) -> Result<Vec<Event>> {
-        let context = Context { pool: &self.session.pool, blocks: Mutex::default(), picture: RefCell::default(), trace: tracing };
+        let context =
+            Context { pool: &self.session.pool, blocks: Mutex::default(), refused: RefCell::default(), picture: RefCell::default(), trace: tracing };
         let host = abi::Host {
             size: size_of::<abi::Host>(),
             ctx: (&raw const context).cast_mut().cast(),
@@ -431,6 +440,9 @@ impl Bound<'_> {
         let mut outputs: Vec<abi::Tensor> = self.outputs.iter_mut().map(Argument::raw).collect();
         // SAFETY: the arrays are as in `plan`; outputs have the sizes that it said, the workspace too, at a multiple of 64.
         let code = unsafe { (self.library.functions().run)(inputs.as_ptr(), outputs.as_mut_ptr(), self.work.as_mut_ptr().cast(), &host) };
+        if let (abi::ERROR_ALLOC, Some(e)) = (code, context.refused.take()) {
+            return Err(e);
+        }
         self.library.check(code)?;
         let mut blocks = context.blocks.into_inner().unwrap_or_else(PoisonError::into_inner);
         for ((out, raw), sized) in self.outputs.iter_mut().zip(&outputs).zip(&self.sized) {

@@ -53,7 +53,7 @@ fn einsum<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if twice(&output) || output.iter().any(|l| !written.iter().any(|w| w.contains(l))) {
         return Err(bad("each label of the result occurs in it once, and in an operand"));
     }
-    let mut terms = x.into_iter().zip(written).map(|(v, labels)| diagonal(Term { v, labels })).collect::<Vec<_>>().into_iter();
+    let mut terms = x.into_iter().zip(written).map(|(v, labels)| diagonal(Term { v, labels })).collect::<Result<Vec<_>>>()?.into_iter();
     let mut acc = terms.next().ok_or_else(|| bad("no operands"))?;
     while let Some(next) = terms.next() {
         let needed = |l: &Label| output.contains(l) || terms.as_slice().iter().any(|t| t.labels.contains(l));
@@ -81,9 +81,12 @@ fn labels(term: &str, rank: Option<usize>, dots: usize) -> Option<Vec<Label>> {
 }
 
 /// Of axes with one label only the elements on their diagonal, as one axis.
-fn diagonal(mut t: Term) -> Term {
+fn diagonal(mut t: Term<'_>) -> Result<Term<'_>> {
     while let Some((i, j)) = (0..t.labels.len()).find_map(|j| t.labels[..j].iter().position(|l| *l == t.labels[j]).map(|i| (i, j))) {
         let (b, shape) = (t.v.builder(), t.v.ty().shape);
+        if (&shape[i] - &shape[j]).as_const().is_some_and(|d| d != 0) {
+            return Err(Error::shape(format!("one label for the axes {i} and {j} of {}", t.v.ty())));
+        }
         let ramp = |axis: usize| {
             let mut s = vec![Dim::Const(1); shape.len()];
             s[axis] = shape[axis].clone();
@@ -93,7 +96,7 @@ fn diagonal(mut t: Term) -> Term {
         t.v = ramp(i).equal(ramp(j)).select(t.v, zero).reduce(ReduceKind::Sum, &[j], false);
         t.labels.remove(j);
     }
-    t
+    Ok(t)
 }
 
 /// The sum over axes whose label is not needed.

@@ -32,7 +32,8 @@ fn gemm<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let y = scaled(y, alpha);
     let Some(bias) = c.opt(2) else { return Ok(vec![y]) };
     let sum = y + scaled(bias, beta);
-    if !sum.is_poison() && sum.ty().rank() != 2 {
+    let stretched = |a: &Dim, b: &Dim| (a - b).as_const().is_some_and(|d| d != 0);
+    if !sum.is_poison() && (sum.ty().rank() != 2 || sum.ty().shape.iter().zip(&y.ty().shape).any(|(a, b)| stretched(a, b))) {
         return Err(Error::shape(format!("C does not stretch to the product: {} and {}", bias.ty(), y.ty())));
     }
     Ok(vec![sum])

@@ -6,7 +6,6 @@ use super::{Row, op};
 use crate::onnx::call::Call;
 use nnc_ir::ops::index::Gather;
 use nnc_ir::ops::movement::{Pad, PadMode, Slice};
-use nnc_ir::ops::reduce::ReduceKind;
 use nnc_ir::ops::source::Iota;
 use nnc_ir::types::normalize_axis;
 use nnc_ir::{DType, Dim, Error, Result, Tensor, V};
@@ -41,7 +40,12 @@ fn range(d: &Dim, start: &Dim, end: &Dim, step: i64) -> (Dim, Dim) {
         (s, n)
     } else {
         let last = d.clone() - Dim::Const(1);
-        let (s, e) = (place(start, zero.clone(), last.clone()), place(end, Dim::Const(-1), last));
+        let s = match start.as_const() {
+            Some(-1) => last.clone(),
+            // Of an axis without elements there is none to start from.
+            _ => place(start, zero.clone(), last.clone()).minimum(&last),
+        };
+        let e = place(end, Dim::Const(-1), last);
         let n = (s.clone() - e).ceil_div(&Dim::Const(-step)).maximum(&zero);
         (s, n)
     }
@@ -155,13 +159,16 @@ fn slice_at_run_time<'g>(c: &Call<'g>, axes: Option<Axes<'g>>, steps: Option<Axe
     Ok(x)
 }
 
-/// Consecutive parts of the given lengths.
+/// Consecutive parts of the given lengths, which make up the axis; where only the run knows, it compares.
 fn parts<'g>(x: V<'g>, axis: usize, sizes: &[Dim]) -> Result<Vec<V<'g>>> {
-    let whole = &x.ty().shape[axis];
+    let mut shape = x.ty().shape;
     let sum = sizes.iter().fold(Dim::Const(0), |a, b| a + b.clone());
-    if (whole - &sum).as_const().is_some_and(|d| d != 0) {
+    if (&shape[axis] - &sum).as_const().is_some_and(|d| d != 0) {
         return Err(Error::shape(format!("parts of {sum} elements in all from axis {axis} of {}", x.ty())));
     }
+    let fits = shape[axis] == sum;
+    shape[axis] = sum;
+    let x = if fits { x } else { x.reshape(shape) };
     let mut at = Dim::Const(0);
     Ok(sizes
         .iter()
@@ -182,12 +189,9 @@ fn equal_parts<'g>(x: V<'g>, axis: usize, n: usize) -> Result<Vec<V<'g>>> {
     parts(x, axis, &vec![d.floor_div(&Dim::from(n)); n])
 }
 
-/// Lengths of parts that only the run knows, one an output. Where they do not make up the axis, the run refuses them.
-fn read_sizes<'g>(c: &Call<'g>, x: V<'g>, axis: usize, sizes: V<'g>) -> Result<Vec<Dim>> {
-    let sizes = c.long(sizes, 0, c.outputs.len());
-    let whole = c.b.dims(vec![x.ty().shape[axis].clone()]);
-    let fits = sizes.reduce(ReduceKind::Sum, &[0], true).equal(whole);
-    c.read(fits.select(sizes, c.b.constant(Tensor::scalar(-1i64))), "split").map(|(dims, _)| dims)
+/// Lengths of parts that only the run knows, one an output.
+fn read_sizes<'g>(c: &Call<'g>, sizes: V<'g>) -> Result<Vec<Dim>> {
+    c.read(c.long(sizes, 0, c.outputs.len()), "split").map(|(dims, _)| dims)
 }
 
 /// Opsets 1 (lengths as attribute or input) and 2 (attribute).
@@ -197,7 +201,7 @@ fn split_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let (sizes, known) = c.old_counts(1, "split")?;
         return match known {
             Some(known) => parts(x, axis, &known.into_iter().map(Dim::Const).collect::<Vec<_>>()),
-            None => parts(x, axis, &read_sizes(c, x, axis, sizes)?),
+            None => parts(x, axis, &read_sizes(c, sizes)?),
         };
     }
     match c.ints("split")? {
@@ -213,7 +217,7 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     if c.opt(1).is_some() {
         let sizes = match c.dims(1)? {
             Some(sizes) => sizes,
-            None => read_sizes(c, x, axis, c.x(1)?.cast(DType::I64))?,
+            None => read_sizes(c, c.x(1)?.cast(DType::I64))?,
         };
         return parts(x, axis, &sizes);
     }

@@ -226,9 +226,9 @@ fn col2im<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let limits = |v: &i64| (1..=1 << 20).contains(v);
     let count = block.iter().try_fold(1i64, |a, b| a.checked_mul(*b)).filter(|k| limits(k) && block.iter().all(limits));
     let channels = s.get(1).and_then(Dim::as_const).zip(count).filter(|(ck, k)| ck % k == 0).map(|(ck, k)| ck / k);
-    let (Some(count), Some(channels), true) = (count, channels, s.len() == 3 && block.len() == n && strides.iter().chain(&dilations).all(limits))
-    else {
-        return Err(Error::shape(format!("blocks {block:?} of {} into an image {image:?}", x.ty())));
+    let bounded = image.iter().chain(&pads).all(|v| (0..=i64::from(i32::MAX)).contains(v)) && strides.iter().chain(&dilations).all(limits);
+    let (Some(count), Some(channels), true) = (count, channels, s.len() == 3 && block.len() == n && bounded) else {
+        return Err(Error::shape(format!("blocks {block:?} of {} into an image {image:?} with pads {pads:?}", x.ty())));
     };
     let mut blocks = vec![];
     let mut output_padding = vec![];

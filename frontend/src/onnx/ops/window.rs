@@ -252,15 +252,16 @@ fn conv_transpose<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
             None if same => Some(reach.saturating_sub(g.strides[i])),
             None => None,
         };
-        (pads[i], pads[n + i]) = match total {
-            Some(t) if t < 0 => {
-                output_padding[i] = output_padding[i].saturating_sub(t);
-                (0, 0)
-            }
-            Some(t) if upper => (t / 2, t - t / 2),
-            Some(t) => (t - t / 2, t / 2),
+        // A negative half moves the result, or makes it longer.
+        (pads[i], pads[n + i]) = match total.map(|t| (t, t.div_euclid(2))) {
+            Some((t, half)) if upper => (half, t - half),
+            Some((t, half)) => (t - half, half),
             None => (g.lo[i].as_const().unwrap_or(0), g.hi[i].as_const().unwrap_or(0)),
         };
+        if total.is_some() && pads[n + i] < 0 {
+            output_padding[i] = output_padding[i].saturating_sub(pads[n + i]);
+            pads[n + i] = 0;
+        }
     }
     let group = group(c)?;
     let (bias, late) = bias(c, w.ty().shape.get(1).map(|d| d.clone() * Dim::from(group)))?;

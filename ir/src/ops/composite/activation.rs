@@ -97,10 +97,10 @@ impl Act {
             Act::HardSigmoid { alpha, beta } => (x * c(alpha) + c(beta)).max(k(0.0)).min(k(1.0)),
             Act::HardSwish {} => x * (x * k(1.0 / 6.0) + k(0.5)).max(k(0.0)).min(k(1.0)),
             Act::Swish { alpha } => x * if alpha.0 == 1.0 { x.sigmoid() } else { (x * c(alpha)).sigmoid() },
-            Act::Gelu {} => x * ((x * k(std::f64::consts::FRAC_1_SQRT_2)).erf() + k(1.0)) * k(0.5),
+            Act::Gelu {} => x * (((x * k(std::f64::consts::FRAC_1_SQRT_2)).erf() + k(1.0)) * k(0.5)),
             Act::GeluTanh {} => {
                 let inner = (x + x * x * x * k(0.044715)) * k((2.0 / std::f64::consts::PI).sqrt());
-                x * (inner.tanh() + k(1.0)) * k(0.5)
+                x * ((inner.tanh() + k(1.0)) * k(0.5))
             }
             // max(x, 0) + log(1 + exp(-|x|)): exp cannot overflow.
             Act::Softplus {} => x.relu() + ((-x.abs()).exp() + k(1.0)).log(),

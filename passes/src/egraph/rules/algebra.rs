@@ -12,8 +12,10 @@ pub const RULES: &[Rule] = &[
         name: "neutral-element",
         find: &["(mul ?x ?c)", "(add ?x ?c)"],
         make: |m| {
-            let neutral = if m.root() == "mul" { 1.0 } else { 0.0 };
-            (m.number(m.v("?c")) == Some(neutral)).then(|| m.v("?x"))
+            let c = m.number(m.v("?c"))?;
+            // -0 plus 0 is 0.
+            let nothing = c == 0.0 && (c.is_sign_negative() || !m.v("?x").ty().dtype.is_float());
+            (if m.root() == "mul" { c == 1.0 } else { nothing }).then(|| m.v("?x"))
         },
         rounding: Rounding::Same,
         witness: |b| x(b, &[2, 3]) * x(b, &[2, 3]).scalar_like(1.0),
@@ -22,8 +24,9 @@ pub const RULES: &[Rule] = &[
         name: "neutral-right-element",
         find: &["(div ?x ?c)", "(sub ?x ?c)", "(pow ?x ?c)"],
         make: |m| {
-            let neutral = if m.root() == "sub" { 0.0 } else { 1.0 };
-            (m.number(m.v("?c")) == Some(neutral)).then(|| m.v("?x"))
+            let c = m.number(m.v("?c"))?;
+            let nothing = c == 0.0 && c.is_sign_positive();
+            (if m.root() == "sub" { nothing } else { c == 1.0 }).then(|| m.v("?x"))
         },
         rounding: Rounding::Same,
         witness: |b| x(b, &[2, 3]) / x(b, &[2, 3]).scalar_like(1.0),
