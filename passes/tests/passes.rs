@@ -61,6 +61,23 @@ fn what_binds_a_size_is_not_dead() {
 }
 
 #[test]
+fn zero_is_not_neutral_to_minus_zero() {
+    let x = |b: &Builder| b.input("x", Type::of(DType::F32, &[1]));
+    let sums = [
+        graph(|b| x(b) + x(b).scalar_like(0.0)),
+        graph(|b| x(b) - x(b).scalar_like(-0.0)),
+        graph(|b| x(b) + x(b).scalar_like(-0.0)),
+        graph(|b| x(b) - x(b).scalar_like(0.0)),
+    ];
+    for (g, (left, sign)) in sums.iter().zip([(1, false), (1, false), (0, true), (0, true)]) {
+        let g = optimized(g, &Options::default());
+        assert_eq!(ops(&g).len(), left, "{g}");
+        let y = nnc_ir::eval::run(&g, &[Tensor::new(&[1], &[-0f32])], &nnc_ir::eval::Env::default()).unwrap();
+        assert_eq!(y[0].to_f64s()[0].is_sign_negative(), sign);
+    }
+}
+
+#[test]
 fn unknown_passes_and_stages_name_the_known_ones() {
     let g = graph(|b| b.input("x", Type::of(DType::F32, &[2])).exp());
     let target = Target::new(Isa::Avx512);

@@ -125,6 +125,12 @@ fn windows_add_up_to_an_image() {
     let constants = [("image", i64s(&[1, 3])), ("block", i64s(&[1, 2]))];
     let m = single(18, node("Col2Im", "x image block", "y", vec![]), vec![x("x", "1,2,2")], &constants);
     assert_eq!(run(&m, &[f32s(&[1, 2, 2], &[1., 2., 10., 20.])]), [f32s(&[1, 1, 1, 3], &[1., 12., 20.])]);
+    for (image, pad) in [([1, 3], i64::MAX), ([1, i64::MIN], 0), ([i64::MAX, 3], 1)] {
+        let attributes = vec![ints("pads", &[pad, pad, 0, 0])];
+        let far = [("image", i64s(&image)), ("block", i64s(&[1, 2]))];
+        let report = problems(&single(18, node("Col2Im", "x image block", "y", attributes), vec![x("x", "1,2,2")], &far));
+        assert!(report[0].contains("E0203"), "{report:?}");
+    }
 }
 
 #[test]

@@ -288,3 +288,47 @@ fn weights_of_open_sizes() {
     let inputs = [("x", ramp(&[5, 2, 4])), ("w", ramp(&[2, 12, 4])), ("r", ramp(&[2, 12, 3])), ("b", ramp(&[2, 24]))];
     the_same_with_open_lengths(14, lstm, &inputs);
 }
+
+#[test]
+fn parts_make_up_the_axis() {
+    let split = |opset: i64, attributes: Vec<AttributeProto>, sizes: &[i64]| {
+        let known = [("s", i64s(sizes))];
+        let op = node("Split", if sizes.is_empty() { "x" } else { "x s" }, "y z", attributes);
+        let m = single(opset, op, vec![value("x", F32, "N,3")], &known[..usize::from(!sizes.is_empty())]);
+        let m = load(&m).unwrap_or_else(|e| panic!("{e}"));
+        move |rows: usize| eval::run(&m.graph, &[ramp(&[rows, 3])], &Env::default())
+    };
+    for (fits, rows) in [(split(13, vec![], &[]), 4), (split(11, vec![ints("split", &[2, 3])], &[]), 5), (split(13, vec![], &[2, 3]), 5)] {
+        let all = fits(rows).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(all.iter().map(|t| t.shape()[0]).sum::<usize>(), rows);
+        assert!(fits(rows + 1).is_err() && fits(rows - 1).is_err(), "rows would be lost, or are not there");
+    }
+}
+
+#[test]
+fn what_an_operator_fixes_may_be_open() {
+    let grid = f32s(&[1, 2, 1, 2], &[-0.5, 0.25, 1.0, -1.0]);
+    the_same_with_open_lengths(20, node("GridSample", "x g", "y", vec![]), &[("x", ramp(&[1, 2, 3, 3])), ("g", grid)]);
+    let (regions, images) = (f32s(&[1, 4], &[0.0, 0.0, 2.0, 2.0]), i64s(&[0]));
+    the_same_with_open_lengths(16, node("RoiAlign", "x r i", "y", vec![]), &[("x", ramp(&[1, 2, 3, 3])), ("r", regions), ("i", images)]);
+    let (boxes, scores) = (f32s(&[1, 2, 4], &[0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 3.0]), f32s(&[1, 1, 2], &[0.5, 0.75]));
+    the_same_with_open_lengths(11, node("NonMaxSuppression", "b s m", "y", vec![]), &[("b", boxes), ("s", scores), ("m", i64s(&[2]))]);
+}
+
+#[test]
+fn an_axis_without_elements_can_be_turned_around() {
+    let reversed = [("s", i64s(&[-1])), ("e", i64s(&[i64::MIN])), ("a", i64s(&[0])), ("t", i64s(&[-1]))];
+    for declared in ["N,2", "0,2"] {
+        let m = single(13, node("Slice", "x s e a t", "y", vec![]), vec![value("x", F32, declared)], &reversed);
+        assert_eq!(run(&m, &[f32s(&[0, 2], &[])])[0].shape(), [0, 2]);
+    }
+    let m = single(13, node("Slice", "x s e a t", "y", vec![]), vec![value("x", F32, "N,2")], &reversed);
+    assert_eq!(run(&m, &[f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0])])[0].to_f64s(), [3.0, 4.0, 1.0, 2.0]);
+}
+
+#[test]
+fn errors_of_shapes_name_the_open_sizes() {
+    let m = single(13, node("GatherND", "x i", "y", vec![]), vec![value("x", F32, "A,B"), value("i", I64, "C,D")], &[]);
+    let report = problems(&m);
+    assert!(report[0].contains("open sizes here: A, B, C, D; one that must be known is given by `--dim A=N`"), "{report:?}");
+}

@@ -75,6 +75,15 @@ fn output_shape_overrides_pads() {
 }
 
 #[test]
+fn same_padding_of_a_window_shorter_than_its_stride_moves_the_result() {
+    // A total padding of 1 - 3 has -1 on each side.
+    for (auto_pad, y) in [("SAME_UPPER", [0., 1., 0., 0., 2., 0.]), ("SAME_LOWER", [0., 1., 0., 0., 2., 0.])] {
+        let op = node("ConvTranspose", "x w", "y", vec![ints("strides", &[3]), string("auto_pad", auto_pad)]);
+        assert_eq!(on(11, op, &f32s(&[1, 1, 2], &[1., 2.]), &[("w", f32s(&[1, 1, 1], &[1.]))]), f32s(&[1, 1, 6], &y));
+    }
+}
+
+#[test]
 fn ceil_mode_drops_windows_that_start_in_the_padding() {
     let pool = node("MaxPool", "x", "y", vec![ints("kernel_shape", &[1]), ints("strides", &[2]), ints("pads", &[0, 1]), int("ceil_mode", 1)]);
     assert_eq!(on(12, pool, &f32s(&[1, 1, 4], &[1., 2., 3., 4.]), &[]), f32s(&[1, 1, 2], &[1., 3.]));

@@ -22,7 +22,8 @@ impl Channels {
 
 op_struct! {
     /// The samples `[height, width, channels]` of the picture in a file, whose bytes the operand holds: BMP, JPEG, JPEG 2000, PNG, PNM,
-    /// TIFF or WebP. `height` and `width` are symbols bound by the run; both are 0 where the bytes hold no picture.
+    /// TIFF or WebP. `height` and `width` are symbols bound by the run; both are 0 where the bytes hold no picture, or one of more
+    /// than 2^26 pixels.
     ImageDecode { channels: Channels = Channels::Rgb, height: Dim, width: Dim }
 }
 
