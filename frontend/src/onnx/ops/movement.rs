@@ -189,11 +189,6 @@ fn equal_parts<'g>(x: V<'g>, axis: usize, n: usize) -> Result<Vec<V<'g>>> {
     parts(x, axis, &vec![d.floor_div(&Dim::from(n)); n])
 }
 
-/// Lengths of parts that only the run knows, one an output.
-fn read_sizes<'g>(c: &Call<'g>, sizes: V<'g>) -> Result<Vec<Dim>> {
-    c.read(c.long(sizes, 0, c.outputs.len()), "split").map(|(dims, _)| dims)
-}
-
 /// Opsets 1 (lengths as attribute or input) and 2 (attribute).
 fn split_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, axis) = (c.x(0)?, c.axis("axis", 0)?);
@@ -201,7 +196,7 @@ fn split_old<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
         let (sizes, known) = c.old_counts(1, "split")?;
         return match known {
             Some(known) => parts(x, axis, &known.into_iter().map(Dim::Const).collect::<Vec<_>>()),
-            None => parts(x, axis, &read_sizes(c, sizes)?),
+            None => parts(x, axis, &c.read(c.long(sizes, 0, c.outputs.len()), "split")?.0),
         };
     }
     match c.ints("split")? {
@@ -215,10 +210,7 @@ fn split<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (x, axis) = (c.x(0)?, c.axis("axis", 0)?);
     let count = c.opt_int("num_outputs")?;
     if c.opt(1).is_some() {
-        let sizes = match c.dims(1)? {
-            Some(sizes) => sizes,
-            None => read_sizes(c, c.x(1)?.cast(DType::I64))?,
-        };
+        let sizes = c.dims_of(1, c.outputs.len(), "split")?;
         return parts(x, axis, &sizes);
     }
     let n = c.outputs.len();
