@@ -2,7 +2,9 @@
 
 use nnc_frontend::nn::{Limits, parse, parse_model};
 use nnc_ir::error::Code;
-use nnc_ir::{Graph, Report};
+use nnc_ir::eval::{Env, run};
+use nnc_ir::ops::control::Scan;
+use nnc_ir::{Graph, Op, Report, Tensor};
 
 fn graph(text: &str) -> Graph {
     parse(text, "t.nn").unwrap_or_else(|r| panic!("{r}\n{text}"))
@@ -259,4 +261,106 @@ fn strings_are_constants_too() {
     let printed = graph.to_string();
     let again = nnc_frontend::nn::parse(&printed, "m.nn").unwrap_or_else(|e| panic!("{e}\n{printed}"));
     assert_eq!(again.constant(again.outputs[0].value), Some(&t), "{printed}");
+}
+
+/// The value of the text's model at an input of all `x`, with its parameters' values by path.
+fn value(text: &str, shape: &[usize], x: f32) -> (Vec<f64>, Vec<(String, Tensor)>) {
+    let (graph, parameters) = parse_model(text, "t.nn", Limits::default()).unwrap_or_else(|r| panic!("{r}\n{text}"));
+    let values = parameters.iter().map(|p| (p.path.clone(), graph.constant(p.value).unwrap().clone())).collect();
+    let n = shape.iter().product();
+    let y = run(&graph, &[Tensor::new(shape, &vec![x; n])], &Env::default()).unwrap();
+    (y[0].to_f64s(), values)
+}
+
+#[test]
+fn a_repeated_body_is_one_region() {
+    let net = |layers: u32| {
+        format!(
+            "seed = 3
+             module Layer(n) (x) {{
+               w = param [n, x.shape[1]] ~ lecun
+               b = param [n] ~ normal(0.1)
+               return tanh(gemm(x, w, b, transB=1))
+             }}
+             module f(x: f32[2,4]) {{
+               scale = param [1] ~ constant(2)
+               shared = Layer(4)
+               h = x + 0
+               first = x * scale
+               repeat {layers} {{ h = Layer(4)(shared(h)) * scale + first }}
+               return h
+             }}"
+        )
+    };
+    let deep = graph(&net(10_000));
+    assert_eq!(deep.len(), graph(&net(2)).len());
+    let scan = deep.ids().map(|id| deep.node(id)).find(|n| matches!(n.op, Op::Scan(_))).unwrap();
+    // One state, two slices, captured: first, and the shared instance's two; the small constant is copied.
+    assert_eq!(scan.op, Op::Scan(Scan { states: 1, scanned: 2, reverse: false }));
+    assert_eq!(scan.operands.len(), 6);
+    round_trip(&deep);
+
+    // The same net with its layers written out.
+    let (rolled, parameters) = value(&net(3), &[2, 4], 0.3);
+    let stack = |name: &str| parameters.iter().find(|(p, _)| p == &format!("repeat.Layer.{name}")).unwrap().1.to_f64s();
+    let (w, b) = (stack("w"), stack("b"));
+    let literal = |x: &[f64]| x.iter().map(|x| format!("{x:?}")).collect::<Vec<_>>().join(", ");
+    let layers: String = (0..3)
+        .map(|i| {
+            let (w, b) = (literal(&w[16 * i..][..16]), literal(&b[4 * i..][..4]));
+            format!("h = tanh(gemm(shared(h), f32[4,4] [{w}], f32[4] [{b}], transB=1)) * scale + first\n")
+        })
+        .collect();
+    let text = net(3).replace("repeat 3 { h = Layer(4)(shared(h)) * scale + first }", &layers);
+    assert!(text.contains("gemm(shared(h), f32"), "{text}");
+    assert_eq!(value(&text, &[2, 4], 0.3).0, rolled);
+    // Each slice has a beginning of its own.
+    assert_ne!(w[..16], w[16..32]);
+}
+
+#[test]
+fn repetitions_nest_and_draw_their_own_numbers() {
+    let text = "module f(x: f32[8]) {
+      h = x
+      seen = x * 0
+      repeat 2 {
+        repeat 3 {
+          w = param [8] ~ uniform(1)
+          h = h + w
+        }
+        seen = seen + random_uniform_like(x)
+      }
+      return h, seen
+    }";
+    let (y, parameters) = value(text, &[8], 0.5);
+    let w = &parameters[0];
+    assert_eq!((w.0.as_str(), w.1.shape()), ("repeat.repeat.w", &[2, 3, 8][..]));
+    let all = w.1.to_f64s();
+    let sum = |i: usize| (0..6).map(|k| all[8 * k + i]).sum::<f64>() + 0.5;
+    (0..8).for_each(|i| assert!((y[i] - sum(i)).abs() < 1e-5, "{} {}", y[i], sum(i)));
+    // The draws of two repetitions are not twice the same.
+    let g = graph(text);
+    let once = run(&g, &[Tensor::new(&[8], &[0.5f32; 8])], &Env::default()).unwrap()[1].to_f64s();
+    let twice = text.replace("repeat 2", "repeat 1");
+    let single = run(&graph(&twice), &[Tensor::new(&[8], &[0.5f32; 8])], &Env::default()).unwrap()[1].to_f64s();
+    assert!(once.iter().zip(&single).any(|(a, b)| (a - 2.0 * b).abs() > 1e-3), "{once:?} {single:?}");
+}
+
+#[test]
+fn what_cannot_be_repeated_is_told() {
+    for (body, what) in [
+        ("y = h + 1", "nothing goes from one repetition"),
+        ("h = concat(h, h, axis=0)", "its type must stay"),
+        ("h = 3", "a tensor before a repetition and the integer 3"),
+        ("h = h + 1\n return h", "cannot return"),
+        ("n = n + 1\n h = h + n", "only tensors go from one repetition"),
+        ("h = h + nothing", "`nothing` is not defined"),
+    ] {
+        let r = errors(&format!("module f(x: f32[4]) {{\n h = x + 0\n n = 1\n repeat 3 {{ {body} }}\n return h\n}}"));
+        assert_eq!(r.0.len(), 1, "{r}");
+        assert!(r.to_string().contains(what), "{body}: {r}");
+    }
+    let r = errors("module f(x: f32[4]) {\n h = x\n repeat -1 { h = h + 1 }\n return h\n}");
+    assert!(r.to_string().contains("-1 is no count"), "{r}");
+    assert_eq!(graph("module f(x: f32[4]) {\n h = x + 0\n repeat 0 { h = h + 1 }\n return h\n}").len(), 3);
 }

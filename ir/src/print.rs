@@ -15,7 +15,7 @@ use std::fmt::{self, Display, Write};
 
 /// Words of the language: as a name, each stands in backticks.
 pub const KEYWORDS: &[&str] =
-    &["module", "param", "state", "return", "for", "in", "if", "else", "do", "train", "plan", "true", "false", "none", "inf", "nan"];
+    &["module", "param", "state", "return", "for", "repeat", "in", "if", "else", "do", "train", "plan", "true", "false", "none", "inf", "nan"];
 
 /// Constants of more elements are printed as a hash.
 pub const ELIDE: usize = 16;

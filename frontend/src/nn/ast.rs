@@ -145,11 +145,35 @@ pub enum Stmt {
         hi: Expr,
         body: Vec<Stmt>,
     },
+    /// `repeat n { ... }`: a loop that stays one.
+    Repeat {
+        pos: Pos,
+        count: Expr,
+        body: Vec<Stmt>,
+    },
     /// `name := expr`: what a `state` is from the next step on. Says nothing outside training.
     Become {
         name: Name,
         value: Expr,
     },
+}
+
+/// Names that statements assign, those of the blocks in them included, in the order of the text.
+pub fn assigned(block: &[Stmt]) -> Vec<&Name> {
+    let mut out = vec![];
+    let mut todo: Vec<&Stmt> = block.iter().rev().collect();
+    while let Some(s) = todo.pop() {
+        match s {
+            Stmt::Assign { targets, .. } => out.extend(targets.iter().map(|t| &t.name)),
+            Stmt::If { arms, otherwise } => {
+                todo.extend(otherwise.iter().rev());
+                todo.extend(arms.iter().rev().flat_map(|(_, block)| block.iter().rev()));
+            }
+            Stmt::For { body, .. } | Stmt::Repeat { body, .. } => todo.extend(body.iter().rev()),
+            Stmt::Return { .. } | Stmt::Become { .. } => {}
+        }
+    }
+    out
 }
 
 #[derive(Debug)]

@@ -1,17 +1,18 @@
-//! The syntax tree to a graph: modules, statements, expressions. Operators are in [`super::call`].
+//! The syntax tree to a graph: what a file shares, graphs and regions, statements. [`super::expr`], [`super::module`], [`super::parameter`],
+//! [`super::repeat`] and [`super::call`] (operators) do the rest.
 
 use super::Limits;
 use super::ast::{self, Expr, ExprKind, Stmt};
 use super::call::Operators;
 use super::lex::Pos;
-use super::value::{self, Instance, Val, check_dim};
+use super::parameter::{Declared, Parameter, Parameters};
+use super::value::{Val, check_dim};
 use nnc_ir::error::{Error, Loc, Report};
 use nnc_ir::near::nearest;
 use nnc_ir::print::{TypeText, is_number};
-use nnc_ir::{Builder, Dim, Graph, Result, ScalarFn, Tensor, Type, V, Value};
+use nnc_ir::{Builder, Dim, Graph, Result, Type, V};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// How deep calls and expressions may nest while they are elaborated: what a thread's stack holds.
@@ -35,40 +36,16 @@ impl From<Error> for Stop {
 
 pub type Eval<T> = Result<T, Stop>;
 
-/// A parameter of a model: a constant of its graph that training may change.
-#[derive(Clone, Debug)]
-pub struct Parameter {
-    /// Instances on the way to it, then its name: `layer1.conv2.w`.
-    pub path: String,
-    pub value: Value,
-    /// `param` rather than `state`.
-    pub trained: bool,
-    /// What it begins with, where it is an input of the graph (in training).
-    pub initial: Option<Tensor>,
-}
-
-/// What parameters are in the graph.
-#[derive(Clone, Default)]
-pub enum Parameters {
-    /// Constants with the values of their initialisers.
-    #[default]
-    Constants,
-    /// Constants with these values, by path; with those of their initialisers where none is given.
-    Given(Rc<HashMap<String, Tensor>>),
-    /// Inputs. The initialisers are computed where `initial` asks for it.
-    Inputs { initial: bool },
-}
-
 /// What all graphs of a file share: the main graph and its regions.
 pub struct Shared<'a> {
     pub file: &'a ast::File,
     name: &'a Arc<str>,
-    modules: HashMap<&'a str, usize>,
+    pub(super) modules: HashMap<&'a str, usize>,
     pub operators: Operators,
     limits: Limits,
     pub seed: u64,
     /// What the file's own definitions are; no tensors.
-    globals: HashMap<Arc<str>, Global>,
+    pub(super) globals: HashMap<Arc<str>, Global>,
     steps: Cell<u64>,
     bytes: Cell<u64>,
     nesting: Cell<u32>,
@@ -79,7 +56,7 @@ pub struct Shared<'a> {
 
 /// A global, free of any graph's lifetime.
 #[derive(Clone)]
-enum Global {
+pub(super) enum Global {
     Int(Dim),
     Float(f64),
     Bool(bool),
@@ -105,7 +82,7 @@ impl Global {
         })
     }
 
-    fn val<'g>(&self) -> Val<'g> {
+    pub(super) fn val<'g>(&self) -> Val<'g> {
         match self {
             Global::Int(d) => Val::Int(d.clone()),
             Global::Float(x) => Val::Float(*x),
@@ -123,8 +100,12 @@ impl Global {
 pub struct Elab<'a, 'g> {
     pub shared: &'g Shared<'a>,
     pub b: &'g Builder,
-    parameters: RefCell<HashMap<String, (V<'g>, super::init::Init)>>,
+    pub(super) parameters: RefCell<HashMap<String, (V<'g>, super::init::Init)>>,
     pub order: RefCell<Vec<Parameter>>,
+    /// This is the body of a `repeat`: its parameters are inputs, which the graph around declares.
+    pub(super) repeated: bool,
+    /// The parameters of a repeated body, in the order of the text.
+    pub(super) declared: RefCell<Vec<(Declared, V<'g>)>>,
     /// What states are from the next step on, by path.
     pub becomes: RefCell<Vec<(String, V<'g>)>>,
     /// What tells apart the random numbers of one run from those of the next, as [`Call::iteration`](crate::onnx::call::Call) has it.
@@ -140,15 +121,15 @@ struct Errors {
 
 /// One call of a module.
 pub struct Frame<'g> {
-    vars: HashMap<Arc<str>, Val<'g>>,
+    pub(super) vars: HashMap<Arc<str>, Val<'g>>,
     /// Names of dimensions: of inputs, and those that operations bind.
     pub symbols: HashSet<Arc<str>>,
     /// Where parameters live: the instance's path, then that of loop iterations.
     path: String,
     /// How often each name was used under `path`.
-    used: HashMap<String, u32>,
+    pub(super) used: HashMap<String, u32>,
     /// Module, and the place that called it; for notes.
-    called: Option<(Arc<str>, Pos)>,
+    pub(super) called: Option<(Arc<str>, Pos)>,
 }
 
 impl<'g> Frame<'g> {
@@ -164,12 +145,12 @@ impl<'g> Frame<'g> {
         self.vars.get(name)
     }
 
-    fn join(&self, name: &str) -> String {
+    pub(super) fn join(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
 
     /// A path that nothing under this one has yet: `Conv`, `Conv_2`...
-    fn unique(&mut self, name: &str) -> String {
+    pub(super) fn unique(&mut self, name: &str) -> String {
         let n = self.used.entry(name.to_string()).or_insert(0);
         *n += 1;
         let name = if *n == 1 { name.to_string() } else { format!("{name}_{n}") };
@@ -200,7 +181,7 @@ pub fn finish(b: Builder, order: Vec<Parameter>, errors: Vec<Error>) -> Result<(
 }
 
 /// Problems that the elaborator and the builder found, in the order of the text.
-fn in_order(mut errors: Vec<Error>, more: Option<Report>) -> Report {
+pub(super) fn in_order(mut errors: Vec<Error>, more: Option<Report>) -> Report {
     errors.extend(more.into_iter().flat_map(|r| r.0));
     errors.sort_by(|a, b| a.loc().cmp(b.loc()));
     errors.dedup_by(|a, b| a.loc() == b.loc() && a.message() == b.message());
@@ -301,7 +282,7 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    fn nested<T>(&self, f: impl FnOnce() -> Eval<T>) -> Eval<T> {
+    pub(super) fn nested<T>(&self, f: impl FnOnce() -> Eval<T>) -> Eval<T> {
         if self.nesting.get() >= MAX_NESTING {
             return Err(Error::limit("modules and expressions call each other too deep").into());
         }
@@ -311,10 +292,15 @@ impl<'a> Shared<'a> {
         r
     }
 
+    /// The shape of a parameter or a constant.
+    pub(super) fn known(&self, ty: &Type) -> Result<Vec<usize>> {
+        let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
+        shape.ok_or_else(|| Error::shape(format!("the shape of {} must be known before the run and not negative", TypeText(ty))))
+    }
+
     /// Takes the memory of a constant from what the file may use.
     pub fn take(&self, ty: &Type) -> Result<Vec<usize>> {
-        let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
-        let shape = shape.ok_or_else(|| Error::shape(format!("the shape of {} must be known before the run and not negative", TypeText(ty))))?;
+        let shape = self.known(ty)?;
         let bytes = nnc_ir::tensor::checked_elems(ty.dtype, &shape)? as u64 * ty.dtype.bytes() as u64;
         let total = self.bytes.get().saturating_add(bytes);
         if total > self.limits.bytes {
@@ -331,24 +317,14 @@ impl<'a, 'g> Elab<'a, 'g> {
         self.errors.into_inner().list
     }
 
-    /// What a parameter is now: what it was before the step, or what an update has made of it.
-    pub fn current(&self, p: &Parameter) -> V<'g> {
-        self.parameters.borrow().get(&p.path).map_or_else(|| self.b.v(p.value), |(v, _)| *v)
-    }
-
-    /// From here on the parameter at `path` is `v`.
-    pub fn rebind(&self, path: &str, v: V<'g>) {
-        if let Some((old, _)) = self.parameters.borrow_mut().get_mut(path) {
-            *old = v;
-        }
-    }
-
     pub fn new(shared: &'g Shared<'a>, b: &'g Builder) -> Elab<'a, 'g> {
         Elab {
             shared,
             b,
             parameters: RefCell::default(),
             order: RefCell::default(),
+            repeated: false,
+            declared: RefCell::default(),
             becomes: RefCell::default(),
             draws: Cell::new(None),
             errors: RefCell::default(),
@@ -481,6 +457,7 @@ impl<'a, 'g> Elab<'a, 'g> {
                 Stmt::If { arms, .. } => arms[0].0.pos,
                 Stmt::For { var, .. } => var.pos,
                 Stmt::Become { name, .. } => name.pos,
+                Stmt::Repeat { pos, .. } => *pos,
             };
             if let Err(e) = self.shared.step() {
                 self.report(pos, e, None);
@@ -519,6 +496,12 @@ impl<'a, 'g> Elab<'a, 'g> {
                         poison(otherwise, frame);
                     }
                 },
+                Stmt::Repeat { pos, count, body } => {
+                    if let Err(stop) = self.repeat(*pos, count, body, frame) {
+                        self.failed(*pos, stop, frame);
+                        poison(body, frame);
+                    }
+                }
                 Stmt::For { var, lo, hi, body } => match self.range(lo, hi, frame) {
                     Ok((lo, hi)) => {
                         for i in lo..hi {
@@ -609,7 +592,7 @@ impl<'a, 'g> Elab<'a, 'g> {
     }
 
     /// Holds a value against the type that the text gives it.
-    fn annotated(&self, ty: &'a ast::TypeExpr, v: &Val<'g>, frame: &mut Frame<'g>) -> Eval<()> {
+    pub(super) fn annotated(&self, ty: &'a ast::TypeExpr, v: &Val<'g>, frame: &mut Frame<'g>) -> Eval<()> {
         match v {
             Val::Poison => Ok(()),
             Val::Tensor(v) if v.is_poison() => Ok(()),
@@ -627,7 +610,7 @@ impl<'a, 'g> Elab<'a, 'g> {
     }
 
     /// An integer expression. A tensor of the name of a symbol does not hide the symbol here.
-    fn dim(&self, e: &'a Expr, frame: &mut Frame<'g>) -> Eval<Dim> {
+    pub(super) fn dim(&self, e: &'a Expr, frame: &mut Frame<'g>) -> Eval<Dim> {
         if let ExprKind::Name(n) = &e.kind
             && frame.symbols.contains(&n.text)
             && !matches!(frame.get(&n.text), Some(Val::Int(_)))
@@ -643,156 +626,11 @@ impl<'a, 'g> Elab<'a, 'g> {
     }
 
     /// The value of an expression that is given the name `hint`, or that `results` names take apart.
-    fn eval_for(&self, e: &'a Expr, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
+    pub(super) fn eval_for(&self, e: &'a Expr, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
         self.shared.nested(|| self.expr(e, frame, hint, results)).map_err(|stop| match stop {
             Stop::Error(err) => Stop::Error(err.at(&self.shared.loc(e.pos))),
             stop => stop,
         })
-    }
-
-    fn expr(&self, e: &'a Expr, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
-        match &e.kind {
-            ExprKind::Num(text) => Ok(number(text)?),
-            ExprKind::Str(s) => Ok(Val::Str(s.clone())),
-            ExprKind::Bool(b) => Ok(Val::Bool(*b)),
-            ExprKind::None => Ok(Val::None),
-            ExprKind::Inf => Ok(Val::Float(f64::INFINITY)),
-            ExprKind::Nan => Ok(Val::Float(f64::NAN)),
-            ExprKind::Name(n) => self.name(n, frame),
-            ExprKind::List(items) => Ok(Val::List(items.iter().map(|e| self.eval(e, frame)).collect::<Eval<_>>()?)),
-            ExprKind::Unary(op, x) => {
-                let x = self.eval(x, frame)?;
-                let Val::Tensor(v) = x else { return Ok(value::unary(*op, &x)?) };
-                let f = if *op == ast::Unary::Neg { ScalarFn::Neg } else { ScalarFn::Not };
-                self.tensor(f, &[v], e.pos)
-            }
-            ExprKind::Chain(first, rest) => {
-                let mut acc = self.eval(first, frame)?;
-                for (op, pos, x) in rest {
-                    let x = self.eval(x, frame)?;
-                    acc = self.binary(*op, acc, x, *pos).map_err(|stop| match stop {
-                        Stop::Error(err) => Stop::Error(err.at(&self.shared.loc(*pos))),
-                        stop => stop,
-                    })?;
-                }
-                Ok(acc)
-            }
-            ExprKind::Call(call) => self.call(call, e.pos, frame, hint, results),
-            ExprKind::Index(x, i) => {
-                let x = self.eval(x, frame)?;
-                let i = self.eval(i, frame)?.as_dim()?;
-                self.index(x, i)
-            }
-            ExprKind::Field(x, field) => {
-                let x = self.eval(x, frame)?;
-                let Val::Tensor(v) = x else {
-                    return Err(Error::name(format!("only tensors have fields, not {}", x.kind())).into());
-                };
-                let ty = v.ty();
-                match &*field.text {
-                    "shape" => Ok(Val::List(ty.shape.into_iter().map(Val::Int).collect())),
-                    "rank" => Ok(Val::Int(Dim::from(ty.rank()))),
-                    "dtype" => Ok(Val::DType(ty.dtype)),
-                    f => Err(Error::name(format!("a tensor has no `{f}`: it has shape, rank and dtype")).into()),
-                }
-            }
-            ExprKind::Param(p) => self.param(p, e.pos, frame, hint),
-            ExprKind::Literal(l) => {
-                let ty = self.type_of(&l.ty, frame)?;
-                let shape = self.shared.take(&ty)?;
-                let t = literal(ty, shape, &l.data)?;
-                self.b.at(self.shared.loc(e.pos));
-                Ok(Val::Tensor(self.b.constant(t)))
-            }
-        }
-    }
-
-    fn name(&self, n: &'a ast::Name, frame: &Frame<'g>) -> Eval<Val<'g>> {
-        if let Some(v) = frame.get(&n.text) {
-            return if matches!(v, Val::Poison) { Err(Stop::Poison) } else { Ok(v.clone()) };
-        }
-        if frame.symbols.contains(&n.text) {
-            return Ok(Val::Int(Dim::sym(&n.text)));
-        }
-        if let Some(g) = self.shared.globals.get(&n.text) {
-            return Ok(g.val());
-        }
-        if &*n.text == "training" {
-            return Ok(Val::Bool(self.shared.training));
-        }
-        if let Some(d) = nnc_ir::DType::from_name(&n.text) {
-            return Ok(Val::DType(d));
-        }
-        // Initialisers without numbers, and those whose numbers have defaults.
-        if let Some(Ok(init)) = super::init::Init::new(&n.text, &[]) {
-            return Ok(Val::Init(init));
-        }
-        let e = Error::name(format!("`{}` is not defined", n.text));
-        if self.shared.modules.contains_key(&*n.text) || self.shared.operators.known(&n.text) {
-            return Err(e.note(format!("`{}(...)` is a call", n.text)).into());
-        }
-        let known = frame.vars.keys().chain(&frame.symbols).chain(self.shared.globals.keys()).map(|k| &**k);
-        Err(did_you_mean(e, &n.text, known).into())
-    }
-
-    fn binary(&self, op: ast::Binary, a: Val<'g>, b: Val<'g>, pos: Pos) -> Eval<Val<'g>> {
-        use ast::Binary::*;
-        let (x, y) = match (&a, &b) {
-            (Val::Tensor(x), Val::Tensor(y)) => (*x, *y),
-            (Val::Tensor(x), y) => (*x, self.beside(y, *x, value::symbol(op))?),
-            (x, Val::Tensor(y)) => (self.beside(x, *y, value::symbol(op))?, *y),
-            _ => return Ok(value::binary(op, &a, &b)?),
-        };
-        let f = match op {
-            Add => ScalarFn::Add,
-            Sub => ScalarFn::Sub,
-            Mul => ScalarFn::Mul,
-            Div => ScalarFn::Div,
-            Mod => ScalarFn::Mod,
-            Pow => ScalarFn::Pow,
-            Equal | NotEqual => ScalarFn::Equal,
-            Less => ScalarFn::Less,
-            LessEqual => ScalarFn::LessEqual,
-            Greater => ScalarFn::Greater,
-            GreaterEqual => ScalarFn::GreaterEqual,
-            And => ScalarFn::And,
-            Or => ScalarFn::Or,
-        };
-        let y = self.tensor(f, &[x, y], pos)?;
-        match (op, y) {
-            (NotEqual, Val::Tensor(y)) => self.tensor(ScalarFn::Not, &[y], pos),
-            (_, y) => Ok(y),
-        }
-    }
-
-    /// A number beside a tensor: a scalar constant of its element type.
-    fn beside(&self, v: &Val<'g>, tensor: V<'g>, op: &str) -> Eval<V<'g>> {
-        let dtype = tensor.ty().dtype;
-        match v {
-            Val::Int(d) if d.as_const().is_none() => {
-                Ok(self.b.op(nnc_ir::ops::source::Dims { values: vec![d.clone()], scalar: true }, &[]).cast(dtype))
-            }
-            Val::Float(x) if dtype.is_int() && x.fract() != 0.0 => {
-                Err(Error::dtype(format!("{x} is no {dtype}: a number beside a tensor takes its element type")).into())
-            }
-            Val::Bool(b) => Ok(self.b.constant(Tensor::scalar(*b))),
-            v => match v.as_f64() {
-                Some(x) => Ok(tensor.scalar_like(x)),
-                None => Err(Error::dtype(format!("`{op}` takes tensors and numbers, not {}", v.kind())).into()),
-            },
-        }
-    }
-
-    fn tensor(&self, f: ScalarFn, x: &[V<'g>], pos: Pos) -> Eval<Val<'g>> {
-        self.shared.step()?;
-        self.b.at(self.shared.loc(pos));
-        self.one(self.b.try_op(nnc_ir::Op::Map(f), x, vec![])?)
-    }
-
-    /// The first result; poison stops here.
-    fn one(&self, y: Vec<V<'g>>) -> Eval<Val<'g>> {
-        self.checked(&y[..1])?;
-        Ok(Val::Tensor(y[0]))
     }
 
     /// Refuses poison, and shapes that have grown out of bounds.
@@ -807,231 +645,9 @@ impl<'a, 'g> Elab<'a, 'g> {
         }
         Ok(())
     }
-
-    /// `list[i]`, or slice `i` of a tensor's first axis. Negative counts from the end.
-    fn index(&self, x: Val<'g>, i: Dim) -> Eval<Val<'g>> {
-        match x {
-            Val::List(l) | Val::Tuple(l) => {
-                let n = l.len() as i64;
-                let k = i.as_const().ok_or_else(|| Error::attribute(format!("the index {i} must be known before the run")))?;
-                let at = if k < 0 { k.saturating_add(n) } else { k };
-                let v = usize::try_from(at).ok().and_then(|k| l.get(k).cloned());
-                v.ok_or_else(|| Error::attribute(format!("index {k} is outside a list of {n}")).into())
-            }
-            Val::Tensor(v) => {
-                let ty = v.ty();
-                let [first, rest @ ..] = &ty.shape[..] else { return Err(Error::shape("a scalar has no elements to choose from").into()) };
-                let start = if i.as_const().is_some_and(|i| i < 0) { first.clone() + i.clone() } else { i.clone() };
-                if let (Some(s), Some(n)) = (start.as_const(), first.as_const())
-                    && !(0..n).contains(&s)
-                {
-                    return Err(Error::shape(format!("index {i} is outside the first axis of {ty}")).into());
-                }
-                let y = v.slice_axis(0, start, Dim::Const(1)).reshape(rest.to_vec());
-                self.one(vec![y])
-            }
-            v => Err(Error::dtype(format!("{} has no elements", v.kind())).into()),
-        }
-    }
-
-    fn param(&self, p: &'a ast::Param, pos: Pos, frame: &mut Frame<'g>, hint: Option<&str>) -> Eval<Val<'g>> {
-        let ty = self.type_of(&p.ty, frame)?;
-        let init = match self.eval(&p.init, frame)? {
-            Val::Init(i) => i,
-            v if v.as_f64().is_some() => super::init::Init::Constant(v.as_f64().unwrap_or(0.0)),
-            v => return Err(Error::attribute(format!("expected an initialiser, found {}", v.kind())).at(&self.shared.loc(p.init.pos)).into()),
-        };
-        let path = frame.unique(hint.unwrap_or("param"));
-        if let Some((v, old)) = self.parameters.borrow().get(&path) {
-            if v.ty() != ty || *old != init {
-                let e = Error::shape(format!("the shared parameter `{path}` is {}, here it would be {}", TypeText(&v.ty()), TypeText(&ty)));
-                return Err(e.note("an instance that is called twice shares its parameters").into());
-            }
-            return Ok(Val::Tensor(*v));
-        }
-        let shape = self.shared.take(&ty)?;
-        let begin = || init.tensor(ty.dtype, &shape, self.shared.seed, &path);
-        self.b.at(self.shared.loc(pos));
-        let mut initial = None;
-        let v = match &self.shared.parameters {
-            Parameters::Constants => self.b.constant(begin()?).named(&path),
-            Parameters::Given(values) => match values.get(&path) {
-                Some(t) => {
-                    same_type(&ty, &t.ty())?;
-                    self.b.constant(t.clone()).named(&path)
-                }
-                None => self.b.constant(begin()?).named(&path),
-            },
-            Parameters::Inputs { initial: wanted } => {
-                initial = wanted.then(begin).transpose()?;
-                self.b.input(&path, ty.clone())
-            }
-        };
-        self.order.borrow_mut().push(Parameter { path: path.clone(), value: v.value(), trained: p.trained, initial });
-        self.parameters.borrow_mut().insert(path, (v, init));
-        Ok(Val::Tensor(v))
-    }
-
-    fn call(&self, call: &'a ast::Call, pos: Pos, frame: &mut Frame<'g>, hint: Option<&str>, results: usize) -> Eval<Val<'g>> {
-        let module = match &call.callee.kind {
-            ExprKind::Name(n) => match frame.get(&n.text) {
-                Some(Val::Instance(i)) => Some(i.clone()),
-                // A tensor does not hide the operator of its name.
-                _ => match self.shared.modules.get(&*n.text) {
-                    None => return self.operator(&n.text, call, frame, results),
-                    Some(&k) if self.shared.file.modules[k].hyper.is_some() => return self.instance(k, call, frame, hint),
-                    Some(&k) => {
-                        let path = frame.unique(&n.text);
-                        Some(Rc::new(Instance { module: k, hyper: vec![], path }))
-                    }
-                },
-            },
-            _ => match self.eval(&call.callee, frame)? {
-                Val::Instance(i) => Some(i),
-                v => return Err(Error::name(format!("{} cannot be called", v.kind())).into()),
-            },
-        };
-        let Some(instance) = module else { return Err(Stop::Poison) };
-        self.apply(&instance, call, pos, frame)
-    }
-
-    /// `Conv(64, 3, stride=2)`: binds hyper-parameters.
-    fn instance(&self, k: usize, call: &'a ast::Call, frame: &mut Frame<'g>, hint: Option<&str>) -> Eval<Val<'g>> {
-        let module = &self.shared.file.modules[k];
-        let hyper = module.hyper.as_deref().unwrap_or(&[]);
-        let what = &module.name.text;
-        if call.args.len() > hyper.len() {
-            return Err(Error::arity(format!("`{what}` takes {} hyper-parameters, {} are given", hyper.len(), call.args.len())).into());
-        }
-        let mut given: Vec<Option<Val<'g>>> = vec![None; hyper.len()];
-        for (slot, e) in given.iter_mut().zip(&call.args) {
-            *slot = Some(self.eval(e, frame)?);
-        }
-        let mut name = None;
-        for (n, e) in &call.named {
-            let v = self.eval(e, frame)?;
-            match hyper.iter().position(|h| h.name.text == n.text) {
-                Some(i) if given[i].is_some() => {
-                    return Err(Error::arity(format!("`{}` is given twice", n.text)).at(&self.shared.loc(n.pos)).into());
-                }
-                Some(i) => given[i] = Some(v),
-                None if &*n.text == "name" => match v {
-                    Val::Str(s) => name = Some((s, n.pos)),
-                    v => return Err(Error::attribute(format!("a name is a string, not {}", v.kind())).into()),
-                },
-                None => {
-                    let e = Error::name(format!("`{what}` has no hyper-parameter `{}`", n.text)).at(&self.shared.loc(n.pos));
-                    return Err(did_you_mean(e, &n.text, hyper.iter().map(|h| &*h.name.text)).into());
-                }
-            }
-        }
-        // Defaults see the hyper-parameters before them.
-        let mut inner = Frame::new(String::new());
-        let mut values = vec![];
-        for (h, v) in hyper.iter().zip(given) {
-            let v = match (v, &h.default) {
-                (Some(v), _) => v,
-                (None, Some(e)) => self.eval(e, &mut inner)?,
-                (None, None) => return Err(Error::arity(format!("`{what}` needs the hyper-parameter `{}`", h.name.text)).into()),
-            };
-            inner.vars.insert(h.name.text.clone(), v.clone());
-            values.push((h.name.text.clone(), v));
-        }
-        let path = match name {
-            Some((s, pos)) if frame.used.contains_key(&*s) => {
-                return Err(Error::name(format!("two things are called {s:?} here")).at(&self.shared.loc(pos)).into());
-            }
-            Some((s, _)) => frame.unique(&s),
-            None => frame.unique(hint.unwrap_or(what)),
-        };
-        Ok(Val::Instance(Rc::new(Instance { module: k, hyper: values, path })))
-    }
-
-    /// Calls an instance on inputs.
-    fn apply(&self, instance: &Instance<'g>, call: &'a ast::Call, pos: Pos, frame: &mut Frame<'g>) -> Eval<Val<'g>> {
-        let module = &self.shared.file.modules[instance.module];
-        let (what, inputs) = (&module.name.text, &module.body.inputs);
-        let mut inner = Frame::new(instance.path.clone());
-        inner.called = Some((what.clone(), pos));
-        inner.vars.extend(instance.hyper.iter().cloned());
-        if call.args.len() + call.named.len() != inputs.len() {
-            let (want, given) = (inputs.len(), call.args.len() + call.named.len());
-            return Err(Error::arity(format!("`{what}` takes {want} inputs, {given} are given")).into());
-        }
-        for (input, e) in inputs.iter().zip(&call.args) {
-            let v = self.eval(e, frame)?;
-            inner.vars.insert(input.name.text.clone(), v);
-        }
-        for (n, e) in &call.named {
-            let v = self.eval(e, frame)?;
-            let known = inputs[call.args.len()..].iter().any(|i| i.name.text == n.text);
-            if !known {
-                let e = Error::name(format!("`{what}` has no input `{}` that is not given", n.text)).at(&self.shared.loc(n.pos));
-                return Err(did_you_mean(e, &n.text, inputs.iter().map(|i| &*i.name.text)).into());
-            }
-            inner.vars.insert(n.text.clone(), v);
-        }
-        for input in inputs {
-            if let Some(ty) = &input.ty {
-                self.matches(ty, &input.name.text, &mut inner).map_err(|stop| match stop {
-                    Stop::Error(e) => Stop::Error(e.at(&self.shared.loc(pos))),
-                    stop => stop,
-                })?;
-            }
-        }
-        let Some((pos, values, _)) = self.shared.nested(|| Ok(self.block(&module.body.block, &mut inner)))? else {
-            return Err(Error::name(format!("`{what}` returns nothing")).into());
-        };
-        if let Some(declared) = &module.body.results {
-            if declared.len() != values.len() {
-                let e = Error::arity(format!("`{what}` declares {} results and returns {}", declared.len(), values.len()));
-                return Err(e.at(&self.shared.loc(pos)).into());
-            }
-            for (d, v) in declared.iter().zip(&values) {
-                self.annotated(&d.ty, v, &mut inner).map_err(|stop| match stop {
-                    Stop::Error(e) => Stop::Error(e.at(&self.shared.loc(d.ty.pos))),
-                    stop => stop,
-                })?;
-            }
-        }
-        if values.iter().any(|v| matches!(v, Val::Poison)) {
-            return Err(Stop::Poison);
-        }
-        Ok(match <[Val; 1]>::try_from(values) {
-            Ok([v]) => v,
-            Err(values) => Val::Tuple(values),
-        })
-    }
-
-    /// Holds an argument against the input's type; names of dimensions that are not bound yet are bound by it.
-    fn matches(&self, ty: &'a ast::TypeExpr, input: &Arc<str>, inner: &mut Frame<'g>) -> Eval<()> {
-        let found = match inner.get(input) {
-            Some(Val::Tensor(v)) => v.ty(),
-            Some(v) => return Err(Error::dtype(format!("the input `{input}` is a tensor, {} is given", v.kind())).into()),
-            None => return Err(Error::arity(format!("the input `{input}` is missing")).into()),
-        };
-        if ty.dtype != found.dtype || ty.dims.len() != found.rank() {
-            let e = format!("the input `{input}` is {} of rank {}, {} is given", ty.dtype, ty.dims.len(), TypeText(&found));
-            return Err(if ty.dtype != found.dtype { Error::dtype(e) } else { Error::shape(e) }.into());
-        }
-        for (e, d) in ty.dims.iter().zip(&found.shape) {
-            if let ExprKind::Name(n) = &e.kind
-                && inner.get(&n.text).is_none()
-                && !self.shared.globals.contains_key(&n.text)
-            {
-                inner.vars.insert(n.text.clone(), Val::Int(d.clone()));
-                continue;
-            }
-            let want = self.dim(e, inner)?;
-            if want != *d && (want.as_const().is_some() && d.as_const().is_some()) {
-                return Err(Error::shape(format!("the input `{input}` has {want} where {} has {d}", TypeText(&found))).into());
-            }
-        }
-        Ok(())
-    }
 }
 
-fn same_type(want: &Type, found: &Type) -> Result<()> {
+pub(super) fn same_type(want: &Type, found: &Type) -> Result<()> {
     if want == found {
         return Ok(());
     }
@@ -1060,21 +676,8 @@ fn names(e: &Expr) -> Vec<&ast::Name> {
 
 /// Every name that the statements assign is poisoned: their errors follow from one that is reported.
 fn poison(block: &[Stmt], frame: &mut Frame) {
-    let mut todo = vec![block];
-    while let Some(block) = todo.pop() {
-        for s in block {
-            match s {
-                Stmt::Assign { targets, .. } => targets.iter().for_each(|t| {
-                    frame.vars.insert(t.name.text.clone(), Val::Poison);
-                }),
-                Stmt::If { arms, otherwise } => {
-                    todo.extend(arms.iter().map(|a| &a.1[..]));
-                    todo.push(otherwise);
-                }
-                Stmt::For { body, .. } => todo.push(body),
-                Stmt::Return { .. } | Stmt::Become { .. } => {}
-            }
-        }
+    for name in ast::assigned(block) {
+        frame.vars.insert(name.text.clone(), Val::Poison);
     }
 }
 
@@ -1085,69 +688,5 @@ pub fn did_you_mean<'k>(e: Error, name: &str, known: impl IntoIterator<Item = &'
     match nearest(name, known) {
         Some(k) => e.note(format!("did you mean `{k}`?")),
         None => e,
-    }
-}
-
-/// A number of the text: an integer unless it has a dot or an exponent.
-fn number<'g>(text: &str) -> Result<Val<'g>> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().map(|i| Val::Int(Dim::Const(i))).map_err(|_| Error::limit(format!("{text} does not fit 64 bits")));
-    }
-    text.parse().map(Val::Float).map_err(|_| Error::syntax(format!("`{text}` is no number")))
-}
-
-/// A constant tensor of the text. Each element is read as its own type, so that no decimal is rounded twice.
-fn literal(ty: Type, shape: Vec<usize>, data: &ast::Elements) -> Result<Tensor> {
-    use nnc_ir::DType::*;
-    let list = match data {
-        ast::Elements::List(l) => &l[..],
-        ast::Elements::Splat(s) => std::slice::from_ref(s),
-        ast::Elements::Elided(h) => {
-            let e = Error::syntax(format!("the elements of this {} were not printed, #{h} only stands for them", TypeText(&ty)));
-            return Err(e.note("print with full constants to read the text back"));
-        }
-    };
-    if ty.dtype == Str {
-        let wrong = |s: &String| Error::dtype(format!("`{s}` is no string"));
-        let texts = list.iter().map(|s| s.strip_prefix('"').map(Into::into).ok_or_else(|| wrong(s))).collect::<Result<Vec<_>>>()?;
-        return Tensor::text(&shape, texts);
-    }
-    let mut bytes: Vec<u8> = Vec::with_capacity(list.len() * ty.dtype.bytes());
-    for s in list {
-        macro_rules! put {
-            ($t:ty) => {
-                s.parse::<$t>().map(|x| nnc_ir::tensor::Element::put(x, &mut bytes)).is_ok()
-            };
-        }
-        let read = match ty.dtype {
-            F32 => put!(f32),
-            F64 => put!(f64),
-            I8 => put!(i8),
-            I16 => put!(i16),
-            I32 => put!(i32),
-            I64 => put!(i64),
-            U8 => put!(u8),
-            U16 => put!(u16),
-            U32 => put!(u32),
-            U64 => put!(u64),
-            Bool => put!(bool),
-            Str => false,
-            I4 | I2 | U4 | U2 => s.parse::<i64>().is_ok_and(|x| {
-                let n = nnc_ir::scalar::Num::I(x).cast(ty.dtype);
-                n.write(ty.dtype, &mut bytes);
-                n.as_i64() == x
-            }),
-            // No decimal of a few digits lies so near a tie of these types that f64 would hide on which side.
-            _ => s.parse::<f64>().map(|x| nnc_ir::scalar::Num::F(x).cast(ty.dtype).write(ty.dtype, &mut bytes)).is_ok(),
-        };
-        if !read {
-            return Err(Error::dtype(format!("`{s}` is no {}", ty.dtype)));
-        }
-    }
-    let n: usize = shape.iter().product();
-    match data {
-        ast::Elements::Splat(_) if !shape.is_empty() => Tensor::splat(ty.dtype, shape, bytes.into()),
-        _ if list.len() != n => Err(Error::shape(format!("{} has {n} elements, {} are given", TypeText(&ty), list.len()))),
-        _ => Tensor::from_bytes(ty.dtype, shape, bytes.into()),
     }
 }

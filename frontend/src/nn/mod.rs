@@ -1,26 +1,30 @@
 //! The `.nn` language: what people write, what the compiler prints, what tests hold. The grammar is in `docs/nn.md`.
 //!
 //! Text goes through [`lex`], [`mod@parse`] (a tree, see [`ast`]) and [`elaborate`](mod@elaborate) (modules are called, loops
-//! unrolled, parameters filled) into a graph.
+//! unrolled unless they are to stay, parameters filled) into a graph.
 
 pub mod ast;
 mod call;
 mod elaborate;
+mod expr;
 mod format;
 mod init;
 mod lex;
+mod module;
 mod optimizer;
+mod parameter;
 mod parse;
 mod parse_train;
 mod random;
+mod repeat;
 mod schedule;
 pub mod train;
 mod value;
 
 pub use call::snake_case;
-pub use elaborate::Parameter;
 pub use format::format;
 use nnc_ir::{Graph, Report};
+pub use parameter::Parameter;
 pub use schedule::Schedule;
 use std::sync::Arc;
 
@@ -49,5 +53,5 @@ pub fn parse(text: &str, file: &str) -> Result<Graph, Report> {
 pub fn parse_model(text: &str, file: &str, limits: Limits) -> Result<(Graph, Vec<Parameter>), Report> {
     let name: Arc<str> = file.into();
     let tree = parse::parse(text, &name)?;
-    elaborate::elaborate(&tree, &name, limits, elaborate::Parameters::Constants)
+    elaborate::elaborate(&tree, &name, limits, parameter::Parameters::Constants)
 }

@@ -330,6 +330,13 @@ impl Parser<'_> {
                 let body = self.deeper(|p| p.block())?;
                 Ok(Stmt::For { var, lo, hi, body })
             }
+            "repeat" => {
+                let pos = self.pos;
+                self.bump()?;
+                let count = self.expr()?;
+                let body = self.deeper(|p| p.block())?;
+                Ok(Stmt::Repeat { pos, count, body })
+            }
             "if" => {
                 let mut arms = vec![];
                 loop {

@@ -7,7 +7,8 @@
 mod step;
 
 use super::ast::{self, ExprKind, Item};
-use super::elaborate::{Elab, Frame, Parameters, Shared, Stop, finish};
+use super::elaborate::{Elab, Frame, Shared, Stop, finish};
+use super::parameter::Parameters;
 use super::schedule::Schedule;
 use super::value::Val;
 use super::{Limits, parse};

@@ -2,8 +2,9 @@
 
 use super::{LOSS, Plan, STEP, Source, phase_loss, unknown_module};
 use crate::nn::ast::{self, Item};
-use crate::nn::elaborate::{Elab, Frame, Parameter, Stop};
+use crate::nn::elaborate::{Elab, Frame, Stop};
 use crate::nn::optimizer::{At, Numbers, Optimizer, clip};
+use crate::nn::parameter::Parameter;
 use crate::nn::value::{Instance, Val};
 use nnc_ir::error::{Error, Result};
 use nnc_ir::ops::gradient::{Gradient, StopGrad};
