@@ -7,6 +7,7 @@ use nnc_backends::cpu::kernels::conv::Image;
 use nnc_backends::cpu::kernels::post::{Act, Post};
 use nnc_backends::cpu::kernels::winograd::{Winograd, winograd};
 use nnc_backends::cpu::kernels::{BLOCK, Size};
+use nnc_backends::cpu::vir::Reg;
 use nnc_ir::Tensor;
 use nnc_ir::winograd::{LANES, Scratch, filters};
 use support::{Engine, Word, engines, noise, run};
@@ -33,8 +34,8 @@ fn case(tile: i64, ic: i64, oc: i64, size: [i64; 2]) -> Case {
     Case { n: 1, ic, oc, size, pads: [1; 4], tile, run: 5, threads: 1, dynamic: false, residual: false, scale: false, act: None }
 }
 
-/// Runs a case and gives the largest error in units of the sum of the products' magnitudes.
-fn check(c: &Case, isa: Isa, engine: Engine) -> f64 {
+/// The kernel of a case, and what its words are.
+fn describe(c: &Case) -> (Winograd, Vec<Word>) {
     let out = [c.size[0] + c.pads[0] + c.pads[2] - 2, c.size[1] + c.pads[1] + c.pads[3] - 2];
     let (ib, ob) = ((c.ic + BLOCK - 1) / BLOCK, (c.oc + BLOCK - 1) / BLOCK);
     let mut words: Vec<Word> = (0..7).map(Word::Buf).collect();
@@ -85,6 +86,14 @@ fn check(c: &Case, isa: Isa, engine: Engine) -> f64 {
         scratch: 6,
         threads: Size::Arg(7),
     };
+    (w, words)
+}
+
+/// Runs a case and gives the largest error in units of the sum of the products' magnitudes.
+fn check(c: &Case, isa: Isa, engine: Engine) -> f64 {
+    let out = [c.size[0] + c.pads[0] + c.pads[2] - 2, c.size[1] + c.pads[1] + c.pads[3] - 2];
+    let (ib, ob) = ((c.ic + BLOCK - 1) / BLOCK, (c.oc + BLOCK - 1) / BLOCK);
+    let (w, words) = describe(c);
     let kernel = winograd(&w, isa).unwrap_or_else(|e| panic!("{e}"));
 
     let mut x = noise((c.n * ib * BLOCK * c.size[0] * c.size[1]) as usize, 1);
@@ -195,5 +204,20 @@ fn deep_sums() {
         // Deep sums average: F(2) stays well below its bound, F(4) reaches a good half of it (2.3e-6 on AVX-512).
         let most = if tile == 2 { bound(tile) / 3.0 } else { bound(tile) };
         assert!(worst <= most, "F({tile}): error {worst:e}");
+    }
+}
+
+/// The constants of the transforms, which are alive across the products, make room for these, whatever the register tiles are.
+#[test]
+fn products_stay_in_registers() {
+    for tile in [2, 4] {
+        for run in 4..=20 {
+            let c = Case { run, ..case(tile, 256, 256, [14, 14]) };
+            let kernel = winograd(&describe(&c).0, Isa::Avx2).unwrap_or_else(|e| panic!("{e}"));
+            let code = nnc_backends::cpu::x86::assemble(&kernel.func).unwrap_or_else(|e| panic!("{e}"));
+            let spilled = code.spills.iter().filter(|s| matches!(s.reg, Reg::V(_))).count();
+            // The transforms of 6 x 6 values need more than there are.
+            assert!(spilled <= 64, "F({tile}) of runs of {run}: {spilled} vectors in memory");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Flattens a kernel to labels and branches, then assigns machine registers by linear scan.
 //!
 //! An interval spans a register's first to last access, stretched over loops that it enters alive. Where more intervals meet than
-//! there are registers, the one with the fewest accesses (each counted by the depth of its loops) lives in memory throughout.
+//! there are registers, the one with the fewest accesses a line (each counted by the depth of its loops) lives in memory throughout: what is
+//! alive for long and rarely read, such as constants of another phase, makes room for what comes and goes.
 
 use crate::cpu::vir::{Func, IBin, ICmp, Inst, Reg, Stmt, X};
 use std::collections::HashMap;
@@ -137,6 +138,13 @@ pub struct Interval {
     pub loc: Loc,
 }
 
+impl Interval {
+    /// What memory would cost for each line that a register is held, in 2^-32 accesses.
+    fn density(&self) -> u128 {
+        (u128::from(self.weight) << 32) / (self.end - self.start + 1) as u128
+    }
+}
+
 /// A file of machine registers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Class {
@@ -205,9 +213,9 @@ fn scan(at: &mut HashMap<Reg, Interval>, order: &[Reg], count: usize, prefer: &i
         let loc = match free {
             Some(k) => Loc::Reg(k),
             None => {
-                let lightest = active.iter().enumerate().min_by_key(|(_, (a, _))| at[a].weight);
+                let lightest = active.iter().enumerate().min_by_key(|(_, (a, _))| at[a].density());
                 match lightest {
-                    Some((n, &(a, k))) if at[&a].weight < now.weight => {
+                    Some((n, &(a, k))) if at[&a].density() < now.density() => {
                         active.swap_remove(n);
                         if let Some(i) = at.get_mut(&a) {
                             i.loc = Loc::Slot(slots);
