@@ -35,7 +35,7 @@ fn contents(op: &Op, x: &[Option<&[Dim]>], x_types: &[Type], ty: &Type) -> Optio
         Op::ReadDims(d) => Some(d.symbols.clone()),
         Op::Iota(i) => i.eval(&[], &Env::default()).ok()?.first()?.to_ints().map(|k| k.into_iter().map(Dim::Const).collect()),
         Op::Cast(c) if matches!(c.to, DType::I64 | DType::I32) && !x_types[0].dtype.is_float() => all(0).map(<[Dim]>::to_vec),
-        Op::Reshape(_) => all(0).map(<[Dim]>::to_vec),
+        Op::Reshape(_) | Op::Barrier(_) => all(0).map(<[Dim]>::to_vec),
         Op::Expand(_) | Op::Transpose(_) | Op::Slice(_) | Op::Concat(_) | Op::Gather(_) => moved(op, x, x_types),
         Op::Reduce(r) => {
             let k = all(0)?;

@@ -67,7 +67,7 @@ fn steps(f: ScalarFn) -> f64 {
 /// Bytes that a node reads and writes. A reshape moves nothing.
 pub fn traffic(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
     match op {
-        Op::Reshape(_) | Op::BitCast(_) | Op::Const(_) | Op::Dims(_) | Op::Input => 0.0,
+        Op::Reshape(_) | Op::BitCast(_) | Op::Barrier(_) | Op::Const(_) | Op::Dims(_) | Op::Input => 0.0,
         _ => x.iter().map(|t| bytes(t)).sum::<f64>() + y.iter().map(bytes).sum::<f64>(),
     }
 }

@@ -112,7 +112,7 @@ fn in_context(e: &Example, x: &[Tensor]) -> Option<(Graph, Graph, Vec<Tensor>, V
         let loss = loss.expect("a float result");
         if with_gradient {
             let operands: Vec<V> = std::iter::once(loss).chain(wrt.iter().map(|k| args[*k])).collect();
-            b.op_all(Gradient {}, &operands, vec![]).iter().enumerate().for_each(|(i, d)| b.output(format!("d{i}"), *d));
+            b.op_all(Gradient::default(), &operands, vec![]).iter().enumerate().for_each(|(i, d)| b.output(format!("d{i}"), *d));
         } else {
             b.output("loss", loss);
         }
@@ -263,7 +263,7 @@ fn at_x(graph: Graph) -> Vec<Vec<f64>> {
 fn nothing_flows_through_stop_grad() {
     let y = at_x(over_x(|x| {
         let held = x.builder().op(nnc_ir::ops::gradient::StopGrad {}, &[x]);
-        vec![held, x.builder().op(Gradient {}, &[x * held, x])]
+        vec![held, x.builder().op(Gradient::default(), &[x * held, x])]
     }));
     assert_eq!(y, [[1.0, -2.0, 0.5], [1.0, -2.0, 0.5]]);
 }
@@ -272,7 +272,7 @@ fn nothing_flows_through_stop_grad() {
 fn what_the_result_does_not_depend_on_has_a_gradient_of_zero() {
     let y = at_x(over_x(|x| {
         let other = x * x;
-        vec![x.builder().op(Gradient {}, &[x.map(ScalarFn::Floor), x]), x.builder().op(Gradient {}, &[x, other])]
+        vec![x.builder().op(Gradient::default(), &[x.map(ScalarFn::Floor), x]), x.builder().op(Gradient::default(), &[x, other])]
     }));
     assert_eq!(y, [[0.0; 3], [0.0; 3]]);
 }
@@ -282,8 +282,8 @@ fn gradients_have_gradients() {
     // x^4: 4 x^3, 12 x^2, and by a value inside: d(y^2)/dy = 2 y.
     let y = at_x(over_x(|x| {
         let (b, y) = (x.builder(), x * x);
-        let first = b.op(Gradient {}, &[y * y, x]);
-        vec![first, b.op(Gradient {}, &[first, x]), b.op(Gradient {}, &[y * y, y])]
+        let first = b.op(Gradient::default(), &[y * y, x]);
+        vec![first, b.op(Gradient::default(), &[first, x]), b.op(Gradient::default(), &[y * y, y])]
     }));
     assert_eq!(y, [[4.0, -32.0, 0.5], [12.0, 48.0, 3.0], [2.0, 8.0, 0.5]]);
 }
@@ -294,7 +294,7 @@ fn an_operation_without_a_gradient_is_named() {
     let graph = over_x(|x| {
         let b = x.builder();
         let y = b.op(Cumulate { kind: ReduceKind::Max, axis: 0, exclusive: false, reverse: false }, &[x]).named("peak");
-        vec![b.op(Gradient {}, &[y, x])]
+        vec![b.op(Gradient::default(), &[y, x])]
     });
     let report = differentiate(graph).expect_err("no gradient").to_string();
     assert!(report.contains("E0201") && report.contains("differentiating cumulate `peak`"), "{report}");
@@ -304,7 +304,7 @@ fn an_operation_without_a_gradient_is_named() {
 fn a_deep_chain_takes_no_stack() {
     let graph = over_x(|x| {
         let y = (0..20_000).fold(x, |v, _| v.tanh());
-        vec![x.builder().op(Gradient {}, &[y, x])]
+        vec![x.builder().op(Gradient::default(), &[y, x])]
     });
     let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(move || differentiate(graph).expect("a gradient").len());
     assert!(thread.expect("a thread").join().expect("no overflow") > 60_000);

@@ -12,7 +12,7 @@ pub fn gradient(graph: Graph, of: Option<&str>, wrt: &[String]) -> Result<Graph,
     let x = wrt.iter().map(|name| variable(&graph, name)).collect::<Result<Vec<Value>, Error>>()?;
     let b = Builder::from_graph(graph);
     let operands: Vec<V> = std::iter::once(y).chain(x).map(|v| b.v(v)).collect();
-    let d = b.op_all(Gradient {}, &operands, vec![]);
+    let d = b.op_all(Gradient::default(), &operands, vec![]);
     for (name, d) in wrt.iter().zip(d) {
         b.output(format!("{name}_grad"), d);
     }

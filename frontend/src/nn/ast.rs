@@ -50,6 +50,8 @@ pub enum Item {
     },
     Steps(Expr),
     Epochs(Expr),
+    /// `checkpoint every n`: activations are kept every n layers, and computed again between them.
+    Checkpoint(Expr),
 }
 
 /// `data (names) = loader(files) batch N shuffle seed N`, or `test ...`.

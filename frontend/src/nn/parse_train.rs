@@ -80,6 +80,13 @@ impl Parser<'_> {
                 self.statement_end()?;
                 return Ok(Item::Clip { pos, global, bound });
             }
+            "checkpoint" => {
+                self.bump()?;
+                self.word("every")?;
+                let every = self.expr()?;
+                self.statement_end()?;
+                return Ok(Item::Checkpoint(every));
+            }
             "steps" | "epochs" => {
                 self.bump()?;
                 let n = self.expr()?;

@@ -283,6 +283,7 @@ impl Writer {
                 one(self.call("CumSum", &[r[0], &axis], vec![int("exclusive", o.exclusive.into()), int("reverse", o.reverse.into())]))
             }
             Op::Cumulate(_) => no("running products and extrema in this operator set"),
+            Op::Barrier(_) => one(self.call("Identity", &r, vec![])),
             Op::BitCast(_) => no("bits read as another type in this operator set"),
             Op::Random(_) => no("random numbers that are counted by element"),
             Op::Interleave(_) => no("interleaved parts: export before the passes that put them in"),

@@ -3,6 +3,7 @@
 use super::{Example, case, dims};
 use crate::dim::Dim;
 use crate::ops::Op;
+use crate::ops::gradient::Barrier;
 use crate::ops::movement::{Concat, Expand, Interleave, Pack, Pad, PadMode, Reshape, Slice, Transpose, Unpack};
 
 /// One type of each width.
@@ -18,7 +19,7 @@ fn widths(op: impl Into<Op>, shapes: &[&str]) -> Vec<Example> {
 }
 
 pub(super) fn examples() -> Vec<Example> {
-    [transposes(), shapes(), slices(), concats(), interleaves(), pads(), blocks()].concat()
+    [transposes(), shapes(), slices(), concats(), interleaves(), pads(), blocks(), barriers()].concat()
 }
 
 fn transposes() -> Vec<Example> {
@@ -62,6 +63,12 @@ fn slices() -> Vec<Example> {
         case("empty", slice("2,0", "0,3", &[]), &["f32[2,3]"]),
         case("scalar", slice("", "", &[]), &["f32[]"]),
     ]);
+    out
+}
+
+fn barriers() -> Vec<Example> {
+    let mut out = widths(Barrier { turn: 1 }, &["2,3"]);
+    out.push(case("image", Barrier { turn: 2 }, &["f32[N,3,H,W]"]));
     out
 }
 

@@ -213,6 +213,7 @@ ops! {
         Loop "loop" control::Loop,
         Scan "scan" control::Scan,
         Gradient "gradient" gradient::Gradient,
+        Barrier "barrier" gradient::Barrier,
     }
     composites {
         Activation "activation" composite::activation::Activation,

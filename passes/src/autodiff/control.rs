@@ -76,7 +76,7 @@ impl<'a> Backward<'a> {
     fn pull<'g>(&'g self, args: &[V<'g>], y: &[V<'g>], seeds: &[(usize, V<'g>)], wrt: &[usize]) -> Result<(Vec<V<'g>>, super::Replaced)> {
         let seeds: Vec<(Value, V)> = seeds.iter().map(|(k, g)| (y[*k].value(), *g)).collect();
         let at: Vec<Value> = wrt.iter().map(|k| args[*k].value()).collect();
-        let (found, replaced) = pull_back(&self.b, &seeds, &at, self.slip)?;
+        let (found, replaced) = pull_back(&self.b, &seeds, &at, 0, self.slip)?;
         Ok((found.into_iter().zip(wrt).map(|(d, k)| d.unwrap_or_else(|| zero_like(args[*k]))).collect(), replaced))
     }
 

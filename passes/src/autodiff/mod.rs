@@ -4,8 +4,9 @@
 //! The walk ([`pull_back`]): forward, values that depend on what is differentiated by are marked; backward from the result, each marked
 //! node's rule ([`rules`]) turns cotangents of its results into those of its operands. A cotangent that is zero is absent. What several
 //! readers of a value give is added in the order of the readers, so that the same graph gives the same bits. A composite without a rule
-//! of its own is expanded first ([`prepare`]).
+//! of its own is expanded first ([`prepare`]). What the way back reads is kept, or computed once more ([`checkpoint`]).
 
+mod checkpoint;
 mod control;
 mod index;
 mod prepare;
@@ -14,6 +15,7 @@ pub mod slip;
 mod window;
 
 use crate::pass::Context;
+use checkpoint::Checkpoints;
 use nnc_ir::error::{Error, Report, Result};
 use nnc_ir::{Builder, Graph, Node, NodeId, Op, V, Value};
 use rules::At;
@@ -59,7 +61,8 @@ fn resolve(graph: Graph, id: NodeId, slip: Option<&Slip>) -> Result<Graph, Repor
     b.at(node.loc.clone());
     let y = b.v(node.operands[0]);
     let seed = y.scalar_like(1.0).expand(y.ty().shape);
-    let (found, mut replaced) = pull_back(&b, &[(y.value(), seed)], &node.operands[1..], slip).map_err(Report::from)?;
+    let every = if let Op::Gradient(g) = &node.op { g.checkpoint } else { 0 };
+    let (found, mut replaced) = pull_back(&b, &[(y.value(), seed)], &node.operands[1..], every, slip).map_err(Report::from)?;
     b.at(node.loc.clone());
     for (port, (x, found)) in node.operands[1..].iter().zip(found).enumerate() {
         let v = found.unwrap_or_else(|| zero_like(b.v(*x)));
@@ -79,9 +82,16 @@ pub(crate) fn zero_like<'g>(v: V<'g>) -> V<'g> {
     v.scalar_like(0.0).expand(v.ty().shape)
 }
 
-/// Cotangents of `wrt`, given those of some values; `None` where they do not depend on it. The operations are added to the builder's
-/// graph, and what is to be replaced in it afterwards is returned.
-pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Value], slip: Option<&Slip>) -> Result<(Vec<Option<V<'g>>>, Replaced)> {
+/// Cotangents of `wrt`, given those of some values; `None` where they do not depend on it. With `every` > 0, what the values follow from is
+/// kept every so many contractions only. The operations are added to the builder's graph, and what is to be replaced in it afterwards is
+/// returned.
+pub(crate) fn pull_back<'g>(
+    b: &'g Builder,
+    seeds: &[(Value, V<'g>)],
+    wrt: &[Value],
+    every: usize,
+    slip: Option<&Slip>,
+) -> Result<(Vec<Option<V<'g>>>, Replaced)> {
     let order = b.with_graph(Graph::order);
     let depends = b.with_graph(|graph| marked(graph, &order, wrt));
     let is_marked = |v: &Value| depends[v.node.0 as usize] && b.with_graph(|graph| graph.ty(*v).dtype.is_float());
@@ -95,6 +105,7 @@ pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Val
     seeds.iter().filter(|(v, _)| is_marked(v)).for_each(|(v, g)| give(*v, *g, &mut given));
     let sum = |gs: &[V<'g>]| gs.iter().rev().copied().reduce(|a, b| a + b);
     let replaced = RefCell::new(vec![]);
+    let mut checkpoints = Checkpoints::new(b, &order, &depends, seeds.iter().map(|(v, _)| *v), every);
     for id in order.iter().rev() {
         if given[id.0 as usize].is_empty() {
             continue;
@@ -104,12 +115,13 @@ pub(crate) fn pull_back<'g>(b: &'g Builder, seeds: &[(Value, V<'g>)], wrt: &[Val
         if matches!(node.op, Op::Input) || !node.operands.iter().any(is_marked) {
             continue;
         }
+        checkpoints.enter(*id);
         b.at(node.loc.clone());
         let mut at = At {
             b,
             node,
-            x: node.operands.iter().map(|v| b.v(*v)).collect(),
-            y: (0..node.types.len() as u32).map(|port| b.v(Value { node: *id, port })).collect(),
+            x: node.operands.iter().map(|v| checkpoints.get(*id, *v)).collect(),
+            y: (0..node.types.len() as u32).map(|port| checkpoints.get(*id, Value { node: *id, port })).collect(),
             g: given[id.0 as usize].iter().map(|gs| sum(gs)).collect(),
             needs: node.operands.iter().map(is_marked).collect(),
             replaced: &replaced,

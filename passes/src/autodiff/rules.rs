@@ -59,6 +59,7 @@ pub fn vjp<'g>(at: &At<'_, 'g>) -> Shares<'g> {
         Op::ConvTranspose(c) => window::conv_transpose(c, at, g()?),
         Op::Pool(p) => window::pool(p, at, g()?),
         Op::Transpose(t) => one(g()?.transpose(&t.inverse().perm)),
+        Op::Barrier(_) => one(g()?),
         Op::Reshape(_) => one(g()?.reshape(x[0].ty().shape)),
         Op::Expand(_) => one(narrowed(g()?, &x[0].ty().shape)),
         Op::Slice(s) => one(unslice(s, g()?, &x[0].ty().shape)),

@@ -12,14 +12,14 @@ const REGION: usize = 100;
 
 /// A part of a graph, in order.
 pub enum Piece {
-    /// A node that the e-graph does not hold: constants, control flow, several results, binders of symbols.
+    /// A node that the e-graph does not hold: constants, control flow, several results, binders of symbols, barriers.
     Keep(NodeId),
     Region(Vec<NodeId>),
 }
 
 fn is_outside(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_) | Op::Random(_))
+    matches!(node.op, Op::Const(_) | Op::Input | Op::Dims(_) | Op::Iota(_) | Op::Random(_) | Op::Barrier(_))
         || node.types.len() != 1
         || !node.regions.is_empty()
         || node.is_binder()

@@ -57,6 +57,7 @@ fn flexible(graph: &Graph, node: &Node, block: usize) -> Option<Vec<usize>> {
             let blocks: Vec<usize> = (0..x.len()).filter(|k| follows(x[*k], y)).collect();
             (safe && !blocks.is_empty() && x.iter().all(|t| fits(t))).then_some(blocks)
         }
+        Op::Barrier(_) => has_channels(x[0]).then(|| vec![0]),
         Op::Activation(a) => (whole(y, block) || stays_finite(&a.act)).then(|| vec![0]),
         Op::Pool(p) => (p.block == 0 && !p.indices && has_channels(x[0])).then(|| vec![0]),
         Op::Concat(c) => {

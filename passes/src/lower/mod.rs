@@ -311,7 +311,7 @@ impl Lowering {
                 Some(offset) => self.alias(frame, id, offset),
                 None => self.group(frame, id, inlined),
             },
-            Op::Reshape(_) | Op::BitCast(_) => self.alias(frame, id, Dim::Const(0)),
+            Op::Reshape(_) | Op::BitCast(_) | Op::Barrier(_) => self.alias(frame, id, Dim::Const(0)),
             Op::Dims(d) => self.kernel(frame, id, Write, |k| {
                 for (i, d) in d.values.iter().enumerate() {
                     let (at, v) = (k.int(i as i64), k.size(d));
@@ -438,7 +438,7 @@ fn padded(graph: &Graph, live: &[bool]) -> FxHashMap<NodeId, NodeId> {
 fn is_written(graph: &Graph, v: Value) -> bool {
     let node = graph.node(v.node);
     match &node.op {
-        Op::Input | Op::Const(_) | Op::ReadDims(_) | Op::BitCast(_) => false,
+        Op::Input | Op::Const(_) | Op::ReadDims(_) | Op::BitCast(_) | Op::Barrier(_) => false,
         Op::Slice(s) => contiguous(s, &graph.ty(node.operands[0]).shape).is_none(),
         // Collected rows are as many as the trip count allows; a reader takes those that were made.
         Op::Loop(l) => (v.port as usize) < l.carried,

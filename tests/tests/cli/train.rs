@@ -89,6 +89,21 @@ fn a_run_that_is_killed_ends_with_the_same_bits() {
 }
 
 #[test]
+fn activations_that_are_computed_again_change_no_bit() {
+    let f = folder();
+    spirals(f.path());
+    let kept = SPIRAL.replace("tanh(b(tanh(a(x))))", "tanh(b(dropout(tanh(a(x)), ratio=0.2, training_mode=training)))");
+    write(f.path(), "kept.nn", &kept);
+    write(f.path(), "again.nn", &format!("every = 0\n{}", kept.replace("  steps 400", "  checkpoint every every\n  steps 40")));
+    call(f.path(), "train kept.nn --threads 1 --steps 40 --save kept.npz").ok();
+    for every in 0..3 {
+        call(f.path(), &format!("train again.nn --threads 1 --set every={every} --save again.npz")).ok();
+        assert_eq!(std::fs::read(f.path().join("kept.npz")).unwrap(), std::fs::read(f.path().join("again.npz")).unwrap(), "every {every}");
+    }
+    call(f.path(), "train again.nn --threads 1 --set every=-1").fails(2, &["error[E0203]", "checkpoint every -1"]);
+}
+
+#[test]
 fn gradients_are_models() {
     let f = folder();
     call(f.path(), "grad mlp.nn --wrt x,w --of y -o g.nn").ok();

@@ -58,6 +58,8 @@ pub struct Plan {
     pub measures: Vec<String>,
     /// Names of the block's phases; none where it is a single one.
     pub phases: Vec<String>,
+    /// Layers from one activation that is kept for the way back to the next; 0 keeps all.
+    pub checkpoint: usize,
 }
 
 /// What the loss of a phase is called among a step's results.
@@ -130,6 +132,7 @@ impl Training {
     fn read<'a, 'g>(&'a self, elab: &Elab<'a, 'g>, frame: &mut Frame<'g>) -> Result<Plan, Stop> {
         let (mut data, mut test, mut length) = (None, None, Length::Epochs(1));
         let (mut schedules, mut measures, mut phases) = (vec![], vec![], vec![]);
+        let mut checkpoint = 0;
         for item in &self.train().items {
             let count = |e: &'a ast::Expr, frame: &mut Frame<'g>| -> Result<u64, Stop> {
                 let n = elab.eval(e, frame)?.as_int()?;
@@ -166,6 +169,10 @@ impl Training {
                 }
                 Item::Steps(e) => length = Length::Steps(count(e, frame)?),
                 Item::Epochs(e) => length = Length::Epochs(count(e, frame)?),
+                Item::Checkpoint(e) => {
+                    let n = elab.eval(e, frame)?.as_int()?;
+                    checkpoint = usize::try_from(n).map_err(|_| Error::attribute(format!("checkpoint every {n} layers: 0 keeps all activations")))?;
+                }
                 Item::Schedule(name, e) => schedules.push((name.text.to_string(), schedule(elab, e, frame)?)),
                 Item::Measure(name, _) => measures.push(name.text.to_string()),
                 Item::Phase { name, .. } => phases.push(name.text.to_string()),
@@ -173,7 +180,7 @@ impl Training {
             }
         }
         let data = data.ok_or_else(|| Error::name("the training block has no `data`"))?;
-        Ok(Plan { data, test, length, schedules, measures, phases })
+        Ok(Plan { data, test, length, schedules, measures, phases, checkpoint })
     }
 
     /// The step, for data of these types: of one sample each.

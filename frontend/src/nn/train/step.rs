@@ -29,7 +29,7 @@ pub fn body<'a, 'g>(
     inputs(train, elab, plan, source, samples, &mut frame)?;
     let step = b.input(STEP, Type::of(DType::F32, &[]));
     elab.draws.set(Some(Some(step.cast(DType::I64))));
-    let mut updates = Updates { elab, step, state: vec![], done: HashSet::new(), phases: !plan.phases.is_empty() };
+    let mut updates = Updates { elab, step, state: vec![], done: HashSet::new(), plan };
     let mut measures = vec![];
     let mut losses = vec![];
     for item in &train.items {
@@ -105,8 +105,7 @@ struct Updates<'e, 'a, 'g> {
     state: Vec<(String, Tensor)>,
     /// Paths of the parameters that a phase has updated.
     done: HashSet<String>,
-    /// There are several, or one with a name.
-    phases: bool,
+    plan: &'e Plan,
 }
 
 impl<'a, 'g> Updates<'_, 'a, 'g> {
@@ -137,7 +136,7 @@ impl<'a, 'g> Updates<'_, 'a, 'g> {
         }
         let now: Vec<V> = trained.iter().map(|(p, _)| elab.current(p)).collect();
         let operands: Vec<V> = std::iter::once(loss).chain(now.iter().copied()).collect();
-        let mut gradients = elab.b.op_all(Gradient {}, &operands, vec![]);
+        let mut gradients = elab.b.op_all(Gradient { checkpoint: self.plan.checkpoint }, &operands, vec![]);
         let mut numbers = Numbers::new(self.step);
         for item in items {
             if let Item::Clip { bound, global, .. } = item {
@@ -213,7 +212,7 @@ impl<'a, 'g> Updates<'_, 'a, 'g> {
         numbers.of(ty.dtype);
         let (new, next) = (rule.optimizer.step)(&At { w, g, rate: numbers.cast(rule.rate), numbers, kept: &kept, set: &rule.set });
         b.output(&p.path, new);
-        if self.phases {
+        if !self.plan.phases.is_empty() {
             // A gradient of a phase behind does not look through this one's.
             self.elab.rebind(&p.path, b.op(StopGrad {}, &[new]));
         }

@@ -24,7 +24,7 @@ fn gradient<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     c.ignore(&["y", "zs"]);
     let n = c.strs("xs")?.ok_or_else(|| c.missing("xs"))?.len();
     let x = c.all()?;
-    Ok(c.b.op_all(Gradient {}, &x[..x.len().min(1 + n)], vec![]))
+    Ok(c.b.op_all(Gradient::default(), &x[..x.len().min(1 + n)], vec![]))
 }
 
 /// Applies `step` to each parameter with its companions: `kinds` values each, all first ones first. Results likewise.
