@@ -293,7 +293,9 @@ impl<'k> Translation<'k> {
     fn function(&mut self, b: &mut Builder, fun: ScalarFn, args: &[ExprId]) -> Result<V> {
         use ScalarFn as F;
         if fun == F::Where {
-            let (m, t, f) = (self.truth(b, args[0])?, self.float(b, args[1])?, self.float(b, args[2])?);
+            // The mask last: where one choice is among the values of another, few masks are alive at once.
+            let (t, f) = (self.float(b, args[1])?, self.float(b, args[2])?);
+            let m = self.truth(b, args[0])?;
             return Ok(b.select(m, t, f));
         }
         if fun == F::Add

@@ -5,9 +5,9 @@ use super::zero_like;
 use nnc_ir::error::{Error, Result};
 use nnc_ir::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Window};
 use nnc_ir::ops::index::{ScatterElements, ScatterKind};
-use nnc_ir::ops::movement::Slice;
+use nnc_ir::ops::movement::{Interleave, Pad, PadMode, Slice};
 use nnc_ir::ops::window::{Pool, PoolKind};
-use nnc_ir::{Dim, Tensor, V};
+use nnc_ir::{DType, Dim, Tensor, V};
 
 pub fn conv<'g>(c: &Conv, at: &At<'_, 'g>, g: V<'g>) -> Shares<'g> {
     if c.layout != Layout::Plain || !c.post.is_empty() {
@@ -143,12 +143,26 @@ pub fn pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> Shares<'g> {
     if p.block > 0 {
         return Err(Error::unsupported("pooling in blocks has no gradient: differentiate before the passes that choose layouts"));
     }
-    let dx = if p.kind == PoolKind::Max { max_pool(p, at, g) } else { sum_pool(p, at, g)? };
+    let dx = if p.kind == PoolKind::Max { max_pool(p, at, g)? } else { sum_pool(p, at, g)? };
     Ok(vec![Some(dx)])
 }
 
-/// The maximum's own element takes all. The pool is replaced by one that says where it was.
-fn max_pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> V<'g> {
+/// Taps that are looked at one by one: windows with more are followed by indices.
+const MAX_TAPS: i64 = 64;
+
+/// The maximum's own element takes all: the first of equals.
+fn max_pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> Result<V<'g>> {
+    let (window, full) = (p.window()?, at.x[0].ty().shape);
+    let sizes: Option<Vec<[i64; 2]>> = full[2..].iter().zip(&g.ty().shape[2..]).map(|(d, o)| Some([d.as_const()?, o.as_const()?])).collect();
+    let taps = window.kernel.iter().fold(1, |n: i64, k| n.saturating_mul(*k));
+    match sizes {
+        Some(sizes) if taps <= MAX_TAPS && matches!(g.ty().dtype, DType::F32 | DType::F64) => Ok(Taps { window, sizes }.back(at.x[0], at.y[0], g)),
+        _ => Ok(by_index(p, at, g)),
+    }
+}
+
+/// The pool is replaced by one that says where each maximum was.
+fn by_index<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> V<'g> {
     let full = at.x[0].ty().shape;
     let place = if p.indices {
         at.y[1]
@@ -160,6 +174,99 @@ fn max_pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> V<'g> {
     let flat = |v: V<'g>| v.reshape(vec![v.ty().elems()]);
     let into = flat(zero_like(at.x[0]));
     at.b.op(ScatterElements { axis: 0, reduction: ScatterKind::Add }, &[into, flat(place), flat(g)]).reshape(full)
+}
+
+/// A window's taps one by one, each as a slice of all windows at once: nothing but maps and movement, which run on vectors.
+struct Taps {
+    window: Window,
+    /// Along each spatial axis the elements of the operand and of the result.
+    sizes: Vec<[i64; 2]>,
+}
+
+impl Taps {
+    /// The cotangent of `x`, whose maxima are `y`. Where a maximum is no number nothing flows.
+    fn back<'g>(&self, x: V<'g>, y: V<'g>, g: V<'g>) -> V<'g> {
+        let place = self.places(x, y);
+        let w = &self.window;
+        let phases: i64 = w.strides.iter().product();
+        let interleave = Interleave { steps: [1, 1].into_iter().chain(w.strides.iter().map(|s| *s as usize)).collect() };
+        let parts: Vec<V> = (0..phases as usize).map(|k| self.phase(&interleave.place(k)[2..], place, g, x)).collect();
+        if let [whole] = parts[..] { whole } else { x.builder().op(interleave, &parts) }
+    }
+
+    /// Indices along each axis of tap `t`, counted row by row.
+    fn tap(&self, t: i64) -> Vec<i64> {
+        let mut rest = t;
+        let index = |k: &i64| {
+            let i = rest % k;
+            rest /= k;
+            i
+        };
+        let mut out: Vec<i64> = self.window.kernel.iter().rev().map(index).collect();
+        out.reverse();
+        out
+    }
+
+    fn count(&self) -> i64 {
+        self.window.kernel.iter().product()
+    }
+
+    /// Of each window the number of the tap that its maximum stands at, from 1; 0 where there is none.
+    fn places<'g>(&self, x: V<'g>, y: V<'g>) -> V<'g> {
+        let (w, n) = (&self.window, self.sizes.len());
+        let around = |i: usize| {
+            let [size, out] = self.sizes[i];
+            let reach = (out - 1) * w.strides[i] + w.extent(i) - w.pads[i] - size;
+            (w.pads[i].max(0), reach.max(0))
+        };
+        let sides = |f: &dyn Fn(usize) -> i64| (0..2 + n).map(|i| Dim::Const(if i < 2 { 0 } else { f(i - 2) })).collect::<Vec<Dim>>();
+        let padded = if (0..n).all(|i| around(i) == (0, 0)) {
+            x
+        } else {
+            // No maximum equals what is around.
+            let pad = Pad { mode: PadMode::Constant, lo: sides(&|i| around(i).0), hi: sides(&|i| around(i).1) };
+            x.builder().op(pad, &[x, x.scalar_like(f64::NAN)])
+        };
+        let under = |t: i64| {
+            let tap = self.tap(t);
+            // Negative padding cuts off what the first windows would begin with.
+            let starts = sides(&|i| tap[i] * w.dilations[i] + (-w.pads[i]).max(0));
+            let steps = [1, 1].into_iter().chain(w.strides.iter().copied()).collect();
+            x.builder().op(Slice { starts, sizes: y.ty().shape, steps }, &[padded])
+        };
+        (0..self.count()).rev().fold(x.scalar_like(0.0), |rest, t| under(t).equal(y).select(x.scalar_like((t + 1) as f64), rest))
+    }
+
+    /// The cotangent of the elements of `x` whose indices leave `remainders` by the strides: of each the sum over the windows that it is
+    /// the maximum of, in their order.
+    fn phase<'g>(&self, remainders: &[usize], place: V<'g>, g: V<'g>, x: V<'g>) -> V<'g> {
+        let (w, n) = (&self.window, self.sizes.len());
+        // The window whose tap `t` lies on element `q` of the phase is `q + offset`.
+        let offset = |i: usize, tap: i64| {
+            let distance = remainders[i] as i64 + w.pads[i] - tap * w.dilations[i];
+            (distance.rem_euclid(w.strides[i]) == 0).then(|| distance / w.strides[i])
+        };
+        let reaching: Vec<(i64, Vec<i64>)> = (0..self.count())
+            .rev()
+            .filter_map(|t| Some((t, self.tap(t).iter().enumerate().map(|(i, k)| offset(i, *k)).collect::<Option<_>>()?)))
+            .collect();
+        let lengths: Vec<i64> = (0..n).map(|i| (self.sizes[i][0] - remainders[i] as i64 + w.strides[i] - 1).max(0) / w.strides[i]).collect();
+        let shape: Vec<Dim> = x.ty().shape[..2].iter().cloned().chain(lengths.iter().map(|d| Dim::Const(*d))).collect();
+        if reaching.is_empty() {
+            return x.scalar_like(0.0).expand(shape);
+        }
+        // Room for windows that there are none of.
+        let before: Vec<i64> = (0..n).map(|i| reaching.iter().map(|(_, c)| -c[i]).max().unwrap_or(0).max(0)).collect();
+        let after: Vec<i64> = (0..n).map(|i| reaching.iter().map(|(_, c)| c[i] + lengths[i] - self.sizes[i][1]).max().unwrap_or(0).max(0)).collect();
+        let around = |side: &[i64]| [0, 0].iter().chain(side).map(|d| Dim::Const(*d)).collect::<Vec<Dim>>();
+        let [place, g] = [place, g].map(|v| v.pad_zero(around(&before), around(&after)));
+        let share = |(t, c): &(i64, Vec<i64>)| {
+            let starts: Vec<i64> = c.iter().zip(&before).map(|(c, b)| c + b).collect();
+            let [place, g] = [place, g].map(|v| v.slice(around(&starts), shape.clone()));
+            place.equal(x.scalar_like((t + 1) as f64)).select(g, x.scalar_like(0.0))
+        };
+        reaching.iter().map(share).reduce(|a, b| a + b).unwrap_or_else(|| x.scalar_like(0.0).expand(shape.clone()))
+    }
 }
 
 fn sum_pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> Result<V<'g>> {

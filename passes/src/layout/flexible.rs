@@ -36,9 +36,13 @@ fn whole(t: &Type, block: usize) -> bool {
     t.shape.get(1).and_then(Dim::as_const).is_some_and(|c| c % block as i64 == 0)
 }
 
-/// A tensor of floats with a known number of channels.
+/// A tensor of floats, or of what was compared of them, with a known number of channels.
 fn has_channels(t: &Type) -> bool {
-    t.rank() >= 2 && t.dtype == DType::F32 && t.shape[1].as_const().is_some_and(|c| c > 0)
+    t.rank() >= 2 && is_lane(t) && t.shape[1].as_const().is_some_and(|c| c > 0)
+}
+
+fn is_lane(t: &Type) -> bool {
+    matches!(t.dtype, DType::F32 | DType::Bool)
 }
 
 /// Operands that follow the layout of a node that can work on blocks.
@@ -52,8 +56,8 @@ fn flexible(graph: &Graph, node: &Node, block: usize) -> Option<Vec<usize>> {
             // What fills the last block must stay finite: later weights multiply it by zero.
             let number = |t: &Tensor| (t.elems() == 1 || t.splat_element().is_some()) && t.num(0).as_f64().abs() >= 1.0;
             let shrinks = *f == ScalarFn::Div && graph.constant(node.operands[1]).is_some_and(number);
-            let safe = whole(y, block) || stays_finite(&Act::Fn(*f)) || shrinks;
-            let fits = |t: &Type| t.dtype == DType::F32 && lies_in_blocks(t, y);
+            let safe = whole(y, block) || stays_finite(&Act::Fn(*f)) || shrinks || y.dtype == DType::Bool;
+            let fits = |t: &Type| is_lane(t) && lies_in_blocks(t, y);
             let blocks: Vec<usize> = (0..x.len()).filter(|k| follows(x[*k], y)).collect();
             (safe && !blocks.is_empty() && x.iter().all(|t| fits(t))).then_some(blocks)
         }
@@ -95,7 +99,7 @@ fn stays_finite(act: &Act) -> bool {
     match act {
         Act::Fn(f) => matches!(
             f,
-            Neg | Abs | Sign | Relu | Sin | Cos | Atan | Tanh | Erf | Sigmoid | Floor | Ceil | Round | Trunc | Add | Sub | Mul | Max | Min
+            Neg | Abs | Sign | Relu | Sin | Cos | Atan | Tanh | Erf | Sigmoid | Floor | Ceil | Round | Trunc | Add | Sub | Mul | Max | Min | Where
         ),
         Act::Elu { .. } | Act::Selu { .. } | Act::Celu { .. } => false,
         _ => true,
