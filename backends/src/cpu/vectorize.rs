@@ -357,15 +357,15 @@ impl<'k> Translation<'k> {
         matches!(self.expr(e), Expr::Const(n, _) if !n.as_f64().is_nan())
     }
 
-    /// Powers that square roots and products make exactly; the rest is refused.
+    /// Powers that square roots, products and one division make; the rest is refused.
     fn power(&mut self, b: &mut Builder, args: &[ExprId]) -> Result<V> {
         let Expr::Const(n, _) = self.expr(args[1]) else { return Err(Error::unsupported("pow with an exponent that is no constant")) };
         let p = n.as_f64();
-        if !(p > 0.0 && p <= 8.0 && (p * 4.0).fract() == 0.0) {
+        if !(p != 0.0 && p.abs() <= 8.0 && (p * 4.0).fract() == 0.0) {
             return Err(Error::unsupported(format!("pow with exponent {p}")));
         }
         let mut x = self.float(b, args[0])?;
-        let quarters = (p * 4.0) as u32;
+        let quarters = (p.abs() * 4.0) as u32;
         let mut out = None;
         let mut times = |b: &mut Builder, f: V| out = Some(out.map_or(f, |o| b.mul(o, f)));
         if !quarters.is_multiple_of(4) {
@@ -394,7 +394,12 @@ impl<'k> Translation<'k> {
                 square = b.mul(square, square);
             }
         }
-        out.ok_or_else(|| Error::internal("a power without factors"))
+        let power = out.ok_or_else(|| Error::internal("a power without factors"))?;
+        if p > 0.0 {
+            return Ok(power);
+        }
+        let one = b.constant(1.0);
+        Ok(b.div(one, power))
     }
 
     fn truth(&mut self, b: &mut Builder, e: ExprId) -> Result<M> {

@@ -5,7 +5,7 @@ use super::{Rounding, Rule};
 use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::map::Cast;
 use nnc_ir::ops::reduce::{Reduce, ReduceKind};
-use nnc_ir::{DType, Op, ScalarFn};
+use nnc_ir::{DType, Op, ScalarFn, Tensor};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -53,6 +53,16 @@ pub const RULES: &[Rule] = &[
         witness: |b| {
             let x = x(b, &[2, 3]);
             x.max(x)
+        },
+    },
+    Rule {
+        name: "decided-choice",
+        find: &["(where ?c ?x ?y)"],
+        make: |m| Some(m.v(if m.number(m.v("?c"))? == 0.0 { "?y" } else { "?x" })),
+        rounding: Rounding::Same,
+        witness: |b| {
+            let x = x(b, &[2, 3]);
+            b.constant(Tensor::scalar_of(DType::Bool, 0.0)).select(x.relu(), x)
         },
     },
     Rule {
