@@ -14,7 +14,7 @@ const STEP_LENGTH: f64 = 1e-6;
 const TOLERANCE: f64 = 1e-4;
 
 /// What makes an example small, by name.
-const SMALLER: &[(&str, &str, &str)] = &[("resnet", "n", "1"), ("vanilla", "layers", "20"), ("vanilla", "segment", "4"), ("tcn", "length", "40")];
+const SMALLER: &[(&str, &str, &str)] = &[("resnet", "n", "1"), ("vanilla", "layers", "20"), ("resnet", "segment", "2"), ("tcn", "length", "40")];
 
 /// The examples with training blocks: names and texts.
 fn examples() -> Vec<(String, String)> {

@@ -1,6 +1,7 @@
 //! Gradients of control flow: regions that go backwards. The forward operation is made to keep the state that each iteration begins with
 //! and what the way back reads of its values; what only moves elements is done again, and so is everything in branches and where sizes
-//! follow from data. A value that is the next iteration's state is kept once: the way back carries it along.
+//! follow from data. A value that is the next iteration's state is kept once: the way back carries it along. Where activations are kept
+//! every few layers only, states are all that is kept.
 
 use super::rules::{At, Shares};
 use super::slip::Slip;
@@ -159,7 +160,7 @@ impl<'a> Iteration<'a> {
         let sliced: Vec<usize> = self.wanted.iter().copied().filter(|k| self.scanned.contains(k)).collect();
         let collected: Vec<usize> = (n..at.g.len()).filter(|k| at.g[*k].is_some()).collect();
 
-        let values = computed(body);
+        let values = if at.sparing { vec![] } else { computed(body) };
         let exposed = keeping(body, 0..0, &values);
         let back = Backward::new(at, &exposed);
         let (replaced, copies, first) = {

@@ -125,6 +125,7 @@ pub(crate) fn pull_back<'g>(
             g: given[id.0 as usize].iter().map(|gs| sum(gs)).collect(),
             needs: node.operands.iter().map(is_marked).collect(),
             replaced: &replaced,
+            sparing: every > 0,
             slip,
         };
         if let Some(slip) = slip {

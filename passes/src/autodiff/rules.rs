@@ -20,6 +20,8 @@ pub struct At<'a, 'g> {
     /// Which operands' cotangents are asked for.
     pub needs: Vec<bool>,
     pub replaced: &'a RefCell<Replaced>,
+    /// Memory counts more than operations: regions keep as little as they can.
+    pub sparing: bool,
     /// A mistake that rules of regions are to make as well.
     pub slip: Option<&'a super::slip::Slip>,
 }
