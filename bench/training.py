@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A training step of nnc beside torch's and JAX's, as a table of Markdown:   training.py [--nnc target/release/nnc] [--threads 1 --threads 2] [NAME ...]
 With --curve STEPS, instead, the losses of that many steps on fresh batches: nnc's beside torch's, torch's on
-two threads beside torch's on one, and both beside torch's in f64.
+two threads beside torch's on one, and both beside torch's in f64. A rectifier whose input is all but 0 turns over by rounding, and the losses part:
+over 200 steps of the MLP torch 2.15 in f32 is 3.3e-3 from f64, and 1.6e-4 from itself on two threads; LeNet-5, without rectifiers, stays within 3e-7.
 
 All begin with the same weights and see the same batch; the error is nnc's largest difference from torch in f64 after one step (loss, weights),
 relative to the weights' largest. Where rectifiers turn over by rounding, as in the residual networks, that is 1e-2, for torch in f32 too.
