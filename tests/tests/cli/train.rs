@@ -100,7 +100,7 @@ fn activations_that_are_computed_again_change_no_bit() {
         call(f.path(), &format!("train again.nn --threads 1 --set every={every} --save again.npz")).ok();
         assert_eq!(std::fs::read(f.path().join("kept.npz")).unwrap(), std::fs::read(f.path().join("again.npz")).unwrap(), "every {every}");
     }
-    call(f.path(), "train again.nn --threads 1 --set every=-1").fails(2, &["error[E0203]", "checkpoint every -1"]);
+    call(f.path(), "train again.nn --threads 1 --set every=-1").fails(2, &["error[E0205]", "checkpoint every -1"]);
 }
 
 #[test]
