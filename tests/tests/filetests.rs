@@ -52,8 +52,8 @@ const COMMANDS: &[(&str, Command)] = &[
     ("optimize", optimize),
     ("lower", lower),
     ("gir", |case| device(case, |plan| Ok(plan.device_kernels().iter().map(|k| k.to_string() + "\n").collect()))),
-    ("ptx", |case| device(case, |plan| String::from_utf8(plan.code()).map_err(|e| e.to_string()))),
-    ("spirv", |case| device(case, |plan| disassembled(&plan.code()))),
+    ("ptx", |case| device(case, |plan| plan.code().map_err(|e| e.to_string()).and_then(|c| String::from_utf8(c).map_err(|e| e.to_string())))),
+    ("spirv", |case| device(case, |plan| plan.code().map_err(|e| e.to_string()).and_then(|c| disassembled(&c)))),
     ("run", |case| if case.text.contains("// run") { Ok(None) } else { Err("there is no `// run` line".into()) }),
 ];
 

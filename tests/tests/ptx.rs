@@ -102,7 +102,7 @@ fn matrix_units() {
         let gpu = Gpu { rounding: Some(rounding), ..Gpu::new(GpuIsa::Sm80) };
         let program = nnc_passes::compile(graph.clone(), &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
         let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
-        let text = String::from_utf8(runner.plan().code()).expect("text");
+        let text = String::from_utf8(runner.plan().code().expect("code")).expect("text");
         assert!(text.contains(&format!(".f32.{name}.{name}.f32")) && text.contains("ldmatrix"));
         near(name, &runner.run(&x).expect("values"), &want);
     }
@@ -127,7 +127,7 @@ fn halves() {
     let gpu = Gpu::new(GpuIsa::Sm80);
     let program = nnc_passes::compile(graph, &native_target().with_gpu(&gpu), &Options::default(), &mut ()).expect("a program");
     let runner = Runner::of(nnc_backends::gpu::plan::plan(program, &gpu).expect("a plan"), ptx::machine()).expect("a runner");
-    let text = String::from_utf8(runner.plan().code()).expect("text");
+    let text = String::from_utf8(runner.plan().code().expect("code")).expect("text");
     assert!(text.contains(".f32.f16.f16.f32") && text.contains("cp.async.cg") && !text.contains("fma.rn"));
     near("f16", &runner.run(&x).expect("values"), &want);
 }
@@ -137,7 +137,7 @@ fn halves() {
 fn counts(text: &str, gpu: &Gpu, instructions: &[(&str, usize)]) {
     let graph = nnc_frontend::nn::parse(text, "net.nn").unwrap_or_else(|r| panic!("{r}"));
     let program = nnc_passes::compile(graph, &native_target().with_gpu(gpu), &Options::default(), &mut ()).expect("a program");
-    let code = String::from_utf8(nnc_backends::gpu::plan::plan(program, gpu).expect("a plan").code()).expect("text");
+    let code = String::from_utf8(nnc_backends::gpu::plan::plan(program, gpu).expect("a plan").code().expect("code")).expect("text");
     for (instruction, n) in instructions {
         let found = code.lines().filter(|l| l.trim_start().starts_with(instruction)).count();
         assert_eq!(found, *n, "{instruction}, {gpu:?}");

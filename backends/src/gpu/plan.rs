@@ -200,13 +200,13 @@ impl Plan {
     }
 
     /// All kernels of the device in its language: the words of one SPIR-V module, or PTX.
-    pub fn code(&self) -> Vec<u8> {
+    pub fn code(&self) -> Result<Vec<u8>> {
         let kernels = self.device_kernels();
-        match self.device.isa {
-            GpuIsa::SpirV => spirv::module(&kernels).iter().flat_map(|w| w.to_le_bytes()).collect(),
+        Ok(match self.device.isa {
+            GpuIsa::SpirV => spirv::module(&kernels)?.iter().flat_map(|w| w.to_le_bytes()).collect(),
             GpuIsa::Sm80 => ptx::module(&kernels, "sm_80").into_bytes(),
             GpuIsa::Sm90 => ptx::module(&kernels, "sm_90").into_bytes(),
-        }
+        })
     }
 
     /// Which implementation each kernel got, and what the host computes instead of the device.

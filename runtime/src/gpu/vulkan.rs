@@ -345,7 +345,7 @@ impl Device for Vulkan {
 
     fn compile(&mut self, kernel: &Kernel) -> Result<Pipeline> {
         let device = &self.context.device;
-        let words = spirv::module(&[kernel]);
+        let words = spirv::module(&[kernel])?;
         let info = vk::ShaderModuleCreateInfo::default().code(&words);
         // SAFETY: the words are a module of a kernel that has verified.
         let module = unsafe { device.create_shader_module(&info, None) }.map_err(|e| failed("take a kernel", e))?;

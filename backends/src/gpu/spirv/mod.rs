@@ -1,4 +1,4 @@
-//! Kernels as SPIR-V 1.5 for Vulkan 1.2: words, written by hand.
+//! Kernels as SPIR-V 1.5 for Vulkan 1.2, by rspirv's builder.
 //!
 //! Buffer `i` of a kernel is a storage buffer at binding `i` of set 0, the scalars are 32-bit push constants. Names of entry points
 //! are [`entry_name`]'s. A module asks for no more capabilities than its kernels use.
@@ -6,9 +6,17 @@
 mod module;
 
 use super::gir::{Binary, Carried, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val};
-use module::{Id, Module, PointTo, Type};
-use spirv::{BuiltIn, Capability, Decoration, GlslStd450Op as GLOp, GroupOperation, Op as O, Scope, StorageClass};
-use std::collections::HashMap;
+use module::Module;
+use nnc_ir::Error;
+use rspirv::dr::{self, InsertPoint, Instruction, Operand};
+use rspirv::spirv::{
+    BuiltIn, Capability, Decoration, FunctionControl, GlslStd450Op as GLOp, GroupOperation, LoopControl, MemorySemantics, Op as O, Scope,
+    SelectionControl, StorageClass, Word,
+};
+use std::collections::BTreeMap;
+
+/// What the builder refuses: instructions outside of blocks, blocks outside of functions.
+type Result<T> = std::result::Result<T, dr::Error>;
 
 /// What kernel `i` of a module is called.
 pub fn entry_name(i: usize, k: &Kernel) -> String {
@@ -17,160 +25,147 @@ pub fn entry_name(i: usize, k: &Kernel) -> String {
 }
 
 /// One module that holds all these kernels, which have verified.
-pub fn module(kernels: &[&Kernel]) -> Vec<u32> {
+pub fn module(kernels: &[&Kernel]) -> nnc_ir::Result<Vec<u32>> {
     let mut m = Module::new();
     for (i, k) in kernels.iter().enumerate() {
-        Printer::print(&mut m, k, &entry_name(i, k));
+        Printer::print(&mut m, k, &entry_name(i, k)).map_err(|e| Error::internal(format!("kernel {} as SPIR-V: {e}", k.name)))?;
     }
-    m.finish()
+    Ok(m.finish())
 }
 
 struct Printer<'a> {
     m: &'a mut Module,
     k: &'a Kernel,
-    /// The number of value 0; the others follow.
-    first: Id,
-    /// Constants have one number in the whole module.
-    constants: HashMap<Val, Id>,
-    buffers: Vec<Id>,
-    shared: Vec<Id>,
-    scalars: Option<Id>,
-    builtins: HashMap<u32, Id>,
+    /// By value; constants have one number in the whole module.
+    values: Vec<Word>,
+    buffers: Vec<Word>,
+    shared: Vec<Word>,
+    scalars: Option<Word>,
+    builtins: BTreeMap<BuiltIn, Word>,
     /// The block that instructions go to.
-    current: Id,
+    current: Word,
 }
 
 impl Printer<'_> {
-    fn print(m: &mut Module, k: &Kernel, name: &str) {
-        let first = m.ids(k.types.len());
-        let mut p =
-            Printer { m, k, first, constants: HashMap::new(), buffers: vec![], shared: vec![], scalars: None, builtins: HashMap::new(), current: 0 };
+    fn print(m: &mut Module, k: &Kernel, name: &str) -> Result<()> {
+        let values = k.types.iter().map(|_| m.b.id()).collect();
+        let mut p = Printer { m, k, values, buffers: vec![], shared: vec![], scalars: None, builtins: BTreeMap::new(), current: 0 };
         p.globals();
-        let (void, function_type) = (p.m.ty(Type::Void), p.m.ty(Type::Function));
-        let function = p.m.id();
-        p.m.code(O::Function, &[void, function, 0, function_type]);
-        let start = p.m.id();
-        p.label(start);
-        p.block(&k.body);
-        p.m.code(O::Return, &[]);
-        p.m.code(O::FunctionEnd, &[]);
-        let interface: Vec<Id> =
-            p.buffers.iter().chain(&p.shared).chain(&p.scalars).copied().chain(sorted(&p.builtins).into_iter().map(|(_, id)| id)).collect();
+        let void = p.m.b.type_void();
+        let of = p.m.b.type_function(void, []);
+        let function = p.m.b.begin_function(void, None, FunctionControl::NONE, of)?;
+        let start = p.m.b.id();
+        p.label(start)?;
+        p.block(&k.body)?;
+        p.m.b.ret()?;
+        p.m.b.end_function()?;
+        let interface: Vec<Word> = p.buffers.iter().chain(&p.shared).chain(&p.scalars).chain(p.builtins.values()).copied().collect();
         p.m.entry(function, name, k.threads, &interface);
+        Ok(())
     }
 
     fn globals(&mut self) {
         for (i, b) in self.k.buffers.iter().enumerate() {
-            let v = self.m.variable(StorageClass::StorageBuffer, PointTo::Buffer(b.elem));
-            self.m.decorate(v, Decoration::DescriptorSet, &[0]);
-            self.m.decorate(v, Decoration::Binding, &[i as u32]);
+            let t = self.m.buffer(b.elem);
+            let v = self.m.variable(StorageClass::StorageBuffer, t);
+            self.m.b.decorate(v, Decoration::DescriptorSet, [0u32.into()]);
+            self.m.b.decorate(v, Decoration::Binding, [(i as u32).into()]);
             if !b.written {
-                self.m.decorate(v, Decoration::NonWritable, &[]);
+                self.m.b.decorate(v, Decoration::NonWritable, []);
             }
             self.buffers.push(v);
         }
         for s in &self.k.shared {
-            let v = self.m.variable(StorageClass::Workgroup, PointTo::Array(s.elem, s.len));
-            self.shared.push(v);
+            let t = self.m.array(s.elem, s.len);
+            self.shared.push(self.m.variable(StorageClass::Workgroup, t));
         }
         if self.k.scalars > 0 {
-            self.scalars = Some(self.m.variable(StorageClass::PushConstant, PointTo::Scalars(self.k.scalars)));
+            let t = self.m.scalars(self.k.scalars);
+            self.scalars = Some(self.m.variable(StorageClass::PushConstant, t));
         }
     }
 
     /// A variable that the device fills.
-    fn builtin(&mut self, b: BuiltIn, to: PointTo) -> Id {
-        if let Some(v) = self.builtins.get(&(b as u32)) {
+    fn builtin(&mut self, b: BuiltIn, to: Word) -> Word {
+        if let Some(v) = self.builtins.get(&b) {
             return *v;
         }
         let v = self.m.variable(StorageClass::Input, to);
-        self.m.decorate(v, Decoration::BuiltIn, &[b as u32]);
-        self.builtins.insert(b as u32, v);
+        self.m.b.decorate(v, Decoration::BuiltIn, [Operand::BuiltIn(b)]);
+        self.builtins.insert(b, v);
         v
     }
 
-    fn id(&self, v: Val) -> Id {
-        self.constants.get(&v).copied().unwrap_or(self.first + v.0)
+    fn id(&self, v: Val) -> Word {
+        self.values[v.0 as usize]
     }
 
-    fn ty(&mut self, v: Val) -> Id {
-        self.m.value_type(self.k.ty(v))
+    fn ty(&mut self, v: Val) -> Word {
+        self.m.value(self.k.ty(v))
     }
 
-    fn label(&mut self, id: Id) {
-        self.m.code(O::Label, &[id]);
-        self.current = id;
+    fn label(&mut self, id: Word) -> Result<()> {
+        self.current = self.m.b.begin_block(Some(id))?;
+        Ok(())
     }
 
-    fn jump(&mut self, to: Id) {
-        self.m.code(O::Branch, &[to]);
+    fn block(&mut self, body: &[Stmt]) -> Result<()> {
+        body.iter().try_for_each(|s| self.stmt(s))
     }
 
-    fn block(&mut self, body: &[Stmt]) {
-        body.iter().for_each(|s| self.stmt(s));
-    }
-
-    fn stmt(&mut self, s: &Stmt) {
+    fn stmt(&mut self, s: &Stmt) -> Result<()> {
         match s {
             Stmt::Let(v, Op::Const(ty, bits)) => {
-                let id = self.m.constant(*ty, *bits);
-                self.constants.insert(*v, id);
+                self.values[v.0 as usize] = self.m.constant(*ty, *bits);
+                Ok(())
             }
             Stmt::Let(v, op) => self.value(*v, op),
             Stmt::Store { to, index, value } => {
-                let at = self.place(*to, *index);
-                let elem = self.k.elem(*to);
-                let mut bits = self.id(*value);
+                let (at, elem, mut bits) = (self.place(*to, *index)?, self.k.elem(*to), self.id(*value));
                 if elem.bytes() < 4 {
-                    let (t, narrow) = (self.m.ty(Type::Memory(elem)), self.m.id());
-                    self.m.code(O::UConvert, &[t, narrow, bits]);
-                    bits = narrow;
+                    let t = self.m.element(elem);
+                    bits = self.m.b.u_convert(t, None, bits)?;
                 }
-                self.m.code(O::Store, &[at, bits]);
+                self.m.b.store(at, bits, None, [])
             }
             Stmt::If { cond, then, otherwise, joined } => {
-                let (a, b, join) = (self.m.id(), self.m.id(), self.m.id());
-                self.m.code(O::SelectionMerge, &[join, 0]);
-                self.m.code(O::BranchConditional, &[self.id(*cond), a, b]);
+                let [a, b, join] = self.labels();
+                self.m.b.selection_merge(join, SelectionControl::NONE)?;
+                self.m.b.branch_conditional(self.id(*cond), a, b, [])?;
                 let mut ends = vec![];
                 for (label, body) in [(a, then), (b, otherwise)] {
-                    self.label(label);
-                    self.block(body);
+                    self.label(label)?;
+                    self.block(body)?;
                     ends.push(self.current);
-                    self.jump(join);
+                    self.m.b.branch(join)?;
                 }
-                self.label(join);
+                self.label(join)?;
                 for j in joined {
-                    let t = self.ty(j.value);
-                    self.m.code(O::Phi, &[t, self.id(j.value), self.id(j.then), ends[0], self.id(j.otherwise), ends[1]]);
+                    self.phi(j.value, [(j.then, ends[0]), (j.otherwise, ends[1])])?;
                 }
+                Ok(())
             }
             Stmt::For { index, lo, hi, carried, body } => {
-                let t = self.ty(*index);
-                let (next, more, bool) = (self.m.id(), self.m.id(), self.m.value_type(Ty::Bool));
+                let (t, bool, next) = (self.ty(*index), self.m.value(Ty::Bool), self.m.b.id());
                 let one = self.m.constant(self.k.ty(*index), 1);
                 let (index, lo, hi) = (self.id(*index), self.id(*lo), self.id(*hi));
-                let phi = Some((t, index, lo, next));
                 self.loop_(
-                    phi,
+                    Some((t, index, lo, next)),
                     carried,
-                    |p| {
-                        p.m.code(O::SLessThan, &[bool, more, index, hi]);
-                        more
-                    },
+                    |p| p.m.b.s_less_than(bool, None, index, hi),
                     body,
-                    |p| p.m.code(O::IAdd, &[t, next, index, one]),
-                );
+                    |p| p.m.b.i_add(t, Some(next), index, one).map(drop),
+                )
             }
             Stmt::While { carried, head, cond, body } => self.loop_(
                 None,
                 carried,
                 |p| {
-                    p.block(head);
-                    p.id(*cond)
+                    p.block(head)?;
+                    Ok(p.id(*cond))
                 },
                 body,
-                |_| {},
+                |_| Ok(()),
             ),
             // The verifier leaves none for devices that take SPIR-V.
             Stmt::LoadVector { .. }
@@ -179,158 +174,172 @@ impl Printer<'_> {
             | Stmt::MultiplyMatrices { .. }
             | Stmt::Copy { .. }
             | Stmt::CloseCopies
-            | Stmt::AwaitCopies { .. } => {}
+            | Stmt::AwaitCopies { .. } => Ok(()),
             Stmt::Barrier => {
-                // Acquire and release, of storage buffers and of the group's memory.
-                let (scope, semantics) = (self.m.constant(Ty::I32, Scope::Workgroup as u64), self.m.constant(Ty::I32, 0x8 | 0x40 | 0x100));
-                self.m.code(O::ControlBarrier, &[scope, scope, semantics]);
+                let order = MemorySemantics::ACQUIRE_RELEASE | MemorySemantics::UNIFORM_MEMORY | MemorySemantics::WORKGROUP_MEMORY;
+                let (scope, order) = (self.m.constant(Ty::I32, Scope::Workgroup as u64), self.m.constant(Ty::I32, order.bits().into()));
+                self.m.b.control_barrier(scope, scope, order)
             }
         }
     }
 
-    /// Blocks of a loop: a head of nothing but phis, the test, the body, what goes back, and where it ends.
+    fn labels<const N: usize>(&mut self) -> [Word; N] {
+        std::array::from_fn(|_| self.m.b.id())
+    }
+
+    /// The value that comes from either block.
+    fn phi(&mut self, v: Val, from: [(Val, Word); 2]) -> Result<()> {
+        let (t, from) = (self.ty(v), from.map(|(v, block)| (self.id(v), block)));
+        self.m.b.phi(t, Some(self.id(v)), from).map(drop)
+    }
+
+    /// Blocks of a loop: a head of nothing but phis, the test, the body, what goes back, and where it ends. `index` is the type, the value,
+    /// the first and the next one of what counts.
     fn loop_(
         &mut self,
-        index: Option<(Id, Id, Id, Id)>,
+        index: Option<(Word, Word, Word, Word)>,
         carried: &[Carried],
-        test: impl FnOnce(&mut Self) -> Id,
+        test: impl FnOnce(&mut Self) -> Result<Word>,
         body: &[Stmt],
-        step: impl FnOnce(&mut Self),
-    ) {
-        let (head, ask, inner, back, end) = (self.m.id(), self.m.id(), self.m.id(), self.m.id(), self.m.id());
+        step: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let [head, ask, inner, back, end] = self.labels();
         let before = self.current;
-        self.jump(head);
-        self.label(head);
+        self.m.b.branch(head)?;
+        self.label(head)?;
         if let Some((t, id, first, next)) = index {
-            self.m.code(O::Phi, &[t, id, first, before, next, back]);
+            self.m.b.phi(t, Some(id), [(first, before), (next, back)])?;
         }
         for c in carried {
-            let t = self.ty(c.value);
-            self.m.code(O::Phi, &[t, self.id(c.value), self.id(c.first), before, self.id(c.next), back]);
+            self.phi(c.value, [(c.first, before), (c.next, back)])?;
         }
-        self.m.code(O::LoopMerge, &[end, back, 0]);
-        self.jump(ask);
-        self.label(ask);
-        let cond = test(self);
-        self.m.code(O::BranchConditional, &[cond, inner, end]);
-        self.label(inner);
-        self.block(body);
-        self.jump(back);
-        self.label(back);
-        step(self);
-        self.jump(head);
-        self.label(end);
+        self.m.b.loop_merge(end, back, LoopControl::NONE, [])?;
+        self.m.b.branch(ask)?;
+        self.label(ask)?;
+        let cond = test(self)?;
+        self.m.b.branch_conditional(cond, inner, end, [])?;
+        self.label(inner)?;
+        self.block(body)?;
+        self.m.b.branch(back)?;
+        self.label(back)?;
+        step(self)?;
+        self.m.b.branch(head)?;
+        self.label(end)
     }
 
     /// A pointer to an element.
-    fn place(&mut self, s: Space, index: Val) -> Id {
-        let elem = self.k.elem(s);
-        let zero = self.m.constant(Ty::I32, 0);
+    fn place(&mut self, s: Space, index: Val) -> Result<Word> {
+        let (element, zero) = (self.m.element(self.k.elem(s)), self.m.constant(Ty::I32, 0));
         let (class, base, path) = match s {
             Space::Global(i) => (StorageClass::StorageBuffer, self.buffers[i as usize], vec![zero, self.id(index)]),
             Space::Shared(i) => (StorageClass::Workgroup, self.shared[i as usize], vec![self.id(index)]),
         };
-        let t = self.m.ty(Type::Pointer(class, memory(elem)));
-        let at = self.m.id();
-        self.m.code(O::AccessChain, &[&[t, at, base], &path[..]].concat());
-        at
+        let t = self.m.b.type_pointer(None, class, element);
+        self.m.b.access_chain(t, None, base, path)
     }
 
-    fn input(&mut self, b: BuiltIn, axis: u32) -> Id {
-        let v = self.builtin(b, PointTo::Vector);
-        let (vector, whole, part, t) = (self.m.ty(Type::Vector), self.m.id(), self.m.id(), self.m.value_type(Ty::I32));
-        self.m.code(O::Load, &[vector, whole, v]);
-        self.m.code(O::CompositeExtract, &[t, part, whole, axis]);
-        part
+    fn input(&mut self, b: BuiltIn, axis: u32) -> Result<Word> {
+        let (vector, t) = (self.m.vector(), self.m.value(Ty::I32));
+        let v = self.builtin(b, vector);
+        let whole = self.m.b.load(vector, None, v, None, [])?;
+        self.m.b.composite_extract(t, None, whole, [axis])
     }
 
-    fn glsl(&mut self, v: Val, op: GLOp, operands: &[Val]) {
-        let t = self.ty(v);
-        let ids: Vec<Id> = operands.iter().map(|o| self.id(*o)).collect();
-        self.m.code(O::ExtInst, &[&[t, self.id(v), self.m.glsl, op as u32], &ids[..]].concat());
+    fn glsl(&mut self, v: Val, op: GLOp, operands: &[Val]) -> Result<()> {
+        let (t, set) = (self.ty(v), self.m.glsl);
+        let operands: Vec<Operand> = operands.iter().map(|o| Operand::IdRef(self.id(*o))).collect();
+        self.m.b.ext_inst(t, Some(self.id(v)), set, op as u32, operands).map(drop)
     }
 
-    fn plain(&mut self, v: Val, op: O, operands: &[Id]) {
-        let t = self.ty(v);
-        self.m.code(op, &[&[t, self.id(v)], operands].concat());
+    /// An instruction of values.
+    fn plain(&mut self, v: Val, op: O, operands: &[Word]) -> Result<()> {
+        self.with(v, op, operands.iter().map(|o| Operand::IdRef(*o)).collect())
     }
 
-    fn value(&mut self, v: Val, op: &Op) {
+    fn with(&mut self, v: Val, op: O, operands: Vec<Operand>) -> Result<()> {
+        let instruction = Instruction::new(op, Some(self.ty(v)), Some(self.id(v)), operands);
+        self.m.b.insert_into_block(InsertPoint::End, instruction)
+    }
+
+    fn value(&mut self, v: Val, op: &Op) -> Result<()> {
         let id = |p: &Self, v: Val| p.id(v);
         match *op {
-            Op::Const(..) => {}
+            Op::Const(..) => Ok(()),
             Op::Scalar(i) => {
-                let t = self.m.ty(Type::Pointer(StorageClass::PushConstant, PointTo::Value(Ty::I32)));
-                let (at, member, base) = (self.m.id(), self.m.constant(Ty::I32, i.into()), self.scalars.unwrap_or_default());
-                self.m.code(O::AccessChain, &[t, at, base, member]);
-                self.plain(v, O::Load, &[at]);
+                let t = self.m.value(Ty::I32);
+                let t = self.m.b.type_pointer(None, StorageClass::PushConstant, t);
+                let (member, base) = (self.m.constant(Ty::I32, i.into()), self.scalars.unwrap_or_default());
+                let at = self.m.b.access_chain(t, None, base, [member])?;
+                self.plain(v, O::Load, &[at])
             }
             Op::Thread => {
-                let x = self.input(BuiltIn::LocalInvocationId, 0);
-                self.plain(v, O::CopyObject, &[x]);
+                let x = self.input(BuiltIn::LocalInvocationId, 0)?;
+                self.plain(v, O::CopyObject, &[x])
             }
             // The line of groups is folded into two axes.
             Op::Group => {
-                let (x, y, width) = (self.input(BuiltIn::WorkgroupId, 0), self.input(BuiltIn::WorkgroupId, 1), self.input(BuiltIn::NumWorkgroups, 0));
-                let (t, rows) = (self.m.value_type(Ty::I32), self.m.id());
-                self.m.code(O::IMul, &[t, rows, y, width]);
-                self.plain(v, O::IAdd, &[rows, x]);
+                let (x, y, width) =
+                    (self.input(BuiltIn::WorkgroupId, 0)?, self.input(BuiltIn::WorkgroupId, 1)?, self.input(BuiltIn::NumWorkgroups, 0)?);
+                let t = self.m.value(Ty::I32);
+                let rows = self.m.b.i_mul(t, None, y, width)?;
+                self.plain(v, O::IAdd, &[rows, x])
             }
             Op::Groups => {
-                let (x, y) = (self.input(BuiltIn::NumWorkgroups, 0), self.input(BuiltIn::NumWorkgroups, 1));
-                self.plain(v, O::IMul, &[x, y]);
+                let (x, y) = (self.input(BuiltIn::NumWorkgroups, 0)?, self.input(BuiltIn::NumWorkgroups, 1)?);
+                self.plain(v, O::IMul, &[x, y])
             }
             Op::Lane | Op::Lanes => {
                 self.m.need(Capability::GroupNonUniform);
                 let b = if *op == Op::Lane { BuiltIn::SubgroupLocalInvocationId } else { BuiltIn::SubgroupSize };
-                let at = self.builtin(b, PointTo::Value(Ty::I32));
-                self.plain(v, O::Load, &[at]);
+                let t = self.m.value(Ty::I32);
+                let at = self.builtin(b, t);
+                self.plain(v, O::Load, &[at])
             }
             Op::Unary(u, a) => self.unary(v, u, a),
             Op::Binary(b, x, y) => {
                 let op = binary(b, self.k.ty(x));
-                self.plain(v, op, &[id(self, x), id(self, y)]);
                 // Results are the same on every device: what may be one rounding says so.
                 if matches!(op, O::FAdd | O::FSub | O::FMul) {
-                    self.m.decorate(self.id(v), Decoration::NoContraction, &[]);
+                    self.m.b.decorate(self.id(v), Decoration::NoContraction, []);
                 }
+                self.plain(v, op, &[id(self, x), id(self, y)])
             }
             Op::MulAdd(a, b, c) => self.glsl(v, GLOp::Fma, &[a, b, c]),
             Op::Compare(c, a, b) => self.plain(v, compare(c, self.k.ty(a)), &[id(self, a), id(self, b)]),
             // The verifier leaves none for devices that take SPIR-V.
-            Op::Pair(..) | Op::Tf32(_) => {}
+            Op::Pair(..) | Op::Tf32(_) => Ok(()),
             Op::Select(c, a, b) => self.plain(v, O::Select, &[id(self, c), id(self, a), id(self, b)]),
             Op::Convert(Convert::FromBool, _, a) => {
                 let (one, zero) = (self.m.constant(Ty::I32, 1), self.m.constant(Ty::I32, 0));
-                self.plain(v, O::Select, &[id(self, a), one, zero]);
+                self.plain(v, O::Select, &[id(self, a), one, zero])
             }
             Op::Convert(c, _, a) => self.plain(v, conversion(c), &[id(self, a)]),
             Op::Load { from, index } => {
-                let at = self.place(from, index);
-                let elem = self.k.elem(from);
+                let (at, elem) = (self.place(from, index)?, self.k.elem(from));
                 if elem.bytes() >= 4 {
                     return self.plain(v, O::Load, &[at]);
                 }
-                let (t, narrow) = (self.m.ty(Type::Memory(elem)), self.m.id());
-                self.m.code(O::Load, &[t, narrow, at]);
-                self.plain(v, if matches!(elem, Elem::I8 | Elem::I16) { O::SConvert } else { O::UConvert }, &[narrow]);
+                let t = self.m.element(elem);
+                let narrow = self.m.b.load(t, None, at, None, [])?;
+                self.plain(v, if matches!(elem, Elem::I8 | Elem::I16) { O::SConvert } else { O::UConvert }, &[narrow])
             }
             Op::SubgroupFold(f, a) => {
                 self.m.need(Capability::GroupNonUniform);
                 self.m.need(Capability::GroupNonUniformArithmetic);
                 let scope = self.m.constant(Ty::I32, Scope::Subgroup as u64);
-                self.plain(v, fold(f, self.k.ty(a)), &[scope, GroupOperation::Reduce as u32, id(self, a)]);
+                let operands = vec![Operand::IdScope(scope), Operand::GroupOperation(GroupOperation::Reduce), Operand::IdRef(self.id(a))];
+                self.with(v, fold(f, self.k.ty(a)), operands)
             }
             Op::SubgroupXor(a, mask) => {
                 self.m.need(Capability::GroupNonUniform);
                 self.m.need(Capability::GroupNonUniformShuffle);
                 let (scope, mask) = (self.m.constant(Ty::I32, Scope::Subgroup as u64), self.m.constant(Ty::I32, mask.into()));
-                self.plain(v, O::GroupNonUniformShuffleXor, &[scope, id(self, a), mask]);
+                self.plain(v, O::GroupNonUniformShuffleXor, &[scope, id(self, a), mask])
             }
         }
     }
 
-    fn unary(&mut self, v: Val, u: Unary, a: Val) {
+    fn unary(&mut self, v: Val, u: Unary, a: Val) -> Result<()> {
         let x = self.id(a);
         match u {
             Unary::Neg => self.plain(v, O::FNegate, &[x]),
@@ -344,16 +353,6 @@ impl Printer<'_> {
             Unary::Trunc => self.glsl(v, GLOp::Trunc, &[a]),
         }
     }
-}
-
-fn sorted(builtins: &HashMap<u32, Id>) -> Vec<(u32, Id)> {
-    let mut out: Vec<(u32, Id)> = builtins.iter().map(|(b, id)| (*b, *id)).collect();
-    out.sort_unstable();
-    out
-}
-
-fn memory(e: Elem) -> PointTo {
-    if e.bytes() < 4 { PointTo::Memory(e) } else { PointTo::Value(e.ty()) }
 }
 
 fn binary(b: Binary, ty: Ty) -> O {

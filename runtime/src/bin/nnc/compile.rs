@@ -69,7 +69,7 @@ fn gpu(a: &Compile, emit: Emit, output: &Path, options: &Options) -> Outcome {
     // One program serves all kinds of devices: its memory and its launches are the same.
     let program = build::gpu_program(graph, &devices[0], options, &mut watch)?;
     let mut artefact = Artefact::new(program, &devices)?;
-    let (mut code, mut kernels, mut on_device) = (vec![], 0, vec![]);
+    let (mut code, mut kernels, mut on_device) = (Ok(vec![]), 0, vec![]);
     artefact.each_plan(&mut |plan| {
         watch.plan(plan);
         kernels = plan.kernels.len();
@@ -79,6 +79,7 @@ fn gpu(a: &Compile, emit: Emit, output: &Path, options: &Options) -> Outcome {
         }
     });
     watch.finish()?;
+    let code = code?;
     file(output, |f| match emit {
         Emit::Nncg => artefact.write(f),
         _ => f.write_all(&code).map_err(|e| Error::io(format!("cannot write {}: {e}", output.display()))),
