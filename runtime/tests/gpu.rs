@@ -11,8 +11,9 @@ use nnc::ir::ops::Op;
 use nnc::ir::ops::composite::activation::Act;
 use nnc::ir::ops::composite::norm::{LayerNorm, LogSoftmax, Softmax};
 use nnc::ir::ops::contract::{Conv, Layout, MatMul, Post};
+use nnc::ir::ops::reduce::{Reduce, ReduceKind};
 use nnc::ir::target::{Gpu, GpuIsa, Rounding};
-use nnc::ir::{DType, Dim, ScalarFn, Tensor, Type};
+use nnc::ir::{DType, Dim, Graph, ScalarFn, Tensor, Type};
 
 /// An operand: each axis a size, and a symbol where the program is not to know it.
 type Shape<'a> = &'a [(i64, &'a str)];
@@ -42,20 +43,24 @@ fn check(c: &Case) {
     let x: Vec<_> = types.enumerate().map(|(i, t)| b.input(format!("x{i}"), t)).collect();
     let y = b.op(c.op.clone(), &x);
     b.output("y", y);
-    let graph = b.finish().expect("a graph");
+    held(&b.finish().expect("a graph"), c.by, c.x);
+}
+
+/// As [`check`], for a graph of which a kernel is to be computed `by` this.
+fn held(graph: &Graph, by: &str, x: &[Shape]) {
     for (isa, lanes, rounding) in [(GpuIsa::SpirV, 8, None), (GpuIsa::Sm90, 32, None), (GpuIsa::Sm90, 32, BF16), (GpuIsa::Sm90, 32, TF32)] {
         let device = Gpu { rounding, ..Gpu::new(isa) };
         let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
         let runner = Runner::new(program, Simulated::new(device, lanes)).expect("a runner");
         let chosen = runner.plan().selections();
-        assert!(chosen.iter().any(|s| s.implementation == c.by), "{}: {:?}", c.by, chosen.iter().map(|s| &s.refused).collect::<Vec<_>>());
+        assert!(chosen.iter().any(|s| s.implementation == by), "{}: {:?}", by, chosen.iter().map(|s| &s.refused).collect::<Vec<_>>());
         for salt in 0..3 {
-            let inputs: Vec<Tensor> = c.x.iter().enumerate().map(|(i, s)| data(s, 7 * salt + i)).collect();
-            let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
+            let inputs: Vec<Tensor> = x.iter().enumerate().map(|(i, s)| data(s, 7 * salt + i)).collect();
+            let want = run(graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
             let got = runner.run(&inputs).expect("the device")[0].to_f64s();
             let most = want.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
             for (i, (g, w)) in got.iter().zip(&want).enumerate() {
-                assert!((g - w).abs() <= 2e-5 * most, "{} on {isa:?}, run {salt}: y[{i}] is {g}, not {w}", c.by);
+                assert!((g - w).abs() <= 2e-5 * most, "{} on {isa:?}, run {salt}: y[{i}] is {g}, not {w}", by);
             }
             assert_eq!(got.len(), want.len());
         }
@@ -134,6 +139,31 @@ fn rows_by_groups() {
     check(&Case { by, op: Op::from(LogSoftmax { axis: 1 }), x: &[&[(3, ""), (700, "")]] });
     let norm = LayerNorm { axis: 1, epsilon: Real(1e-5) };
     check(&Case { by, op: Op::from(norm), x: &[&[(4, ""), (6, ""), (30, "")], &[(6, ""), (30, "")], &[(6, ""), (30, "")]] });
+}
+
+/// Folds that are long for their number: of an axis, of several, of sizes that only the run knows, with what is fused around them.
+#[test]
+fn folds_by_groups() {
+    let by = "folds by groups";
+    let fold = |kind, axes: &[usize]| Op::from(Reduce { kind, axes: axes.to_vec(), keepdims: false });
+    check(&Case { by, op: fold(ReduceKind::Sum, &[1]), x: &[&[(5, ""), (700, "")]] });
+    check(&Case { by, op: fold(ReduceKind::Max, &[0]), x: &[&[(300, ""), (7, "")]] });
+    check(&Case { by, op: fold(ReduceKind::Min, &[0, 2]), x: &[&[(70, "N"), (3, ""), (5, "")]] });
+    check(&Case { by, op: fold(ReduceKind::Sum, &[1, 2]), x: &[&[(2, ""), (7, "H"), (9, "W")]] });
+    // A product of few rows is one, too.
+    check(&Case { by, op: product(true, vec![Post::Bias, RELU]), x: &[&[(2, ""), (100, "")], &[(30, ""), (100, "")], &[(30, "")]] });
+    let b = Builder::new("case");
+    let x = b.input("x0", Type::of(DType::F32, &[4, 90]));
+    let largest = x.reduce(ReduceKind::Max, &[1], true);
+    b.output("y", (x - largest).map(ScalarFn::Exp).reduce(ReduceKind::Sum, &[1], false).map(ScalarFn::Log));
+    held(&b.finish().expect("a graph"), by, &[&[(4, ""), (90, "")]]);
+    let b = Builder::new("case");
+    let x = b.input("x0", Type::of(DType::F32, &[4, 90]));
+    b.output("y", x.cast(DType::I64).reduce(ReduceKind::Sum, &[1], false).cast(DType::F32));
+    held(&b.finish().expect("a graph"), by, &[&[(4, ""), (90, "")]]);
+    // Short ones, and many of them, are threads' loops.
+    check(&Case { by: "loops", op: fold(ReduceKind::Sum, &[1]), x: &[&[(5, ""), (31, "")]] });
+    check(&Case { by: "loops", op: fold(ReduceKind::Sum, &[1]), x: &[&[(2049, ""), (32, "")]] });
 }
 
 /// Operands that bf16 and tf32 hold exactly give what f32 gives, by way of matrix units: tiles of both sizes, edges, and a product by loops beside.

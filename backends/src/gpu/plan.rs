@@ -46,12 +46,13 @@ pub fn plan(program: Program, device: &Gpu) -> Result<Plan, Report> {
     Ok(Plan { program, device: device.clone(), kernels })
 }
 
-/// What the loops of a kernel become where nothing better is chosen.
+/// What the loops of a kernel become where nothing better is chosen: a group a task, or a thread.
+const FOLDS: &str = "folds by groups";
 const LOOPS: &str = "loops";
 
 /// The implementation of this name, as [`DeviceKernel`] has it.
 pub fn implementation(name: &str) -> Option<&'static str> {
-    kernels::names().chain([LOOPS]).find(|n| *n == name)
+    kernels::names().chain([FOLDS, LOOPS]).find(|n| *n == name)
 }
 
 /// Looks for a kernel of the operation, then lowers the loops.
@@ -59,7 +60,13 @@ fn place(k: &nnc_ir::kernel::Kernel, offsets: Vec<bool>, device: &Gpu) -> Result
     let (chosen, mut refused) = kernels::choose(k, &offsets, device);
     let (implementation, lowered) = match chosen {
         Some((name, lowered)) => (name, Ok(lowered)),
-        None => (LOOPS, lower::lower(k, &offsets, device)),
+        None => match lower::fold::lower(k, &offsets, device) {
+            Some(Ok(lowered)) => (FOLDS, Ok(lowered)),
+            folds => {
+                refused.extend(folds.and_then(Result::err).map(|why| (FOLDS, why)));
+                (LOOPS, lower::lower(k, &offsets, device))
+            }
+        },
     };
     Ok(match lowered.and_then(|l| missing(&l.kernel, device).map_or(Ok(l), Err)) {
         Ok(Lowered { kernel, fails, groups, scalars }) => {

@@ -128,6 +128,12 @@ struct Frame {
     most: usize,
 }
 
+impl AsMut<Builder> for Frame {
+    fn as_mut(&mut self) -> &mut Builder {
+        &mut self.b
+    }
+}
+
 impl Frame {
     /// A dimension: a constant, or a scalar of the launch. Asked for outside of all regions.
     fn size(&mut self, d: &Dim) -> Result<Val> {

@@ -1,9 +1,9 @@
 //! Functions of whole rows: a group takes a row, its threads every so many elements of it.
 
-use super::{Frame, Result, Site, barrier, no};
-use crate::gpu::gir::build::Builder;
-use crate::gpu::gir::{Binary, Compare, Convert, Elem, Op as Gir, Space, Ty, Unary, Val};
+use super::{Frame, Result, Site, no};
+use crate::gpu::gir::{Binary, Compare, Convert, Elem, Op as Gir, Ty, Unary, Val};
 use crate::gpu::lower::Lowered;
+use crate::gpu::lower::fold::Partials;
 use crate::gpu::lower::scalar::float;
 use nnc_ir::ops::Op;
 use nnc_ir::{DType, Dim, ScalarFn, Type};
@@ -12,19 +12,17 @@ use nnc_ir::{DType, Dim, ScalarFn, Type};
 const LEAST: i64 = 64;
 
 /// A row as the threads of a group walk it.
-struct Row {
+struct Row<'a> {
     start: Val,
     length: Val,
     thread: Val,
     threads: u32,
     /// Elements of a thread, at most.
     steps: Val,
-    /// Partial results of the threads, then of a few of them: their number's root.
-    partial: [Space; 2],
-    root: u32,
+    partials: &'a Partials,
 }
 
-impl Row {
+impl Row<'_> {
     /// Folds what `f` makes of the thread's elements, then of all threads: in the same order on every device.
     fn fold(&self, f: &mut Frame, fun: ScalarFn, none: f32, mut of: impl FnMut(&mut Frame, Val, Val) -> Result<Val>) -> Result<Val> {
         let (zero, none) = (f.b.i32(0), f.b.f32(none));
@@ -38,28 +36,7 @@ impl Row {
         let v = f.b.select(inside, v, none);
         let next = float(&mut f.b, fun, DType::F32, sum, v)?;
         f.b.end_for(index, (zero, self.steps), &[none], &[sum], vec![next]);
-        f.b.store(self.partial[0], self.thread, sum);
-        barrier(&mut f.b);
-        let some = f.b.compare_with(Compare::Lt, self.thread, self.root.into());
-        f.b.begin();
-        let v = self.gather(&mut f.b, fun, self.partial[0], self.thread, self.root)?;
-        f.b.store(self.partial[1], self.thread, v);
-        let body = f.b.end();
-        f.b.join(some, (body, vec![]), (vec![], vec![]));
-        barrier(&mut f.b);
-        self.gather(&mut f.b, fun, self.partial[1], zero, 1)
-    }
-
-    fn gather(&self, b: &mut Builder, fun: ScalarFn, from: Space, first: Val, apart: u32) -> Result<Val> {
-        let mut values: Vec<Val> = vec![];
-        for i in 0..self.root {
-            let at = b.with(Binary::Add, first, (i * apart).into());
-            values.push(b.load(from, at));
-        }
-        while values.len() > 1 {
-            values = values.chunks(2).map(|p| float(b, fun, DType::F32, p[0], p[1])).collect::<Result<_>>()?;
-        }
-        Ok(values[0])
+        self.partials.fold(f, self.thread, sum, &mut |f, a, b| float(&mut f.b, fun, DType::F32, a, b))
     }
 
     /// The place of the thread's element in a step, and whether there is one.
@@ -104,14 +81,14 @@ pub fn rows(s: &Site) -> Result<Lowered> {
     if length.as_const().is_some_and(|n| n < LEAST) {
         return no(format!("rows of {length}: a thread takes one"));
     }
-    let root = if length.as_const().is_some_and(|n| n <= 512) { 8 } else { 16 };
+    let root = Partials::root(length.as_const());
     let threads = root * root;
     let mut f = s.frame(threads);
     let (n, steps) = (f.size(&length)?, f.size(&super::tiles(&length, threads))?);
-    let partial = [f.b.shared(Elem::F32, threads), f.b.shared(Elem::F32, root)];
+    let partials = Partials::new(&mut f.b, Elem::F32, root);
     let thread = f.b.value(Gir::Thread);
     f.groups(&count, |f, group| {
-        let row = Row { start: f.b.mul(group, n), length: n, thread, threads, steps, partial, root };
+        let row = Row { start: f.b.mul(group, n), length: n, thread, threads, steps, partials: &partials };
         let output = s.output();
         let Op::LayerNorm(op) = &s.origin.op else {
             let log = matches!(s.origin.op, Op::LogSoftmax(_));

@@ -5,6 +5,7 @@
 //!
 //! * Of straight-line tasks a thread does as many as make an access of 16 bytes, where the device has that: elements that lie where the
 //!   tasks do are loaded and stored together.
+//! * Where few tasks fold many elements, a group takes one ([`fold`]).
 //! * Locals become SSA values: a loop carries those that its body assigns, an `If` joins them.
 //! * `break` and faults become flags, which the rest of a block and the loops around ask: the IR has no jump.
 //! * Indices are `i64` in the loop IR and `i32` here wherever their ranges show that it makes no difference ([`index`]).
@@ -12,6 +13,7 @@
 //! What a device has no instructions for is refused with the reason; such a kernel stays on the host.
 
 mod convert;
+pub(super) mod fold;
 mod index;
 mod math;
 pub(super) mod minifloat;
@@ -20,6 +22,7 @@ pub(super) mod scalar;
 use super::gir::build::Builder;
 use super::gir::{self, Binary, Carried, Compare, Elem, Space, Ty, Val};
 use crate::abi;
+use fold::Turns;
 use index::Range;
 use nnc_ir::kernel::{Access, Expr, ExprId, Fault, Kernel, Stmt, VarId, size_symbol};
 use nnc_ir::scalar::{Num, Out};
@@ -43,25 +46,8 @@ pub struct Lowered {
 
 /// Lowers `k`. `offsets` tells which parameters start inside of their buffers in some launch.
 pub fn lower(k: &Kernel, offsets: &[bool], device: &Gpu) -> Result<Lowered> {
-    let mut b = Builder::new(k.name.clone(), device.threads);
-    let buffers: Vec<Space> = k.params.iter().map(|p| b.buffer(elem(p.dtype), p.access != Access::Read)).collect();
-    let fails = leaves(&k.body).fails;
-    let faults = fails.then(|| b.buffer(Elem::I32, true));
-    if k.params.len() + usize::from(fails) > device.max_buffers as usize {
-        return Err(format!("{} buffers, a kernel takes {}", k.params.len() + usize::from(fails), device.max_buffers));
-    }
-    let scalars = 1 + k.sizes as usize + offsets.iter().filter(|o| **o).count();
-    if scalars * 4 > device.scalar_bytes as usize {
-        return Err(format!("{scalars} sizes and offsets, {} bytes of scalars are possible", device.scalar_bytes));
-    }
-    let bases: Vec<Option<Val>> = offsets.iter().map(|o| o.then(|| b.scalar())).collect();
-    let tasks = b.scalar();
-    let sizes: Vec<Val> = (0..k.sizes).map(|_| b.scalar()).collect();
-    let types = types(k);
-    let slots = k.vars.len() + 1;
-    let memo = vec![None; k.exprs.len()];
+    let (mut l, tasks) = Lowering::new(k, offsets, device, device.threads)?;
     let together = together(k, offsets, device);
-    let mut l = Lowering { k, b, buffers, bases, faults, sizes, types, env: vec![None; slots], depth: 0, memo, log: vec![], vectors: None };
     let (group, width, thread) = (l.b.value(gir::Op::Group), l.b.i32(device.threads as i32), l.b.value(gir::Op::Thread));
     let first = l.b.mul(group, width);
     let first = l.b.add(first, thread);
@@ -78,9 +64,7 @@ pub fn lower(k: &Kernel, offsets: &[bool], device: &Gpu) -> Result<Lowered> {
     }
     let body = l.b.end();
     l.b.join(inside, (body, vec![]), (vec![], vec![]));
-    let groups = k.tasks.ceil_div(&Dim::from((device.threads * together) as usize));
-    let scalars = [k.tasks.clone()].into_iter().chain((0..k.sizes as usize).map(size_symbol)).collect();
-    Ok(Lowered { kernel: l.b.finish(), fails, groups, scalars })
+    Ok(l.finish(k.tasks.ceil_div(&Dim::from((device.threads * together) as usize))))
 }
 
 /// Expressions of a task beyond which a thread does one: its code would be long, its time is not that of memory.
@@ -249,9 +233,44 @@ struct Lowering<'a> {
     memo: Vec<Option<Value>>,
     log: Vec<ExprId>,
     vectors: Option<Vectors>,
+    /// A loop whose turns threads share.
+    turns: Option<Turns>,
 }
 
-impl Lowering<'_> {
+impl AsMut<Builder> for Lowering<'_> {
+    fn as_mut(&mut self) -> &mut Builder {
+        &mut self.b
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// An empty kernel of groups of so many threads, and the number of tasks in it.
+    fn new(k: &'a Kernel, offsets: &[bool], device: &Gpu, threads: u32) -> Result<(Lowering<'a>, Val)> {
+        let mut b = Builder::new(k.name.clone(), threads);
+        let buffers: Vec<Space> = k.params.iter().map(|p| b.buffer(elem(p.dtype), p.access != Access::Read)).collect();
+        let faults = leaves(&k.body).fails.then(|| b.buffer(Elem::I32, true));
+        let used = k.params.len() + usize::from(faults.is_some());
+        if used > device.max_buffers as usize {
+            return Err(format!("{used} buffers, a kernel takes {}", device.max_buffers));
+        }
+        let scalars = 1 + k.sizes as usize + offsets.iter().filter(|o| **o).count();
+        if scalars * 4 > device.scalar_bytes as usize {
+            return Err(format!("{scalars} sizes and offsets, {} bytes of scalars are possible", device.scalar_bytes));
+        }
+        let bases: Vec<Option<Val>> = offsets.iter().map(|o| o.then(|| b.scalar())).collect();
+        let tasks = b.scalar();
+        let sizes: Vec<Val> = (0..k.sizes).map(|_| b.scalar()).collect();
+        let (env, memo) = (vec![None; k.vars.len() + 1], vec![None; k.exprs.len()]);
+        let (types, log) = (types(k), vec![]);
+        Ok((Lowering { k, b, buffers, bases, faults, sizes, types, env, depth: 0, memo, log, vectors: None, turns: None }, tasks))
+    }
+
+    /// The kernel, for launches of so many groups.
+    fn finish(self, groups: Dim) -> Lowered {
+        let scalars = [self.k.tasks.clone()].into_iter().chain((0..self.k.sizes as usize).map(size_symbol)).collect();
+        Lowered { kernel: self.b.finish(), fails: self.faults.is_some(), groups, scalars }
+    }
+
     /// The number of the task that statements are lowered for.
     fn task(&mut self, task: Val) {
         let most = self.k.tasks.as_const().map_or(i64::from(i32::MAX), |n| (n - 1).max(0));
@@ -461,8 +480,14 @@ impl Lowering<'_> {
         match bounds {
             Some((var, (lo, hi, range))) if !left.breaks && !left.fails => {
                 let index = self.b.fresh(self.b.ty(lo));
-                self.env[var.0 as usize] = Some(Value { val: index, range });
+                let turns = self.turns.filter(|t| t.var == var);
+                if turns.is_some() && self.b.ty(lo) != Ty::I32 {
+                    return Err("a loop of more turns than an index holds".into());
+                }
+                let hi = turns.map_or(hi, |t| t.count(&mut self.b, hi));
                 self.b.begin();
+                let val = turns.map_or(index, |t| t.turn(&mut self.b, index));
+                self.env[var.0 as usize] = Some(Value { val, range });
                 self.block(body)?;
                 let next = self.gather(&carried);
                 let body = self.b.end();
