@@ -97,7 +97,12 @@ impl Session {
 
     /// What became of the kernels, where that is known here: on a GPU.
     pub fn plan(&self) -> Option<&Plan> {
-        if let Engine::Gpu(model) = &self.engine { Some(model.plan()) } else { None }
+        self.model().map(Model::plan)
+    }
+
+    /// The model on a GPU, where that is the engine.
+    pub(crate) fn model(&self) -> Option<&dyn Model> {
+        if let Engine::Gpu(model) = &self.engine { Some(&**model) } else { None }
     }
 
     /// Whether [`Session::bind`] is there: a run can be sized beforehand.

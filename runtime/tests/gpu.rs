@@ -248,3 +248,41 @@ fn runs_follow_on_each_other() {
     assert_eq!(events.iter().map(|e| e.launch).collect::<Vec<_>>(), (0..runner.plan().program.steps.len()).collect::<Vec<_>>());
     assert!(events.windows(2).all(|w| w[0].start <= w[0].end && w[0].end == w[1].start));
 }
+
+/// State that stays with the device is what it is when it is handed back and forth, bit by bit: whichever of two recordings has its turn.
+#[test]
+fn steps_keep_their_state() {
+    let b = Builder::new("step");
+    let (w, v) = (b.input("w", Type::of(DType::F32, &[40, 9])), b.input("v", Type::of(DType::F32, &[40, 9])));
+    let x = b.input("x", Type::of(DType::F32, &[9]));
+    let slope = w * x;
+    let speed = v.max(slope);
+    b.output("v", speed);
+    b.output("w", w - speed);
+    b.output("loss", slope.reduce(ReduceKind::Sum, &[0, 1], false));
+    let graph = b.finish().expect("a graph");
+    let device = Gpu::new(GpuIsa::SpirV);
+    let program = gpu_program(graph, &device, &Options::default(), &mut ()).expect("a program");
+    let runner = Runner::new(program, Simulated::new(device, 8)).expect("a runner");
+    let wide: Shape = &[(40, ""), (9, "")];
+    let mut state = [data(wide, 1), data(wide, 2), data(&[(9, "")], 0)];
+    let mut want = vec![];
+    for salt in 0..5 {
+        state[2] = data(&[(9, "")], salt);
+        let y = runner.run(&state).expect("a run");
+        (state[1], state[0]) = (y[0].clone(), y[1].clone());
+        want.push(y[2].clone());
+    }
+    let mut steps = runner.steps(&[data(wide, 1), data(wide, 2), data(&[(9, "")], 0)], &[(0, 1), (1, 0)]).expect("steps");
+    for (salt, want) in want.iter().enumerate() {
+        steps.fill(2, &data(&[(9, "")], salt).bytes()).expect("a batch");
+        steps.run().expect("a step");
+        assert_eq!(steps.output(2).expect("a loss"), *want, "step {salt}");
+    }
+    assert_eq!([steps.input(0).expect("w"), steps.output(0).expect("v")], [state[0].clone(), state[1].clone()]);
+    assert!(steps.fill(2, &[0; 4]).is_err());
+    drop(steps);
+    // What follows finds the memory where it is now.
+    let again = [data(wide, 1), data(wide, 2), data(&[(9, "")], 0)];
+    assert_eq!(runner.run(&again).expect("a run")[2], want[0]);
+}

@@ -13,7 +13,7 @@ use nnc_ir::kernel::{Access, BufferRef, Decode, Kernel, Place, Program, Step, si
 use nnc_ir::tensor::checked_elems;
 use nnc_ir::{DType, Error, Report, Result, Tensor};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A program on some device.
@@ -24,6 +24,24 @@ pub trait Model: Send + Sync {
 
     /// As [`Model::run`], and tells when each launch ran, by the device's clock; copies are no part of that.
     fn run_traced(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<Event>)>;
+
+    /// Runs that follow on each other, the first of them on these inputs: of each of the pairs, an output is the next run's input. Other
+    /// runs of the model wait until they are over.
+    fn steps(&self, inputs: &[Tensor], again: &[(usize, usize)]) -> Result<Box<dyn Steps + '_>>;
+}
+
+/// Runs whose inputs and outputs stay with the device.
+pub trait Steps {
+    /// Gives an input, as long as it was, to the runs to come.
+    fn fill(&mut self, input: usize, bytes: &[u8]) -> Result<()>;
+
+    fn run(&mut self) -> Result<()>;
+
+    /// What an input of the next run is.
+    fn input(&mut self, i: usize) -> Result<Tensor>;
+
+    /// An output of the last run.
+    fn output(&mut self, i: usize) -> Result<Tensor>;
 }
 
 /// A program on a device. Runs go one at a time.
@@ -34,11 +52,19 @@ pub struct Runner<D: Device> {
 
 struct State<D: Device> {
     // What the device made goes before it.
-    recording: Option<(Vec<Vec<usize>>, D::Recording)>,
+    /// Whole runs: two where inputs and outputs exchange their memory, of which it is the turn of one.
+    recordings: [Option<Recorded<D>>; 2],
+    turn: usize,
     kernels: Vec<Option<D::Kernel>>,
     /// The weights, the word for faults, the workspace, then inputs, outputs, blocks.
     memory: Vec<Option<D::Buffer>>,
     device: D,
+}
+
+/// A run, and the shapes of inputs that it is for.
+struct Recorded<D: Device> {
+    shapes: Vec<Vec<usize>>,
+    recording: D::Recording,
 }
 
 const WEIGHTS: usize = 0;
@@ -73,7 +99,7 @@ impl<D: Device> Runner<D> {
         let faults = device.allocate(4)?;
         device.upload(&faults, 0, &[0; 4])?;
         (memory[WEIGHTS], memory[FAULTS]) = (Some(weights), Some(faults));
-        Ok(Runner { plan, state: Mutex::new(State { recording: None, kernels, memory, device }) })
+        Ok(Runner { plan, state: Mutex::new(State { recordings: [None, None], turn: 0, kernels, memory, device }) })
     }
 }
 
@@ -93,6 +119,20 @@ impl<D: Device> Model for Runner<D> {
         self.call(inputs, None).map(|(outputs, _)| outputs)
     }
 
+    fn steps(&self, inputs: &[Tensor], again: &[(usize, usize)]) -> Result<Box<dyn Steps + '_>> {
+        let p = &self.plan.program;
+        for (output, input) in again {
+            if p.outputs[*output].ty != p.inputs[*input].ty {
+                return Err(Error::internal("an output takes the place of an input of another type"));
+            }
+        }
+        let (mut run, shapes) = self.start(inputs, None)?;
+        run.upload(inputs)?;
+        // Other pairs may have been exchanged before.
+        run.state.recordings = [None, None];
+        Ok(Box::new(Chain { run, shapes, again: again.to_vec() }))
+    }
+
     fn run_traced(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<Event>)> {
         let launches = launches(&self.plan.program.steps);
         let index = launches.iter().enumerate().map(|(i, l)| (std::ptr::from_ref(*l).addr(), i)).collect();
@@ -101,30 +141,63 @@ impl<D: Device> Model for Runner<D> {
 }
 
 impl<D: Device> Runner<D> {
-    fn call(&self, inputs: &[Tensor], trace: Option<Trace>) -> Result<(Vec<Tensor>, Vec<Event>)> {
+    /// A run on inputs of these types, when the device is free; and their shapes.
+    fn start(&self, inputs: &[Tensor], trace: Option<Trace>) -> Result<(Run<'_, D>, Vec<Vec<usize>>)> {
         let p = &self.plan.program;
         let env = Env::default();
         bind_types(&p.inputs.iter().map(|p| (&*p.name, &p.ty)).collect::<Vec<_>>(), inputs, &env)?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = Run { plan: &self.plan, state: &mut state, env, pending: vec![], submitted: false, trace };
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = Run { plan: &self.plan, state, env, pending: vec![], submitted: false, trace };
         let work = run.count(&p.workspace)? as u64;
         run.reserve(WORK, work, false)?;
-        for (i, t) in inputs.iter().enumerate() {
-            let slot = INPUTS + i;
-            run.reserve(slot, t.byte_len() as u64, false)?;
-            let State { device, memory, .. } = &mut *run.state;
-            device.upload(memory[slot].as_ref().ok_or_else(no_memory)?, 0, &t.bytes())?;
-        }
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
-        let known = run.trace.is_none() && self.plan.is_static() && run.state.recording.as_ref().is_some_and(|(s, _)| *s == shapes);
-        if known {
-            run.submit_recorded()?;
-        } else {
-            run.steps(&p.steps)?;
-            run.flush(self.plan.is_static().then_some(shapes))?;
-        }
-        let outputs = p.outputs.iter().map(|port| run.output(port)).collect::<Result<_>>()?;
+        Ok((run, inputs.iter().map(|t| t.shape().to_vec()).collect()))
+    }
+
+    fn call(&self, inputs: &[Tensor], trace: Option<Trace>) -> Result<(Vec<Tensor>, Vec<Event>)> {
+        let (mut run, shapes) = self.start(inputs, trace)?;
+        run.upload(inputs)?;
+        run.all(shapes)?;
+        let outputs = self.plan.program.outputs.iter().map(|port| run.port(port)).collect::<Result<_>>()?;
         Ok((outputs, run.trace.map_or(vec![], |t| t.events)))
+    }
+}
+
+/// Steps of a run that is begun again and again.
+struct Chain<'a, D: Device> {
+    run: Run<'a, D>,
+    shapes: Vec<Vec<usize>>,
+    again: Vec<(usize, usize)>,
+}
+
+impl<D: Device> Steps for Chain<'_, D> {
+    fn fill(&mut self, input: usize, bytes: &[u8]) -> Result<()> {
+        let port = &self.run.plan.program.inputs[input];
+        let n = checked_elems(port.ty.dtype, &self.shapes[input])? * port.ty.dtype.bytes();
+        if n != bytes.len() {
+            return Err(Error::internal(format!("`{}` has {n} bytes, not {}", port.name, bytes.len())));
+        }
+        self.run.write(INPUTS + input, bytes)
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.run.submitted = false;
+        self.run.all(self.shapes.clone())?;
+        let outputs = INPUTS + self.run.plan.program.inputs.len();
+        self.again.iter().for_each(|(output, input)| self.run.state.memory.swap(outputs + output, INPUTS + input));
+        self.run.state.turn ^= 1;
+        Ok(())
+    }
+
+    fn input(&mut self, i: usize) -> Result<Tensor> {
+        let p = &self.run.plan.program.inputs[i];
+        self.run.port(p)
+    }
+
+    fn output(&mut self, i: usize) -> Result<Tensor> {
+        match self.again.iter().find(|(output, _)| *output == i) {
+            Some((_, input)) => self.input(*input),
+            None => self.run.port(&self.run.plan.program.outputs[i]),
+        }
     }
 }
 
@@ -134,7 +207,7 @@ fn no_memory() -> Error {
 
 struct Run<'a, D: Device> {
     plan: &'a Plan,
-    state: &'a mut State<D>,
+    state: MutexGuard<'a, State<D>>,
     env: Env,
     /// Launches that wait for the next submission.
     pending: Vec<Pending>,
@@ -194,6 +267,31 @@ impl<D: Device> Run<'_, D> {
         usize::try_from(self.env.dim(d)?).map_err(|_| Error::input(format!("the size {d} is negative")))
     }
 
+    /// Puts the inputs where the device finds them.
+    fn upload(&mut self, inputs: &[Tensor]) -> Result<()> {
+        for (i, t) in inputs.iter().enumerate() {
+            self.reserve(INPUTS + i, t.byte_len() as u64, false)?;
+            self.write(INPUTS + i, &t.bytes())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, slot: usize, bytes: &[u8]) -> Result<()> {
+        let State { device, memory, .. } = &mut *self.state;
+        device.upload(memory[slot].as_ref().ok_or_else(no_memory)?, 0, bytes)
+    }
+
+    /// Runs the whole program, on inputs of these shapes.
+    fn all(&mut self, shapes: Vec<Vec<usize>>) -> Result<()> {
+        let (plan, turn) = (self.plan, self.state.turn);
+        let known = self.trace.is_none() && plan.is_static() && self.state.recordings[turn].as_ref().is_some_and(|r| r.shapes == shapes);
+        if known {
+            return self.submit_recorded();
+        }
+        self.steps(&plan.program.steps)?;
+        self.flush(plan.is_static().then_some(shapes))
+    }
+
     /// Makes a memory at least so large, where `keep` with its contents.
     fn reserve(&mut self, slot: usize, bytes: u64, keep: bool) -> Result<()> {
         let have = self.state.memory[slot].as_ref().map(D::bytes);
@@ -202,7 +300,7 @@ impl<D: Device> Run<'_, D> {
         }
         // What waits was promised the memory that there is.
         self.flush(None)?;
-        self.state.recording = None;
+        self.state.recordings = [None, None];
         let State { device, memory, .. } = &mut *self.state;
         let new = device.allocate(if keep { bytes.max(2 * have.unwrap_or(0)) } else { bytes } + SPARE)?;
         if let (true, Some(old)) = (keep, &memory[slot]) {
@@ -401,15 +499,16 @@ impl<D: Device> Run<'_, D> {
             }
         }
         // Where memory had to grow on the way, the next run is the one to keep.
-        state.recording = keep.filter(|_| !self.submitted && self.trace.is_none()).map(|shapes| (shapes, recording));
+        let turn = state.turn;
+        state.recordings[turn] = keep.filter(|_| !self.submitted && self.trace.is_none()).map(|shapes| Recorded { shapes, recording });
         self.submitted = true;
         self.faults()
     }
 
     fn submit_recorded(&mut self) -> Result<()> {
-        let State { device, recording, .. } = &mut *self.state;
-        if let Some((_, recording)) = recording {
-            device.submit(recording)?;
+        let State { device, recordings, turn, .. } = &mut *self.state;
+        if let Some(r) = &recordings[*turn] {
+            device.submit(&r.recording)?;
         }
         self.faults()
     }
@@ -432,7 +531,8 @@ impl<D: Device> Run<'_, D> {
         Err(Error::input(text))
     }
 
-    fn output(&mut self, port: &nnc_ir::kernel::Port) -> Result<Tensor> {
+    /// What is there of an input or an output.
+    fn port(&mut self, port: &nnc_ir::kernel::Port) -> Result<Tensor> {
         let shape = self.env.shape(&port.ty.shape)?;
         let dtype: DType = port.ty.dtype;
         let bytes = checked_elems(dtype, &shape)? * dtype.bytes();

@@ -14,7 +14,7 @@ mod parts;
 use crate::describe::Description;
 use crate::gpu::Device;
 use crate::gpu::cuda::Cuda;
-use crate::gpu::run::{Model, Runner};
+use crate::gpu::run::{Model, Runner, Steps};
 use crate::gpu::vulkan::Vulkan;
 use crate::options::Engine;
 use crate::profile::Event;
@@ -190,6 +190,10 @@ impl<D: Device> Model for FromFile<D> {
 
     fn run_traced(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<Event>)> {
         self.0.run_traced(inputs).map_err(ours_no_more)
+    }
+
+    fn steps(&self, inputs: &[Tensor], again: &[(usize, usize)]) -> Result<Box<dyn Steps + '_>> {
+        self.0.steps(inputs, again).map_err(ours_no_more)
     }
 }
 

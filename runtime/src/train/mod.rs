@@ -127,7 +127,7 @@ impl Run<'_> {
                 let done = t + 1;
                 let ends = done == steps || done % per_epoch == 0;
                 if let (true, Some(judge)) = (ends, &judge) {
-                    test = Some(judge.measure(&stepper)?);
+                    test = Some(judge.measure(&mut stepper)?);
                 }
                 let measures = measured.iter().map(|m| Ok((m.clone(), f64::from(stepper.result(m)?)))).collect::<Result<Vec<_>>>()?;
                 if let Some(events) = &mut events {
@@ -182,7 +182,7 @@ impl Judge {
     }
 
     /// Means over all samples. The last batch is filled up with samples that do not count.
-    fn measure(&self, trained: &Stepper) -> Result<Vec<(String, f64)>> {
+    fn measure(&self, trained: &mut Stepper) -> Result<Vec<(String, f64)>> {
         let state = trained.state()?;
         let mut stepper = Stepper::new(&self.session, &state)?;
         let (n, batch) = (self.samples.count, self.source.batch);

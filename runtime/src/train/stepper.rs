@@ -1,5 +1,6 @@
 //! A compiled step with its memory: inputs by name, and results that are the next step's inputs.
 
+use crate::gpu::run::Steps;
 use crate::session::{Bound, Session};
 use bytes::Bytes;
 use nnc_ir::{DType, Error, Result, Tensor};
@@ -18,7 +19,9 @@ pub struct Stepper<'s> {
 enum Memory<'s> {
     /// Where the compiled step works: results take the places of inputs without a copy.
     Bound(Box<Bound<'s>>),
-    /// Here, for engines that take tensors and give tensors: a device has memory of its own.
+    /// With the device, likewise.
+    Device(Box<dyn Steps + 's>),
+    /// Here, for engines that take tensors and give tensors.
     Here { inputs: Vec<Tensor>, outputs: Vec<Tensor> },
 }
 
@@ -39,8 +42,10 @@ impl<'s> Stepper<'s> {
         };
         let inputs = session.inputs().iter().map(at).collect::<Result<Vec<Tensor>>>()?;
         let places: HashMap<&str, usize> = session.inputs().iter().enumerate().map(|(k, p)| (&*p.name, k)).collect();
-        let again = session.outputs().iter().enumerate().filter_map(|(k, o)| Some((k, *places.get(&*o.name)?))).collect();
-        let memory = if session.binds() {
+        let again: Vec<(usize, usize)> = session.outputs().iter().enumerate().filter_map(|(k, o)| Some((k, *places.get(&*o.name)?))).collect();
+        let memory = if let Some(model) = session.model() {
+            Memory::Device(model.steps(&inputs, &again)?)
+        } else if session.binds() {
             Memory::Bound(Box::new(session.bind(&inputs.into_iter().map(Some).collect::<Vec<_>>())?))
         } else {
             Memory::Here { inputs, outputs: vec![] }
@@ -58,6 +63,7 @@ impl<'s> Stepper<'s> {
                 fits(to.len())?;
                 to.copy_from_slice(bytes);
             }
+            Memory::Device(steps) => steps.fill(*k, bytes)?,
             Memory::Here { inputs, .. } => {
                 let old = &inputs[*k];
                 fits(old.byte_len())?;
@@ -78,6 +84,7 @@ impl<'s> Stepper<'s> {
                 bound.run()?;
                 self.again.iter().try_for_each(|(output, input)| bound.exchange(*output, *input))
             }
+            Memory::Device(steps) => steps.run(),
             Memory::Here { inputs, outputs } => {
                 *outputs = self.session.run(inputs)?;
                 self.again.iter().for_each(|(output, input)| inputs[*input] = outputs[*output].clone());
@@ -87,23 +94,25 @@ impl<'s> Stepper<'s> {
     }
 
     /// A result of the last step, f32.
-    pub fn results(&self, name: &str) -> Result<Vec<f32>> {
+    pub fn results(&mut self, name: &str) -> Result<Vec<f32>> {
         let missing = || Error::internal(format!("the step has no f32 result `{name}`"));
         let k = self.session.outputs().iter().position(|p| &*p.name == name && p.dtype == DType::F32).ok_or_else(missing)?;
-        match &self.memory {
+        match &mut self.memory {
+            Memory::Device(steps) => steps.output(k)?.to_vec().ok_or_else(missing),
             Memory::Bound(bound) => Ok(bound.output_bytes(k)?.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
             Memory::Here { outputs, .. } => outputs.get(k).and_then(Tensor::to_vec).ok_or_else(|| Error::internal("the step has not run")),
         }
     }
 
-    pub fn result(&self, name: &str) -> Result<f32> {
+    pub fn result(&mut self, name: &str) -> Result<f32> {
         self.results(name)?.first().copied().ok_or_else(|| Error::internal(format!("the result `{name}` is empty")))
     }
 
     /// What goes from step to step, by name.
-    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let value = |k: usize| match &self.memory {
+    pub fn state(&mut self) -> Result<Vec<(String, Tensor)>> {
+        let mut value = |k: usize| match &mut self.memory {
             Memory::Bound(bound) => bound.input(k),
+            Memory::Device(steps) => steps.input(k),
             Memory::Here { inputs, .. } => Ok(inputs[k].clone()),
         };
         self.again.iter().map(|(_, input)| Ok((self.session.inputs()[*input].name.to_string(), value(*input)?))).collect()
