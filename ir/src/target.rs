@@ -127,6 +127,17 @@ pub enum Rounding {
     Tf32,
 }
 
+/// Matrices that a subgroup holds together and multiplies (`VK_KHR_cooperative_matrix`): f16 operands, f32 sums.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Cooperative {
+    /// Rows and columns of the sums, and the depth that one product adds.
+    pub rows: u32,
+    pub columns: u32,
+    pub depth: u32,
+    /// Threads in a subgroup.
+    pub lanes: u32,
+}
+
 /// A GPU: what its kernels may ask for. Sizes in bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gpu {
@@ -153,6 +164,8 @@ pub struct Gpu {
     pub vector_bytes: u32,
     /// What products round their operands to: asked for by a precision, never by itself.
     pub rounding: Option<Rounding>,
+    /// Matrices that a subgroup multiplies as wholes.
+    pub cooperative: Option<Cooperative>,
     /// Whether it computes in 64 bits, and has memory of 8 and 16-bit elements.
     pub i64: bool,
     pub f64: bool,
@@ -181,6 +194,7 @@ impl Gpu {
             subgroup: (32, 32),
             vector_bytes: 16,
             rounding: None,
+            cooperative: None,
             i64: true,
             f64: true,
             bytes: true,
@@ -205,6 +219,7 @@ impl Gpu {
                 // Storage buffers are arrays of their elements.
                 vector_bytes: 0,
                 rounding: None,
+                cooperative: None,
                 i64: true,
                 f64: true,
                 bytes: true,

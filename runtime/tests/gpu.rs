@@ -12,7 +12,7 @@ use nnc::ir::ops::composite::activation::Act;
 use nnc::ir::ops::composite::norm::{LayerNorm, LogSoftmax, Softmax};
 use nnc::ir::ops::contract::{Conv, Layout, MatMul, Post};
 use nnc::ir::ops::reduce::{Reduce, ReduceKind};
-use nnc::ir::target::{Gpu, GpuIsa, Rounding};
+use nnc::ir::target::{Cooperative, Gpu, GpuIsa, Rounding};
 use nnc::ir::{DType, Dim, Graph, ScalarFn, Tensor, Type};
 
 /// An operand: each axis a size, and a symbol where the program is not to know it.
@@ -189,36 +189,71 @@ fn products_by_matrix_units() {
     }
 }
 
+/// [`data`] of another type.
+fn typed(d: DType, shape: &[i64], salt: usize) -> Tensor {
+    let t = data(&shape.iter().map(|n| (*n, "")).collect::<Vec<_>>(), salt);
+    let bytes: Vec<u8> = t.to_f64s().iter().flat_map(|v| Tensor::scalar_of(d, *v).bytes().to_vec()).collect();
+    Tensor::from_bytes(d, t.shape().to_vec(), bytes.into()).expect("a tensor")
+}
+
+/// A product of halves as a graph, and inputs for it.
+fn halves(d: DType, (m, k, n): (i64, i64, i64), transposed: bool) -> (Graph, Vec<Tensor>) {
+    let b = Builder::new("case");
+    let w = if transposed { [n, k] } else { [k, n] };
+    let shapes: [&[i64]; 3] = [&[m, k], &w, &[n]];
+    let x: Vec<_> = shapes.iter().enumerate().map(|(i, s)| b.input(format!("x{i}"), Type::of(d, s))).collect();
+    let y = b.op(product(transposed, vec![Post::Bias, RELU]), &x);
+    b.output("y", y);
+    let inputs = shapes.iter().enumerate().map(|(i, s)| typed(d, s, i)).collect();
+    (b.finish().expect("a graph"), inputs)
+}
+
+/// What a device of so many lanes computes is what the reference does; the text of its first kernel.
+fn exact(graph: Graph, inputs: &[Tensor], device: &Gpu, lanes: u32) -> String {
+    let program = gpu_program(graph.clone(), device, &Options::default(), &mut ()).expect("a program");
+    let runner = Runner::new(program, Simulated::new(device.clone(), lanes)).expect("a runner");
+    let want = run(&graph, inputs, &Env::default()).expect("the reference")[0].to_f64s();
+    let got = runner.run(inputs).expect("the device")[0].to_f64s();
+    assert!(got == want, "{:?}: {:?}", inputs[0].ty(), got.iter().zip(&want).position(|(g, w)| g != w));
+    runner.plan().device_kernels()[0].to_string()
+}
+
 /// Products of f16 and bf16 are exact in f32, so matrix units multiply them unasked: sums are f32, results are rounded once.
 #[test]
 fn products_of_halves() {
-    let device = Gpu::new(GpuIsa::Sm80);
-    let typed = |t: &Tensor, d: DType| {
-        let bytes: Vec<u8> = t.to_f64s().iter().flat_map(|v| Tensor::scalar_of(d, *v).bytes().to_vec()).collect();
-        Tensor::from_bytes(d, t.shape().to_vec(), bytes.into()).expect("a tensor")
-    };
     for (d, m, k, n, transposed) in
         [(DType::F16, 70, 52, 44, true), (DType::F16, 70, 51, 41, true), (DType::F16, 40, 30, 33, false), (DType::BF16, 64, 64, 64, true)]
     {
-        let b = Builder::new("case");
-        let w = if transposed { [n, k] } else { [k, n] };
-        let shapes: [&[i64]; 3] = [&[m, k], &w, &[n]];
-        let x: Vec<_> = shapes.iter().enumerate().map(|(i, s)| b.input(format!("x{i}"), Type::of(d, s))).collect();
-        let y = b.op(product(transposed, vec![Post::Bias, RELU]), &x);
-        b.output("y", y);
-        let graph = b.finish().expect("a graph");
-        let program = gpu_program(graph.clone(), &device, &Options::default(), &mut ()).expect("a program");
-        let runner = Runner::new(program, Simulated::new(device.clone(), 32)).expect("a runner");
-        let text = runner.plan().device_kernels()[0].to_string();
-        assert!(text.contains("multiply_matrices"), "{:?}", runner.plan().selections());
+        let (graph, inputs) = halves(d, (m, k, n), transposed);
+        let text = exact(graph, &inputs, &Gpu::new(GpuIsa::Sm80), 32);
+        assert!(text.contains("multiply_matrices"), "{text}");
         // Pairs that lie side by side in both operands are copied as they are.
         assert_eq!(text.contains("close_copies"), transposed && k % 2 == 0, "{m}x{k}x{n}");
-        let inputs: Vec<Tensor> =
-            shapes.iter().enumerate().map(|(i, s)| typed(&data(&s.iter().map(|n| (*n, "")).collect::<Vec<_>>(), i), d)).collect();
-        let want = run(&graph, &inputs, &Env::default()).expect("the reference")[0].to_f64s();
-        let got = runner.run(&inputs).expect("the device")[0].to_f64s();
-        assert!(got == want, "{d} {m}x{k}x{n}: {:?}", got.iter().zip(&want).position(|(g, w)| g != w));
     }
+}
+
+/// So do subgroups that hold matrices together, of whatever shape the device lists, for images, too; bf16 they leave to loops.
+#[test]
+fn products_of_cooperative_matrices() {
+    let shapes = [(8, 8, 8, 8), (16, 16, 16, 32), (16, 8, 16, 32), (8, 16, 16, 16), (16, 16, 16, 64)];
+    for ((rows, columns, depth, lanes), transposed) in shapes.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+        let device = Gpu { cooperative: Some(Cooperative { rows, columns, depth, lanes }), ..Gpu::new(GpuIsa::SpirV) };
+        let (graph, inputs) = halves(DType::F16, (70, 52, 41), transposed);
+        let text = exact(graph, &inputs, &device, lanes);
+        assert!(text.contains(": sums = muladd"), "{text}");
+        let (graph, inputs) = halves(DType::BF16, (9, 16, 9), transposed);
+        assert!(!exact(graph, &inputs, &device, lanes).contains("sums"));
+    }
+    let device = Gpu { cooperative: Some(Cooperative { rows: 8, columns: 8, depth: 8, lanes: 8 }), ..Gpu::new(GpuIsa::SpirV) };
+    let b = Builder::new("case");
+    let (x, w) = (b.input("x", Type::of(DType::F16, &[2, 4, 6, 5])), b.input("w", Type::of(DType::F16, &[9, 4, 3, 3])));
+    b.output("y", b.op(Op::from(Conv { pads: vec![1; 4], post: vec![RELU], ..plain() }), &[x, w]));
+    let text = exact(b.finish().expect("a graph"), &[typed(DType::F16, &[2, 4, 6, 5], 3), typed(DType::F16, &[9, 4, 3, 3], 4)], &device, 8);
+    assert!(text.contains(": sums = muladd"), "{text}");
+    // A shape that leaves no whole blocks for each subgroup is not taken.
+    let device = Gpu { cooperative: Some(Cooperative { rows: 48, columns: 16, depth: 16, lanes: 32 }), ..Gpu::new(GpuIsa::SpirV) };
+    let (graph, inputs) = halves(DType::F16, (16, 16, 16), false);
+    assert!(!exact(graph, &inputs, &device, 32).contains("sums"));
 }
 
 /// What is recorded of a run for the next ones is all of it.

@@ -7,11 +7,12 @@
 use nnc_backends::gpu::plan::{Plan, plan};
 use nnc_frontend::nn;
 use nnc_ir::eval::Env;
-use nnc_ir::target::Gpu;
+use nnc_ir::target::{Cooperative, Gpu};
 use nnc_ir::{Graph, Report, Target, Tensor};
 use nnc_passes::Options;
 use nnc_tests::assertion::assertions;
-use nnc_tests::data::{root, skip};
+use nnc_tests::data::root;
+use rspirv::binary::Disassemble;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -110,32 +111,21 @@ fn lower(case: &Case) -> Result<Option<String>, String> {
     nnc_passes::lower(&case.graph()?, &case.target(0)?).map(|p| Some(p.to_string())).map_err(text)
 }
 
-/// `gir TARGET`, `ptx TARGET`, `spirv TARGET`: the kernels of the graph for a GPU, after all passes.
+/// `gir TARGET`, `ptx TARGET`, `spirv TARGET`: the kernels of the graph for a GPU, after all passes; with `cooperative` behind it, for one
+/// whose subgroups multiply matrices.
 fn device(case: &Case, show: fn(&Plan) -> Result<String, String>) -> Result<Option<String>, String> {
     let name = case.args.first().ok_or("the name of a GPU is wanted")?;
-    let gpu = Gpu::from_name(name).ok_or_else(|| format!("no GPU is called {name}"))?;
-    let program = nnc_passes::compile(case.graph()?, &any_target().with_gpu(&gpu), &Options::default(), &mut ()).map_err(text)?;
-    match show(&plan(program, &gpu).map_err(text)?) {
-        Err(why) if why.starts_with(NO_DISASSEMBLER) => {
-            skip(&case.name(), &why);
-            Ok(None)
-        }
-        shown => shown.map(Some),
+    let mut gpu = Gpu::from_name(name).ok_or_else(|| format!("no GPU is called {name}"))?;
+    if case.args.get(1).is_some_and(|a| a == "cooperative") {
+        gpu.cooperative = Some(Cooperative { rows: 16, columns: 16, depth: 16, lanes: 32 });
     }
+    let program = nnc_passes::compile(case.graph()?, &any_target().with_gpu(&gpu), &Options::default(), &mut ()).map_err(text)?;
+    show(&plan(program, &gpu).map_err(text)?).map(Some)
 }
-
-const NO_DISASSEMBLER: &str = "spirv-dis is absent";
 
 /// The text of SPIR-V, ids as they are in the words.
 fn disassembled(words: &[u8]) -> Result<String, String> {
-    let file = tempfile::NamedTempFile::new().and_then(|f| fs::write(f.path(), words).map(|()| f)).map_err(|e| e.to_string())?;
-    let done = std::process::Command::new("spirv-dis").args(["--raw-id", "--no-color", "--no-header"]).arg(file.path()).output();
-    let done = done.map_err(|_| format!("{NO_DISASSEMBLER} (Debian's spirv-tools)"))?;
-    if done.status.success() {
-        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-    } else {
-        Err(String::from_utf8_lossy(&done.stderr).into_owned())
-    }
+    rspirv::dr::load_bytes(words).map(|m| m.disassemble()).map_err(|e| e.to_string())
 }
 
 fn text(r: Report) -> String {

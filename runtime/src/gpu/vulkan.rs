@@ -8,7 +8,7 @@ use super::{Device, Launch};
 use ash::vk;
 use nnc_backends::gpu::gir::{self, Kernel};
 use nnc_backends::gpu::spirv;
-use nnc_ir::target::{Gpu, GpuIsa};
+use nnc_ir::target::{Cooperative, Gpu, GpuIsa};
 use nnc_ir::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,12 +195,22 @@ impl Vulkan {
         let core = has.features;
         // Only what kernels use is asked for.
         let features = vk::PhysicalDeviceFeatures::default().shader_int64(core.shader_int64 != 0).shader_float64(core.shader_float64 != 0);
+        let cooperative = cooperative(&entry, &instance, physical).filter(|_| v12.shader_float16 != 0 && v12.vulkan_memory_model != 0);
         let (halves, bytes) = (v11.storage_buffer16_bit_access != 0, v12.storage_buffer8_bit_access != 0);
         let mut v11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(halves);
-        let mut v12 = vk::PhysicalDeviceVulkan12Features::default().storage_buffer8_bit_access(bytes);
+        let mut v12 = vk::PhysicalDeviceVulkan12Features::default()
+            .storage_buffer8_bit_access(bytes)
+            .shader_float16(cooperative.is_some())
+            .vulkan_memory_model(cooperative.is_some());
+        let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+        let extensions = [ash::khr::cooperative_matrix::NAME.as_ptr()];
         let priorities = [1.0];
         let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
-        let info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_features(&features).push_next(&mut v11).push_next(&mut v12);
+        let mut info =
+            vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_features(&features).push_next(&mut v11).push_next(&mut v12);
+        if cooperative.is_some() {
+            info = info.enabled_extension_names(&extensions).push_next(&mut matrices);
+        }
         // SAFETY: as above.
         let (about, memory) =
             unsafe { (instance.get_physical_device_properties(physical), instance.get_physical_device_memory_properties(physical)) };
@@ -225,7 +235,7 @@ impl Vulkan {
         // SAFETY: the memory is visible to the host and not mapped.
         let mapped = unsafe { context.device.map_memory(staging.memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) }
             .map_err(|e| failed("map memory", e))?;
-        let limits = limits(&about.limits, core.shader_int64 != 0, core.shader_float64 != 0, bytes, halves)?;
+        let limits = Gpu { cooperative, ..limits(&about.limits, core.shader_int64 != 0, core.shader_float64 != 0, bytes, halves)? };
         let name = about.device_name_as_c_str().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // SAFETY: the instance is alive.
         let families = unsafe { context.instance.get_physical_device_queue_family_properties(physical) };
@@ -488,6 +498,30 @@ fn allocate(context: &Arc<Context>, bytes: u64, wanted: vk::MemoryPropertyFlags)
     // SAFETY: the memory is as large as the buffer asked for.
     unsafe { device.bind_buffer_memory(made.buffer, made.memory, 0) }.map_err(|e| failed("make a buffer", e))?;
     Ok(made)
+}
+
+/// The first of the matrices that the device lists whose operands are f16 and whose sums are f32, held by a subgroup.
+fn cooperative(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalDevice) -> Option<Cooperative> {
+    // SAFETY: the instance is alive, here and below.
+    let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }.ok()?;
+    extensions.iter().find(|e| e.extension_name_as_c_str() == Ok(ash::khr::cooperative_matrix::NAME))?;
+    let mut has = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+    // SAFETY: the chain of structures lives until the call returns, here and below.
+    unsafe { instance.get_physical_device_features2(physical, &mut vk::PhysicalDeviceFeatures2::default().push_next(&mut has)) };
+    let mut subgroup = vk::PhysicalDeviceSubgroupProperties::default();
+    // SAFETY: as above.
+    unsafe { instance.get_physical_device_properties2(physical, &mut vk::PhysicalDeviceProperties2::default().push_next(&mut subgroup)) };
+    if has.cooperative_matrix == 0 {
+        return None;
+    }
+    let matrices = ash::khr::cooperative_matrix::Instance::new(entry, instance);
+    // SAFETY: the device has the extension.
+    let all = unsafe { matrices.get_physical_device_cooperative_matrix_properties(physical) }.ok()?;
+    let (f16, f32) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+    let fits = |m: &&vk::CooperativeMatrixPropertiesKHR| {
+        [m.a_type, m.b_type, m.c_type, m.result_type] == [f16, f16, f32, f32] && m.scope == vk::ScopeKHR::SUBGROUP
+    };
+    all.iter().find(fits).map(|m| Cooperative { rows: m.m_size, columns: m.n_size, depth: m.k_size, lanes: subgroup.subgroup_size })
 }
 
 /// What the device has of what kernels may ask for.

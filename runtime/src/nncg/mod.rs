@@ -34,7 +34,7 @@ use std::sync::Arc;
 /// The first bytes: a name, and what a transfer as text would change.
 pub const MAGIC: [u8; 8] = *b"NNCG\r\n\x1a\n";
 /// Counts up with every change of what is written.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const HEAD: usize = 32;
 /// What the weights' place is a multiple of.

@@ -10,6 +10,7 @@ use nnc_ir::kernel::{
     Access, Buffer, BufferId, BufferRef, Decode, Expr, ExprId, Fault, Kernel, Launch, Param, Place, Port, Program, Step, Stmt, VarId,
 };
 use nnc_ir::ops::image::Channels;
+use nnc_ir::target::Cooperative;
 use nnc_ir::{Result, Type};
 use std::sync::Arc;
 
@@ -137,7 +138,7 @@ impl Coded for Program {
     }
 }
 
-coded!(enum Ty { 0 = Bool, 1 = I32, 2 = I64, 3 = F32, 4 = F64 });
+coded!(enum Ty { 0 = Bool, 1 = I32, 2 = I64, 3 = F32, 4 = F64, 5 = Left, 6 = Right, 7 = Sums });
 coded!(enum Elem { 0 = I8, 1 = U8, 2 = I16, 3 = U16, 4 = I32, 5 = I64, 6 = F32, 7 = F64 });
 coded!(enum Unary { 0 = Neg, 1 = Abs, 2 = Sqrt, 3 = Floor, 4 = Ceil, 5 = Round, 6 = Trunc, 7 = Not });
 coded!(enum Binary {
@@ -193,6 +194,8 @@ coded!(enum DeviceOp {
     15 = SubgroupXor(a, mask),
     16 = Pair(words, a, b),
     17 = Tf32(a),
+    18 = Subgroup,
+    19 = LoadMatrix { matrix, from, index, pitch },
 });
 coded!(struct Carried { value, first, next });
 coded!(struct Joined { value, then, otherwise });
@@ -210,12 +213,14 @@ coded!(enum DeviceStmt {
     10 = AwaitCopies { pending },
     11 = LoadVector { values, from, index },
     12 = StoreVector { to, index, values },
+    13 = StoreMatrix { to, index, pitch, value },
 });
 
 type DeviceBuffer = gir::Buffer;
 coded!(struct DeviceBuffer { elem, written });
 coded!(struct Shared { elem, len });
-coded!(struct DeviceCode { name, threads, buffers, scalars, shared, types, body });
+coded!(struct Cooperative { rows, columns, depth, lanes });
+coded!(struct DeviceCode { name, threads, buffers, scalars, shared, cooperative, types, body });
 
 impl Coded for Placed {
     /// What refused is of interest when a model is compiled, and not written.

@@ -1,6 +1,7 @@
 //! Builds kernels: equal values are computed once, constants fold, regions nest by closures.
 
 use super::{Binary, Buffer, Carried, Compare, Convert, Elem, Joined, Kernel, Op, Shared, Space, Stmt, Ty, Unary, Val, Words};
+use nnc_ir::target::Cooperative;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(name: impl Into<Arc<str>>, threads: u32) -> Builder {
-        let kernel = Kernel { name: name.into(), threads, buffers: vec![], scalars: 0, shared: vec![], types: vec![], body: vec![] };
+        let kernel =
+            Kernel { name: name.into(), threads, buffers: vec![], scalars: 0, shared: vec![], cooperative: None, types: vec![], body: vec![] };
         Builder { kernel, blocks: vec![vec![]], known: vec![HashMap::new()], constants: HashMap::new() }
     }
 
@@ -27,6 +29,11 @@ impl Builder {
     pub fn shared(&mut self, elem: Elem, len: u32) -> Space {
         self.kernel.shared.push(Shared { elem, len });
         Space::Shared(self.kernel.shared.len() as u32 - 1)
+    }
+
+    /// Says of which shape matrices are.
+    pub fn cooperate(&mut self, shape: Cooperative) {
+        self.kernel.cooperative = Some(shape);
     }
 
     /// The next scalar of the launch.
@@ -49,11 +56,12 @@ impl Builder {
     fn type_of(&self, op: &Op) -> Ty {
         match *op {
             Op::Const(ty, _) | Op::Convert(_, ty, _) => ty,
-            Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => Ty::I32,
-            Op::Unary(_, a) | Op::Binary(_, a, _) | Op::MulAdd(a, ..) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => self.ty(a),
+            Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes | Op::Subgroup => Ty::I32,
+            Op::Unary(_, a) | Op::Binary(_, a, _) | Op::MulAdd(.., a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => self.ty(a),
             Op::Select(_, a, _) => self.ty(a),
             Op::Compare(..) => Ty::Bool,
             Op::Pair(..) | Op::Tf32(_) => Ty::I32,
+            Op::LoadMatrix { matrix, .. } => matrix,
             Op::Load { from, .. } => self.kernel.elem(from).ty(),
         }
     }

@@ -4,6 +4,7 @@
 
 use super::{Binary, Compare, Convert, Elem, Fold, Kernel, Op, Space, Stmt, Ty, Unary, Val, Words};
 use nnc_ir::scalar::Num;
+use nnc_ir::target::Cooperative;
 use nnc_ir::{DType, Error, Result};
 use std::collections::VecDeque;
 
@@ -25,7 +26,7 @@ pub fn run(k: &Kernel, launch: &mut Launch) -> Result<()> {
         let shared: Vec<Vec<u8>> = k.shared.iter().map(|s| vec![0xff; (s.elem.bytes() * s.len) as usize]).collect();
         let expected = shared.iter().map(|s| vec![false; s.len()]).collect();
         let (values, sets) = (vec![vec![]; k.types.len()], VecDeque::from([vec![]]));
-        let mut g = Group { k, launch, group, shared, expected, sets, values };
+        let mut g = Group { k, launch, group, shared, expected, sets, values, matrices: vec![] };
         g.block(&k.body, &vec![true; n])?;
         if g.sets.iter().any(|s| !s.is_empty()) {
             return g.wrong("it ends before all its copies have arrived".into());
@@ -43,8 +44,10 @@ struct Group<'a, 'b> {
     expected: Vec<Vec<bool>>,
     /// Copies that have not arrived, by set; the last set is open.
     sets: VecDeque<Vec<Copy>>,
-    /// By value, then by thread: bits.
+    /// By value, then by thread: bits; of a matrix, its number among those of the group.
     values: Vec<Vec<u64>>,
+    /// Rows, one after another; of right ones, columns.
+    matrices: Vec<Vec<f32>>,
 }
 
 /// What is on the way to a shared array.
@@ -174,6 +177,7 @@ impl Group<'_, '_> {
 
     fn stmt(&mut self, s: &Stmt, active: &[bool]) -> Result<()> {
         match s {
+            Stmt::Let(v, op) if self.k.ty(*v).is_matrix() => self.matrix(*v, op, active),
             Stmt::Let(v, op) => self.set(*v, active, |g, t| g.value(op, t, active)),
             Stmt::Store { to, index, value } => self.store(*to, *index, &[*value], active),
             Stmt::StoreVector { to, index, values } => self.store(*to, *index, values, active),
@@ -264,6 +268,19 @@ impl Group<'_, '_> {
                 }
                 Ok(())
             }
+            Stmt::StoreMatrix { to, index, pitch, value } => {
+                let Space::Shared(array) = to else { return self.wrong("a matrix that is not shared".into()) };
+                for first in (0..active.len()).step_by(self.launch.lanes as usize) {
+                    let (shape, start) = (self.shape()?, self.together(*index, first, active)?);
+                    let sums = self.matrices[self.get(*value, first) as usize].clone();
+                    for (i, sum) in sums.iter().enumerate() {
+                        let (row, column) = (i as u64 / u64::from(shape.columns), i as u64 % u64::from(shape.columns));
+                        let (_, at) = self.place(*to, start + row * u64::from(*pitch) + column)?;
+                        self.shared[*array as usize][at..at + 4].copy_from_slice(&sum.to_le_bytes());
+                    }
+                }
+                Ok(())
+            }
             Stmt::Copy { .. } => {
                 for t in (0..active.len()).filter(|t| active[*t]) {
                     let Some(c) = self.copy(s, t)? else { continue };
@@ -293,6 +310,55 @@ impl Group<'_, '_> {
         }
     }
 
+    fn shape(&self) -> Result<Cooperative> {
+        match self.k.cooperative {
+            Some(c) if c.lanes == self.launch.lanes => Ok(c),
+            _ => self.wrong(format!("matrices of subgroups of {}", self.launch.lanes)),
+        }
+    }
+
+    /// What all threads of the subgroup say, of which this is the first.
+    fn together(&self, v: Val, first: usize, active: &[bool]) -> Result<u64> {
+        let mut all = first..(first + self.launch.lanes as usize).min(active.len());
+        let said = self.get(v, first);
+        if all.all(|t| active[t] && self.get(v, t) == said) { Ok(said) } else { self.wrong(format!("the threads of a subgroup differ in {v}")) }
+    }
+
+    /// Computes a matrix of each subgroup.
+    fn matrix(&mut self, v: Val, op: &Op, active: &[bool]) -> Result<()> {
+        let (shape, lanes) = (self.shape()?, self.launch.lanes as usize);
+        let (rows, columns, depth) = (shape.rows as usize, shape.columns as usize, shape.depth as usize);
+        let mut handles = vec![0; active.len()];
+        for first in (0..active.len()).step_by(lanes) {
+            let made = match *op {
+                Op::Const(..) => vec![0.0; rows * columns],
+                Op::LoadMatrix { matrix, from, index, pitch } => {
+                    let start = self.together(index, first, active)?;
+                    let mut out = vec![];
+                    for line in 0..if matrix == Ty::Left { rows } else { columns } {
+                        for word in 0..depth / 2 {
+                            out.extend(numbers(Words::F16, self.load(from, start + (line * pitch as usize + word) as u64)?));
+                        }
+                    }
+                    out
+                }
+                Op::MulAdd(a, b, c) => {
+                    let [x, y, sums] = [a, b, c].map(|m| self.get(m, first) as usize);
+                    let mut out = self.matrices[sums].clone();
+                    for (i, sum) in out.iter_mut().enumerate() {
+                        let (x, y) = (&self.matrices[x][i / columns * depth..], &self.matrices[y][i % columns * depth..]);
+                        x.iter().zip(y).take(depth).for_each(|(x, y)| *sum += x * y);
+                    }
+                    out
+                }
+                _ => return self.wrong(format!("{op} makes no matrix")),
+            };
+            handles[first..(first + lanes).min(active.len())].fill(self.matrices.len() as u64);
+            self.matrices.push(made);
+        }
+        self.set(v, active, |_, t| Ok(handles[t]))
+    }
+
     fn value(&self, op: &Op, t: usize, active: &[bool]) -> Result<u64> {
         let get = |v: Val| self.get(v, t);
         let ty = |v: Val| self.k.ty(v);
@@ -305,6 +371,8 @@ impl Group<'_, '_> {
             Op::Groups => self.launch.groups.into(),
             Op::Lane => (t % lanes) as u64,
             Op::Lanes => lanes as u64,
+            Op::Subgroup => (t / lanes) as u64,
+            Op::LoadMatrix { .. } => return self.wrong(format!("{op} is no number of a thread")),
             Op::Unary(u, a) => unary(u, ty(a), get(a)),
             Op::Binary(b, x, y) => match integer(b, ty(x), get(x), get(y)) {
                 Some(bits) => bits,

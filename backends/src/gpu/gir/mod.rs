@@ -13,6 +13,7 @@ pub mod interp;
 pub mod print;
 pub mod verify;
 
+use nnc_ir::target::Cooperative;
 use std::sync::Arc;
 
 /// What a value is.
@@ -23,9 +24,18 @@ pub enum Ty {
     I64,
     F32,
     F64,
+    /// Matrices that a subgroup holds together, of the kernel's shape ([`Kernel::cooperative`]): f16 of rows by depth and of depth by
+    /// columns, f32 of rows by columns.
+    Left,
+    Right,
+    Sums,
 }
 
 impl Ty {
+    pub fn is_matrix(self) -> bool {
+        matches!(self, Ty::Left | Ty::Right | Ty::Sums)
+    }
+
     pub fn is_float(self) -> bool {
         matches!(self, Ty::F32 | Ty::F64)
     }
@@ -34,11 +44,17 @@ impl Ty {
         matches!(self, Ty::I32 | Ty::I64)
     }
 
+    pub fn is_number(self) -> bool {
+        self.is_int() || self.is_float()
+    }
+
     pub fn bits(self) -> u32 {
         match self {
             Ty::Bool => 1,
             Ty::I32 | Ty::F32 => 32,
             Ty::I64 | Ty::F64 => 64,
+            // No bits of a thread.
+            Ty::Left | Ty::Right | Ty::Sums => 0,
         }
     }
 
@@ -49,6 +65,9 @@ impl Ty {
             Ty::I64 => "i64",
             Ty::F32 => "f32",
             Ty::F64 => "f64",
+            Ty::Left => "left",
+            Ty::Right => "right",
+            Ty::Sums => "sums",
         }
     }
 }
@@ -215,7 +234,7 @@ pub enum Space {
 /// What a value is computed by. All but loads and subgroup operations depend on their operands alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Op {
-    /// By its bits.
+    /// By its bits. Of matrices there is one, of zeros.
     Const(Ty, u64),
     /// A scalar of the launch, `i32`.
     Scalar(u32),
@@ -226,9 +245,11 @@ pub enum Op {
     /// The thread's place in its subgroup, and the subgroup's size, which only the run may know.
     Lane,
     Lanes,
+    /// Number of the subgroup in its group. Of devices with matrices of subgroups, whose subgroups have all one size.
+    Subgroup,
     Unary(Unary, Val),
     Binary(Binary, Val, Val),
-    /// `a * b + c`, rounded once or twice as the device likes.
+    /// `a * b + c`, rounded once or twice as the device likes. Of matrices, the product of a left and a right one added to sums.
     MulAdd(Val, Val, Val),
     Compare(Compare, Val, Val),
     Select(Val, Val, Val),
@@ -241,6 +262,14 @@ pub enum Op {
         from: Space,
         index: Val,
     },
+    /// A left or a right matrix from an array of `i32`, whose words are two numbers side by side along the depth: lines (rows of a left
+    /// one, columns of a right one) start `pitch` words apart, the first at an index that all threads of the subgroup name.
+    LoadMatrix {
+        matrix: Ty,
+        from: Space,
+        index: Val,
+        pitch: u32,
+    },
     /// Over all threads of the subgroup.
     SubgroupFold(Fold, Val),
     /// The value of the thread whose place differs in the given bits.
@@ -250,9 +279,9 @@ pub enum Op {
 impl Op {
     pub fn operands(&self) -> impl Iterator<Item = Val> {
         let list: [Option<Val>; 3] = match *self {
-            Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => [None; 3],
+            Op::Const(..) | Op::Scalar(_) | Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes | Op::Subgroup => [None; 3],
             Op::Unary(_, a) | Op::Tf32(a) | Op::Convert(_, _, a) | Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => [Some(a), None, None],
-            Op::Load { index, .. } => [Some(index), None, None],
+            Op::Load { index, .. } | Op::LoadMatrix { index, .. } => [Some(index), None, None],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Pair(_, a, b) => [Some(a), Some(b), None],
             Op::MulAdd(a, b, c) | Op::Select(a, b, c) => [Some(a), Some(b), Some(c)],
         };
@@ -261,7 +290,7 @@ impl Op {
 
     /// Whether equal operands give equal results wherever it stands.
     pub fn is_pure(&self) -> bool {
-        !matches!(self, Op::Load { .. } | Op::SubgroupFold(..) | Op::SubgroupXor(..))
+        !matches!(self, Op::Load { .. } | Op::LoadMatrix { .. } | Op::SubgroupFold(..) | Op::SubgroupXor(..))
     }
 }
 
@@ -339,6 +368,13 @@ pub enum Stmt {
         b: [Val; 2],
         c: [Val; 4],
     },
+    /// Sums to an array of `f32`: rows start `pitch` elements apart, the first at an index that all threads of the subgroup name.
+    StoreMatrix {
+        to: Space,
+        index: Val,
+        pitch: u32,
+        value: Val,
+    },
     /// A copy of `bytes` (4, 8 or 16) from a buffer that is only read to a shared array, beside what the thread goes on with: zeros where
     /// `inside` does not hold. Both places are multiples of `bytes`. It belongs to the thread's open set of copies. NVIDIA's devices only.
     Copy {
@@ -372,7 +408,13 @@ impl Stmt {
             Stmt::While { carried, .. } => carried.iter().for_each(|c| f(c.value)),
             Stmt::LoadVector { values, .. } | Stmt::LoadMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
             Stmt::MultiplyMatrices { values, .. } => values.iter().for_each(|v| f(*v)),
-            Stmt::Store { .. } | Stmt::StoreVector { .. } | Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } | Stmt::Barrier => {}
+            Stmt::Store { .. }
+            | Stmt::StoreVector { .. }
+            | Stmt::StoreMatrix { .. }
+            | Stmt::Copy { .. }
+            | Stmt::CloseCopies
+            | Stmt::AwaitCopies { .. }
+            | Stmt::Barrier => {}
         }
     }
 }
@@ -399,6 +441,8 @@ pub struct Kernel {
     /// Number of scalars.
     pub scalars: u32,
     pub shared: Vec<Shared>,
+    /// The shape of matrices, where there are such.
+    pub cooperative: Option<Cooperative>,
     /// By value.
     pub types: Vec<Ty>,
     pub body: Vec<Stmt>,
@@ -435,6 +479,7 @@ impl Kernel {
                     | Stmt::StoreVector { .. }
                     | Stmt::LoadMatrices { .. }
                     | Stmt::MultiplyMatrices { .. }
+                    | Stmt::StoreMatrix { .. }
                     | Stmt::Copy { .. }
                     | Stmt::CloseCopies
                     | Stmt::AwaitCopies { .. }

@@ -31,8 +31,9 @@ impl Display for Op {
             Op::Const(Ty::Bool, bits) => write!(f, "{}", bits != 0),
             Op::Const(Ty::I32, bits) => write!(f, "{}", bits as u32 as i32),
             Op::Const(Ty::I64, bits) => write!(f, "{}", bits as i64),
+            Op::Const(Ty::Left | Ty::Right | Ty::Sums, _) => f.write_str("zeros"),
             Op::Scalar(i) => write!(f, "s{i}"),
-            Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => f.write_str(&name(self)),
+            Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes | Op::Subgroup => f.write_str(&name(self)),
             Op::Unary(op, a) => write!(f, "{} {a}", name(op)),
             Op::Binary(op, a, b) => write!(f, "{} {a}, {b}", name(op)),
             Op::MulAdd(a, b, c) => write!(f, "muladd {a}, {b}, {c}"),
@@ -42,6 +43,7 @@ impl Display for Op {
             Op::Pair(words, a, b) => write!(f, "pair {} {a}, {b}", name(words)),
             Op::Convert(op, _, a) => write!(f, "{} {a}", name(op)),
             Op::Load { from, index } => write!(f, "{from}[{index}]"),
+            Op::LoadMatrix { matrix: _, from, index, pitch } => write!(f, "{from}[{index}..] by {pitch}"),
             Op::SubgroupFold(op, a) => write!(f, "subgroup_{} {a}", name(op)),
             Op::SubgroupXor(a, mask) => write!(f, "subgroup_xor {a}, {mask}"),
         }
@@ -97,6 +99,7 @@ fn block(k: &Kernel, body: &[Stmt], depth: usize, out: &mut String) -> fmt::Resu
             Stmt::MultiplyMatrices { words, values, a, b, c } => {
                 writeln!(out, "{pad}{} = multiply_matrices {} {}; {}; {}", list(values), name(words), list(a), list(b), list(c))?;
             }
+            Stmt::StoreMatrix { to, index, pitch, value } => writeln!(out, "{pad}{to}[{index}..] by {pitch} = {value}")?,
             Stmt::Copy { to, at, from, index, bytes, inside } => {
                 let inside = inside.map_or(String::new(), |i| format!(" if {i}"));
                 writeln!(out, "{pad}{to}[{at}] <- {bytes} bytes of {from}[{index}]{inside}")?;

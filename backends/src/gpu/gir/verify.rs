@@ -28,6 +28,9 @@ pub fn verify(k: &Kernel, device: &Gpu) -> Result<()> {
     if k.buffers.len() > device.max_buffers as usize || k.scalars > device.scalar_bytes / 4 {
         return wrong(format!("{} buffers and {} scalars are too many", k.buffers.len(), k.scalars));
     }
+    if k.cooperative.is_some() && k.cooperative != device.cooperative {
+        return wrong("the device has no matrices of this shape".into());
+    }
     let mut untyped = None;
     k.walk(&mut |s| s.defined(&mut |v| untyped = untyped.or((v.0 as usize >= k.types.len()).then_some(v))));
     if let Some(v) = untyped {
@@ -141,13 +144,14 @@ impl Verifier<'_> {
                 if self.k.types.get(v.0 as usize) != Some(&found) {
                     return Err(format!("{v} = {op} is {}", found.name()));
                 }
-                if matches!(op, Op::SubgroupFold(..) | Op::SubgroupXor(..)) && !uniform {
+                let of_matrices = found.is_matrix() && !matches!(op, Op::Const(..));
+                if (of_matrices || matches!(op, Op::SubgroupFold(..) | Op::SubgroupXor(..))) && !uniform {
                     return Err(format!("{v} = {op} stands where not all threads of a group come by"));
                 }
                 let all = op.operands().all(|a| self.is_uniform(a));
-                let same = !matches!(op, Op::Thread | Op::Lane | Op::SubgroupFold(..) | Op::SubgroupXor(..)) && all;
+                let same = !matches!(op, Op::Thread | Op::Lane | Op::Subgroup | Op::SubgroupFold(..) | Op::SubgroupXor(..)) && all;
                 // Another thread may write between the loads of two threads.
-                self.define(*v, same && !matches!(op, Op::Load { .. }))
+                self.define(*v, same && !matches!(op, Op::Load { .. } | Op::LoadMatrix { .. }))
             }
             Stmt::Store { to, index, value } => {
                 self.place(*to, *index)?;
@@ -222,6 +226,13 @@ impl Verifier<'_> {
                 c.iter().try_for_each(|v| self.typed(*v, Ty::F32))?;
                 values.iter().try_for_each(|v| self.define_as(*v, Ty::F32))
             }
+            Stmt::StoreMatrix { .. } if !uniform => Err("a matrix is stored where not all threads of a group come by".into()),
+            Stmt::StoreMatrix { to, index, pitch: _, value } => {
+                self.place(*to, *index)?;
+                self.typed(*value, Ty::Sums)?;
+                let shared = matches!(to, Space::Shared(_)) && self.k.elem(*to) == Elem::F32;
+                if shared { Ok(()) } else { Err(format!("a matrix stored to {to}")) }
+            }
             Stmt::Copy { .. } | Stmt::CloseCopies | Stmt::AwaitCopies { .. } if !self.copies => Err("the device has no copies beside threads".into()),
             Stmt::Copy { to, at, from, index, bytes, inside } => {
                 self.place(*to, *at)?;
@@ -247,33 +258,41 @@ impl Verifier<'_> {
         let fail = || Err(format!("{op} takes no operands of these types"));
         let ok = |fits: bool, out: Ty| if fits { Ok(out) } else { fail() };
         match *op {
+            Op::Const(t, bits) if t.is_matrix() => ok(self.k.cooperative.is_some() && t == Ty::Sums && bits == 0, t),
             Op::Const(t, _) => Ok(t),
+            Op::Subgroup => ok(self.k.cooperative.is_some(), Ty::I32),
+            Op::LoadMatrix { matrix, from, index, pitch: _ } => {
+                self.place(from, index)?;
+                let shared = matches!(from, Space::Shared(_)) && self.k.elem(from) == Elem::I32;
+                ok(self.k.cooperative.is_some() && [Ty::Left, Ty::Right].contains(&matrix) && shared, matrix)
+            }
             Op::Scalar(i) => ok(i < self.k.scalars, Ty::I32),
             Op::Thread | Op::Group | Op::Groups | Op::Lane | Op::Lanes => Ok(Ty::I32),
-            Op::Unary(Unary::Not, a) => ok(!ty(a).is_float(), ty(a)),
+            Op::Unary(Unary::Not, a) => ok(ty(a) == Ty::Bool || ty(a).is_int(), ty(a)),
             Op::Unary(_, a) => ok(ty(a).is_float(), ty(a)),
             Op::Binary(b, x, y) => {
                 let t = ty(x);
                 let fits = match b {
-                    Binary::Add | Binary::Sub | Binary::Mul => t != Ty::Bool,
+                    Binary::Add | Binary::Sub | Binary::Mul => t.is_number(),
                     Binary::Div => t.is_float(),
-                    Binary::And | Binary::Or | Binary::Xor => !t.is_float(),
+                    Binary::And | Binary::Or | Binary::Xor => t == Ty::Bool || t.is_int(),
                     Binary::DivS | Binary::DivU | Binary::RemS | Binary::RemU | Binary::Shl | Binary::ShrS | Binary::ShrU => t.is_int(),
                 };
                 ok(fits && t == ty(y), t)
             }
+            Op::MulAdd(a, b, c) if ty(c).is_matrix() => ok([a, b, c].map(ty) == [Ty::Left, Ty::Right, Ty::Sums], ty(c)),
             Op::MulAdd(a, b, c) => ok(ty(a).is_float() && ty(a) == ty(b) && ty(b) == ty(c), ty(a)),
             Op::Compare(c, a, b) => {
                 let fits = match c {
-                    Compare::Eq | Compare::Ne => true,
-                    Compare::Lt | Compare::Le => ty(a) != Ty::Bool,
+                    Compare::Eq | Compare::Ne => !ty(a).is_matrix(),
+                    Compare::Lt | Compare::Le => ty(a).is_number(),
                     Compare::LtU | Compare::LeU => ty(a).is_int(),
                 };
                 ok(fits && ty(a) == ty(b), Ty::Bool)
             }
             Op::Tf32(a) => ok(self.matrices && ty(a) == Ty::F32, Ty::I32),
             Op::Pair(words, a, b) => ok(self.matrices && words.numbers() == 2 && ty(a) == Ty::F32 && ty(b) == Ty::F32, Ty::I32),
-            Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b), ty(a)),
+            Op::Select(c, a, b) => ok(ty(c) == Ty::Bool && ty(a) == ty(b) && !ty(a).is_matrix(), ty(a)),
             Op::Convert(c, to, a) => {
                 let from = ty(a);
                 let fits = match c {
@@ -283,7 +302,7 @@ impl Verifier<'_> {
                     Convert::FloatS | Convert::FloatU => from.is_int() && to.is_float(),
                     Convert::IntS | Convert::IntU => from.is_float() && to.is_int(),
                     Convert::Resize => from.is_float() && to.is_float() && from != to,
-                    Convert::Bits => from != Ty::Bool && to != Ty::Bool && from.bits() == to.bits() && from != to,
+                    Convert::Bits => from.is_number() && to.is_number() && from.bits() == to.bits() && from != to,
                 };
                 ok(fits, to)
             }
@@ -291,7 +310,7 @@ impl Verifier<'_> {
                 self.place(from, index)?;
                 Ok(self.k.elem(from).ty())
             }
-            Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => ok(ty(a) != Ty::Bool, ty(a)),
+            Op::SubgroupFold(_, a) | Op::SubgroupXor(a, _) => ok(ty(a).is_number(), ty(a)),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! A kernel sees an operation and its types, never a name. Sizes that are known only at the launch are scalars of it.
 
 mod conv;
+mod cooperative;
 mod epilogue;
 mod matrix;
 mod product;
@@ -12,7 +13,7 @@ mod tile;
 
 use super::gir::build::Builder;
 use super::gir::{self, Binary, Compare, Op as Gir, Space, Ty, Val, Words};
-use super::lower::minifloat::decode;
+use super::lower::minifloat::{decode, encode};
 use super::lower::{Lowered, Refusal, elem};
 use nnc_ir::kernel::{Access, Kernel, Origin};
 use nnc_ir::ops::Op;
@@ -84,8 +85,8 @@ impl<'k> Site<'k> {
 
     /// What all kernels here ask for.
     fn usable(&self) -> Result<()> {
-        let halves = [DType::F16, DType::BF16].contains(&self.y().dtype) && matches!(self.origin.op, Op::MatMul(_) | Op::Conv(_));
-        let dtype = if halves && self.device.isa.is_nvidia() { self.y().dtype } else { DType::F32 };
+        let halves = matches!(self.origin.op, Op::MatMul(_) | Op::Conv(_)) && tile::multiplies(self.device, self.y().dtype);
+        let dtype = if halves { self.y().dtype } else { DType::F32 };
         if let Some(t) = self.origin.x.iter().chain(&self.origin.y).find(|t| t.dtype != dtype) {
             return no(format!("an operand is {}", t.dtype));
         }
@@ -105,7 +106,7 @@ impl<'k> Site<'k> {
         let bases = self.offsets.iter().map(|o| o.then(|| b.scalar())).collect();
         let most = self.device.scalar_bytes as usize / 4 - self.offsets.iter().filter(|o| **o).count().min(self.device.scalar_bytes as usize / 4);
         let dtypes = self.kernel.params.iter().map(|p| p.dtype).collect();
-        Frame { b, buffers, dtypes, bases, scalars: vec![], most }
+        Frame { b, buffers, dtypes, bases, scalars: vec![], most, rounds: self.device.isa.is_nvidia() }
     }
 }
 
@@ -126,6 +127,8 @@ struct Frame {
     scalars: Vec<Dim>,
     /// Scalars that a launch may have.
     most: usize,
+    /// Whether the device rounds to 16 bits by itself ([`Gir::Pair`]).
+    rounds: bool,
 }
 
 impl AsMut<Builder> for Frame {
@@ -185,6 +188,7 @@ impl Frame {
     fn store_vector(&mut self, param: usize, index: Val, values: Vec<Val>) {
         let at = self.place(param, index);
         let values = match pairs(self.dtypes[param]) {
+            Some(_) if !self.rounds => values.into_iter().map(|v| encode(&mut self.b, self.dtypes[param], v)).collect(),
             Some(words) => {
                 let zero = self.b.f32(0.0);
                 values.into_iter().map(|v| self.b.value(Gir::Pair(words, v, zero))).collect()

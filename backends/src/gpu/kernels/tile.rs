@@ -1,12 +1,13 @@
 //! Products of tiles: a group computes a tile of the result, its threads some elements each. Tiles of both operands go through shared
 //! memory, so that an element is read from far once for a whole row or column of the tile.
 
+use super::cooperative::{Blocks, share};
 use super::epilogue::{Channel, epilogue};
 use super::matrix::Units;
 use super::{Element, Frame, Result, barrier, is_multiple, no, pairs, tiles};
 use crate::gpu::gir::{Binary, Compare, Elem, Op, Space, Stmt, Ty, Val, Words};
 use nnc_ir::ops::contract::Post;
-use nnc_ir::target::{Gpu, Rounding};
+use nnc_ir::target::{Cooperative, Gpu, Rounding};
 use nnc_ir::{DType, Dim};
 
 /// Rows and columns of the result that a group computes, the depth that it sums at once, and the elements of a thread along both.
@@ -21,6 +22,8 @@ pub struct Tile {
     pub feed: Feed,
     /// What operands are rounded to, where subgroups multiply matrices of them.
     pub matrices: Option<Words>,
+    /// The matrices that subgroups hold together, if they do, and how many of the tile each of them computes.
+    pub cooperative: Option<(Cooperative, u32)>,
 }
 
 /// How tiles come to shared memory.
@@ -34,12 +37,25 @@ pub enum Feed {
     Copies(u32),
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: None };
+const LARGE: Tile = Tile { rows: 128, columns: 128, depth: 8, of_thread: 8, wide: 4, feed: Feed::Copies(3), matrices: None, cooperative: None };
 const MEDIUM: Tile = Tile { rows: 64, columns: 64, depth: 16, of_thread: 4, ..LARGE };
 const SMALL: Tile = Tile { rows: 32, columns: 32, depth: 32, of_thread: 2, wide: 2, ..LARGE };
 /// For matrix units: eight subgroups, and two; 16 words deep.
-const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: Some(Words::Bf16) };
+const WIDE: Tile = Tile { rows: 128, columns: 128, depth: 32, of_thread: 8, wide: 2, feed: Feed::Ahead, matrices: Some(Words::Bf16), ..LARGE };
 const NARROW: Tile = Tile { rows: 64, columns: 64, ..WIDE };
+/// For matrices that subgroups hold together; results go through shared memory.
+const TOGETHER: Tile = Tile { depth: 32, wide: 1, feed: Feed::Plain, matrices: Some(Words::F16), ..MEDIUM };
+
+/// Whether a device multiplies tiles of such a type of 16 bits.
+pub fn multiplies(device: &Gpu, dtype: DType) -> bool {
+    pairs(dtype).is_some_and(|p| device.isa.is_nvidia() || p == Words::F16 && together(device).is_some())
+}
+
+/// The tile for matrices that subgroups of a device hold together, where it has them and they fit.
+fn together(device: &Gpu) -> Option<Tile> {
+    let c = device.cooperative.filter(|_| device.max_threads >= TOGETHER.threads())?;
+    Some(Tile { cooperative: Some((c, share(TOGETHER, c)?)), ..TOGETHER })
+}
 
 /// Rows or columns below which a tile would be mostly empty.
 pub const LEAST: i64 = 8;
@@ -58,6 +74,9 @@ impl Tile {
     /// The largest one that leaves no half of it empty and gives every multiprocessor some groups.
     pub fn choose(device: &Gpu, s: &Shape, heavy: bool, dtype: DType) -> Tile {
         let (nvidia, halves) = (device.isa.is_nvidia(), pairs(dtype));
+        if let (Some(tile), Some(_)) = (together(device), halves) {
+            return tile;
+        }
         let fits = |t: &Tile| {
             let groups = s.groups(*t).as_const();
             let filled = |d: &Dim, n: u32| d.as_const().is_none_or(|d| 2 * d > i64::from(n));
@@ -287,28 +306,56 @@ struct Sums {
 /// What multiplies two tiles in shared memory.
 enum Multiplier {
     Units(Units),
-    /// Each thread by itself: its first row and column.
-    Threads {
-        row: Val,
-        column: Val,
-    },
+    Together(Blocks, Own),
+    Threads(Own),
+}
+
+/// A thread's first row and column in a tile of which each has its own sums.
+#[derive(Clone, Copy)]
+struct Own {
+    row: Val,
+    column: Val,
+}
+
+impl Own {
+    /// The rows and columns of the thread's sums, for a tile whose first are these.
+    fn places(self, f: &mut Frame, t: Tile, corner: (Val, Val)) -> (Vec<Val>, Vec<Val>) {
+        let places = |f: &mut Frame, first: Val, own: Val, span: u32| -> Vec<Val> {
+            let base = f.b.add(first, own);
+            t.pieces(span).flat_map(|p| (p..p + t.wide).map(|i| f.b.with(Binary::Add, base, i.into())).collect::<Vec<_>>()).collect()
+        };
+        (places(f, corner.0, self.row, t.rows), places(f, corner.1, self.column, t.columns))
+    }
 }
 
 impl Multiplier {
     fn new(f: &mut Frame, t: Tile) -> Multiplier {
-        if let Some(words) = t.matrices {
+        if let (Some(words), None) = (t.matrices, t.cooperative) {
             return Multiplier::Units(Units::new(f, t, words));
         }
         let (thread, across) = (f.b.value(Op::Thread), f.b.i32((t.columns / t.of_thread) as i32));
         let (row, column) = f.split(thread, across);
         let [row, column] = [row, column].map(|v| f.b.with(Binary::Mul, v, t.wide.into()));
-        Multiplier::Threads { row, column }
+        let own = Own { row, column };
+        match t.cooperative {
+            Some((shape, count)) => Multiplier::Together(Blocks::new(f, t, shape, count), own),
+            None => Multiplier::Threads(own),
+        }
+    }
+
+    /// Sums before the first tiles.
+    fn none(&self, f: &mut Frame, t: Tile) -> Vec<Val> {
+        match self {
+            Multiplier::Together(blocks, _) => blocks.none(f),
+            Multiplier::Units(_) | Multiplier::Threads(_) => vec![f.b.f32(0.0); (t.of_thread * t.of_thread) as usize],
+        }
     }
 
     fn multiply(&self, f: &mut Frame, t: Tile, left: &Part, right: &Part, sums: &mut [Val]) {
-        let (row, column) = match self {
+        let Own { row, column } = match self {
             Multiplier::Units(units) => return units.multiply(f, left, right, sums),
-            Multiplier::Threads { row, column } => (*row, *column),
+            Multiplier::Together(blocks, _) => return blocks.multiply(f, left, right, sums),
+            Multiplier::Threads(own) => *own,
         };
         let n = t.of_thread;
         for k in 0..t.depth {
@@ -325,17 +372,17 @@ impl Multiplier {
         }
     }
 
-    /// The rows and columns of the thread's sums in the result, for a tile whose first are these.
-    fn places(&self, f: &mut Frame, t: Tile, corner: (Val, Val)) -> (Vec<Val>, Vec<Val>) {
-        let (row, column) = match self {
-            Multiplier::Units(units) => return units.places(f, corner.0, corner.1),
-            Multiplier::Threads { row, column } => (*row, *column),
+    /// The thread's sums and their rows and columns in the result, for a tile whose first are these.
+    fn results(&self, f: &mut Frame, t: Tile, corner: (Val, Val), sums: Vec<Val>) -> Sums {
+        let (rows, columns) = match self {
+            Multiplier::Units(units) => units.places(f, corner.0, corner.1),
+            Multiplier::Together(_, own) | Multiplier::Threads(own) => own.places(f, t, corner),
         };
-        let places = |f: &mut Frame, first: Val, own: Val, span: u32| -> Vec<Val> {
-            let base = f.b.add(first, own);
-            t.pieces(span).flat_map(|p| (p..p + t.wide).map(|i| f.b.with(Binary::Add, base, i.into())).collect::<Vec<_>>()).collect()
-        };
-        (places(f, corner.0, row, t.rows), places(f, corner.1, column, t.columns))
+        let Multiplier::Together(blocks, own) = self else { return Sums { rows, columns, sums } };
+        let zero = f.b.i32(0);
+        let (down, across) = own.places(f, t, (zero, zero));
+        let sums = blocks.results(f, t, &sums, &down, &across);
+        Sums { rows, columns, sums }
     }
 }
 
@@ -378,18 +425,18 @@ impl Tiles<'_> {
 
 fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, corner: (Val, Val), a: &mut dyn Source, b: &mut dyn Source) -> Sums {
     // Pairs that lie in memory as matrix units take them need not be made.
-    let ready = pairs(f.dtypes[0]).is_some() && [&*a, &*b].iter().all(|s| s.along_depth(f) && s.together(f) > 1);
+    let ready = t.cooperative.is_none() && pairs(f.dtypes[0]).is_some() && [&*a, &*b].iter().all(|s| s.along_depth(f) && s.together(f) > 1);
     let t = if ready { Tile { feed: Feed::Copies(2), ..t } } else { t };
     let whole = is_multiple(&shape.depth, t.depth);
-    let count = (t.of_thread * t.of_thread) as usize;
     let left = Reader::new(f, t, a, t.rows, corner.0, s.rows, [whole, is_multiple(&shape.rows, t.rows)]);
     let right = Reader::new(f, t, b, t.columns, corner.1, s.columns, [whole, is_multiple(&shape.columns, t.columns)]);
     let multiplier = Multiplier::new(f, t);
-    let (zero, none) = (f.b.i32(0), f.b.f32(0.0));
+    let zero = f.b.i32(0);
     let steps = f.b.with(Binary::Add, s.depth, i64::from(t.depth) - 1);
     let steps = f.b.with(Binary::DivU, steps, t.depth.into());
     let mut tiles = Tiles { readers: [left, right], of_step: t.depth, steps, depth: s.depth };
-    let mut first = vec![none; count];
+    let mut first = multiplier.none(f, t);
+    let count = first.len();
     match t.feed {
         Feed::Plain => {}
         Feed::Ahead => first.extend(tiles.read(f, zero, whole)),
@@ -436,8 +483,7 @@ fn multiply(f: &mut Frame, shape: &Shape, s: &Sizes, t: Tile, corner: (Val, Val)
     }
     sums.extend(next);
     f.b.end_for(index, (zero, steps), &first, &values, sums);
-    let (rows, columns) = multiplier.places(f, t, corner);
-    Sums { rows, columns, sums: values[..count].to_vec() }
+    multiplier.results(f, t, corner, values[..count].to_vec())
 }
 
 /// Where a row or a column of results lies, and the channel, where it decides on that.

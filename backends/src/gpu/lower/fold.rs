@@ -10,10 +10,10 @@ use nnc_ir::target::Gpu;
 use nnc_ir::{DType, ScalarFn};
 use std::collections::BTreeSet;
 
-/// Elements below which a fold is a thread's work: handing results over takes a group as long as some dozen of them.
+/// Elements below which a fold is a thread's work: handing results over takes a group about as long.
 const LEAST: i64 = 32;
 
-/// Tasks for each element of a fold from which they fill a device by themselves: groups halve no time then, and each hands over.
+/// Tasks for each element of a fold, beyond which tasks alone keep a device busy, and handing over costs more than it saves.
 const TASKS: i64 = 64;
 
 /// Where the threads of a group, the square of a number, leave their results: all of them, then that number of partial ones.
@@ -209,7 +209,8 @@ fn by_groups(k: &Kernel, folds: &[Option<Fold>], offsets: &[bool], device: &Gpu)
             Ty::F32 => Elem::F32,
             Ty::F64 => Elem::F64,
             Ty::I64 => Elem::I64,
-            Ty::Bool | Ty::I32 => Elem::I32,
+            Ty::I32 => Elem::I32,
+            Ty::Bool | Ty::Left | Ty::Right | Ty::Sums => return Err("a fold of what memory does not hold".into()),
         };
         let at = partials.iter().position(|(e, _)| *e == elem).unwrap_or_else(|| {
             partials.push((elem, Partials::new(&mut l.b, elem, root)));

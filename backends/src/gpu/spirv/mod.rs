@@ -10,8 +10,8 @@ use module::Module;
 use nnc_ir::Error;
 use rspirv::dr::{self, InsertPoint, Instruction, Operand};
 use rspirv::spirv::{
-    BuiltIn, Capability, Decoration, FunctionControl, GlslStd450Op as GLOp, GroupOperation, LoopControl, MemorySemantics, Op as O, Scope,
-    SelectionControl, StorageClass, Word,
+    BuiltIn, Capability, CooperativeMatrixLayout, Decoration, FunctionControl, GlslStd450Op as GLOp, GroupOperation, LoopControl, MemoryAccess,
+    MemorySemantics, Op as O, Scope, SelectionControl, StorageClass, Word,
 };
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub fn entry_name(i: usize, k: &Kernel) -> String {
 
 /// One module that holds all these kernels, which have verified.
 pub fn module(kernels: &[&Kernel]) -> nnc_ir::Result<Vec<u32>> {
-    let mut m = Module::new();
+    let mut m = Module::new(kernels.iter().any(|k| k.cooperative.is_some()));
     for (i, k) in kernels.iter().enumerate() {
         Printer::print(&mut m, k, &entry_name(i, k)).map_err(|e| Error::internal(format!("kernel {} as SPIR-V: {e}", k.name)))?;
     }
@@ -48,6 +48,7 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn print(m: &mut Module, k: &Kernel, name: &str) -> Result<()> {
+        m.cooperative = k.cooperative;
         let values = k.types.iter().map(|_| m.b.id()).collect();
         let mut p = Printer { m, k, values, buffers: vec![], shared: vec![], scalars: None, builtins: BTreeMap::new(), current: 0 };
         p.globals();
@@ -126,7 +127,7 @@ impl Printer<'_> {
                     let t = self.m.element(elem);
                     bits = self.m.b.u_convert(t, None, bits)?;
                 }
-                self.m.b.store(at, bits, None, [])
+                self.m.b.store(at, bits, self.access(*to), [])
             }
             Stmt::If { cond, then, otherwise, joined } => {
                 let [a, b, join] = self.labels();
@@ -175,8 +176,16 @@ impl Printer<'_> {
             | Stmt::Copy { .. }
             | Stmt::CloseCopies
             | Stmt::AwaitCopies { .. } => Ok(()),
+            Stmt::StoreMatrix { to, index, pitch, value } => {
+                let (at, value) = (self.place(*to, *index)?, self.id(*value));
+                let (layout, pitch) = self.layout(CooperativeMatrixLayout::RowMajorKHR, *pitch);
+                self.m.b.cooperative_matrix_store_khr(at, value, layout, Some(pitch), self.access(*to), [])
+            }
             Stmt::Barrier => {
-                let order = MemorySemantics::ACQUIRE_RELEASE | MemorySemantics::UNIFORM_MEMORY | MemorySemantics::WORKGROUP_MEMORY;
+                let mut order = MemorySemantics::ACQUIRE_RELEASE | MemorySemantics::UNIFORM_MEMORY | MemorySemantics::WORKGROUP_MEMORY;
+                if self.m.shared.is_some() {
+                    order |= MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE;
+                }
                 let (scope, order) = (self.m.constant(Ty::I32, Scope::Workgroup as u64), self.m.constant(Ty::I32, order.bits().into()));
                 self.m.b.control_barrier(scope, scope, order)
             }
@@ -225,6 +234,14 @@ impl Printer<'_> {
         step(self)?;
         self.m.b.branch(head)?;
         self.label(end)
+    }
+
+    fn access(&self, s: Space) -> Option<MemoryAccess> {
+        self.m.shared.filter(|_| matches!(s, Space::Shared(_)))
+    }
+
+    fn layout(&mut self, order: CooperativeMatrixLayout, pitch: u32) -> (Word, Word) {
+        (self.m.constant(Ty::I32, order as u64), self.m.constant(Ty::I32, pitch.into()))
     }
 
     /// A pointer to an element.
@@ -288,9 +305,13 @@ impl Printer<'_> {
                 let (x, y) = (self.input(BuiltIn::NumWorkgroups, 0)?, self.input(BuiltIn::NumWorkgroups, 1)?);
                 self.plain(v, O::IMul, &[x, y])
             }
-            Op::Lane | Op::Lanes => {
+            Op::Lane | Op::Lanes | Op::Subgroup => {
                 self.m.need(Capability::GroupNonUniform);
-                let b = if *op == Op::Lane { BuiltIn::SubgroupLocalInvocationId } else { BuiltIn::SubgroupSize };
+                let b = match op {
+                    Op::Lane => BuiltIn::SubgroupLocalInvocationId,
+                    Op::Lanes => BuiltIn::SubgroupSize,
+                    _ => BuiltIn::SubgroupId,
+                };
                 let t = self.m.value(Ty::I32);
                 let at = self.builtin(b, t);
                 self.plain(v, O::Load, &[at])
@@ -304,6 +325,13 @@ impl Printer<'_> {
                 }
                 self.plain(v, op, &[id(self, x), id(self, y)])
             }
+            Op::MulAdd(a, b, c) if self.k.ty(c).is_matrix() => self.plain(v, O::CooperativeMatrixMulAddKHR, &[a, b, c].map(|m| self.id(m))),
+            Op::LoadMatrix { matrix, from, index, pitch } => {
+                let (t, at) = (self.ty(v), self.place(from, index)?);
+                let order = if matrix == Ty::Left { CooperativeMatrixLayout::RowMajorKHR } else { CooperativeMatrixLayout::ColumnMajorKHR };
+                let (layout, pitch) = self.layout(order, pitch);
+                self.m.b.cooperative_matrix_load_khr(t, Some(self.id(v)), at, layout, Some(pitch), self.access(from), []).map(drop)
+            }
             Op::MulAdd(a, b, c) => self.glsl(v, GLOp::Fma, &[a, b, c]),
             Op::Compare(c, a, b) => self.plain(v, compare(c, self.k.ty(a)), &[id(self, a), id(self, b)]),
             // The verifier leaves none for devices that take SPIR-V.
@@ -316,11 +344,11 @@ impl Printer<'_> {
             Op::Convert(c, _, a) => self.plain(v, conversion(c), &[id(self, a)]),
             Op::Load { from, index } => {
                 let (at, elem) = (self.place(from, index)?, self.k.elem(from));
+                let (t, access) = (self.m.element(elem), self.access(from));
                 if elem.bytes() >= 4 {
-                    return self.plain(v, O::Load, &[at]);
+                    return self.m.b.load(t, Some(self.id(v)), at, access, []).map(drop);
                 }
-                let t = self.m.element(elem);
-                let narrow = self.m.b.load(t, None, at, None, [])?;
+                let narrow = self.m.b.load(t, None, at, access, [])?;
                 self.plain(v, if matches!(elem, Elem::I8 | Elem::I16) { O::SConvert } else { O::UConvert }, &[narrow])
             }
             Op::SubgroupFold(f, a) => {

@@ -2,28 +2,46 @@
 //! which capabilities an instruction needs.
 
 use super::super::gir::{Elem, Ty};
+use nnc_ir::target::Cooperative;
 use rspirv::binary::Assemble;
 use rspirv::dr::{Builder, InsertPoint, Instruction, Operand};
-use rspirv::spirv::{AddressingModel, Capability, Decoration, ExecutionMode, ExecutionModel, MemoryModel, Op, StorageClass, Word};
+use rspirv::spirv::{
+    AddressingModel, Capability, CooperativeMatrixUse, Decoration, ExecutionMode, ExecutionModel, MemoryAccess, MemoryModel, Op, Scope, StorageClass,
+    Word,
+};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub struct Module {
     pub b: Builder,
     /// The instruction set of GLSL.
     pub glsl: Word,
+    /// What an access to the group's memory says of itself: that other threads see it, where that does not go without saying.
+    pub shared: Option<MemoryAccess>,
     capabilities: BTreeSet<Capability>,
     constants: HashMap<(Ty, u64), Word>,
     /// Types that have their decorations.
     decorated: HashSet<Word>,
+    /// The shape of matrices in the kernel at hand.
+    pub cooperative: Option<Cooperative>,
 }
 
 impl Module {
-    pub fn new() -> Module {
+    /// `cooperative` is whether kernels have matrices that subgroups hold together: those ask for Vulkan's memory model.
+    pub fn new(cooperative: bool) -> Module {
         let mut b = Builder::new();
         b.set_version(1, 5);
-        b.memory_model(AddressingModel::Logical, MemoryModel::GLSL450);
+        let (model, capability) = if cooperative { (MemoryModel::Vulkan, Some(Capability::VulkanMemoryModel)) } else { (MemoryModel::GLSL450, None) };
+        b.memory_model(AddressingModel::Logical, model);
         let glsl = b.ext_inst_import("GLSL.std.450");
-        Module { b, glsl, capabilities: BTreeSet::from([Capability::Shader]), constants: HashMap::new(), decorated: HashSet::new() }
+        Module {
+            b,
+            glsl,
+            shared: cooperative.then_some(MemoryAccess::NON_PRIVATE_POINTER),
+            capabilities: [Capability::Shader].into_iter().chain(capability).collect(),
+            constants: HashMap::new(),
+            decorated: HashSet::new(),
+            cooperative: None,
+        }
     }
 
     pub fn need(&mut self, c: Capability) {
@@ -44,7 +62,21 @@ impl Module {
                 self.need(Capability::Float64);
                 self.b.type_float(64, None)
             }
+            Ty::Left | Ty::Right | Ty::Sums => self.matrix(t),
         }
+    }
+
+    fn matrix(&mut self, t: Ty) -> Word {
+        [Capability::CooperativeMatrixKHR, Capability::Float16].into_iter().for_each(|c| self.need(c));
+        let (rows, columns, depth) = self.cooperative.map_or((0, 0, 0), |c| (c.rows, c.columns, c.depth));
+        let (bits, rows, columns, usage) = match t {
+            Ty::Left => (16, rows, depth, CooperativeMatrixUse::MatrixAKHR),
+            Ty::Right => (16, depth, columns, CooperativeMatrixUse::MatrixBKHR),
+            _ => (32, rows, columns, CooperativeMatrixUse::MatrixAccumulatorKHR),
+        };
+        let [scope, rows, columns, usage] = [Scope::Subgroup as u32, rows, columns, usage as u32].map(|n| self.constant(Ty::I32, n.into()));
+        let number = self.b.type_float(bits, None);
+        self.b.type_cooperative_matrix_khr(number, scope, rows, columns, usage)
     }
 
     /// The type of an element in memory; of narrow integers, signed and unsigned ones share it.
@@ -101,6 +133,10 @@ impl Module {
         }
         let t = self.value(ty);
         let id = match ty {
+            Ty::Left | Ty::Right | Ty::Sums => {
+                let zero = self.constant(Ty::F32, 0);
+                self.b.constant_composite(t, [zero])
+            }
             Ty::Bool if bits == 0 => self.b.constant_false(t),
             Ty::Bool => self.b.constant_true(t),
             Ty::I32 | Ty::F32 => self.b.constant_bit32(t, bits as u32),
@@ -127,6 +163,9 @@ impl Module {
 
     pub fn finish(mut self) -> Vec<u32> {
         self.capabilities.iter().for_each(|c| self.b.capability(*c));
+        if self.capabilities.contains(&Capability::CooperativeMatrixKHR) {
+            self.b.extension("SPV_KHR_cooperative_matrix");
+        }
         self.b.module().assemble()
     }
 }
