@@ -11,7 +11,8 @@ pub fn path() -> &'static Path {
         let test = std::env::current_exe().expect("the running test");
         let folder = test.ancestors().find(|d| d.file_name().is_some_and(|n| n == "deps")).and_then(Path::parent).expect("target/PROFILE/deps");
         let mut build = std::process::Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "nnc", "--bin", "nnc"]).current_dir(crate::data::root());
+        // With a test beside it: the command then has the features of dependencies that tests have, and is built once, not twice.
+        build.args(["build", "--quiet", "--workspace", "--bin", "nnc", "--test", "cli"]).current_dir(crate::data::root());
         build.args((folder.file_name().is_some_and(|n| n == "release")).then_some("--release"));
         assert!(build.status().expect("cargo runs").success(), "the command builds");
         folder.join(format!("nnc{}", std::env::consts::EXE_SUFFIX))
