@@ -4,9 +4,10 @@ use super::clif::{Emitter, I64};
 use super::declare::declare_kernel;
 use super::driver::commands::{Form, encode, in_program, launches};
 use super::driver::interp::Machine;
+use super::select::Vector;
 use super::target::{Use, cranelift_isa};
 use super::unwind::Frames;
-use super::{Options, Weights, abi, isa, loops, select, x86};
+use super::{Options, Weights, abi, isa, loops, select};
 use crate::weights::weight_bytes;
 use cranelift_module::{FuncId, Linkage, Module};
 use nnc_ir::kernel::{Access, BufferRef, Kernel, Place, Program};
@@ -90,10 +91,10 @@ fn kernels<M: Module>(
         let choice = select::choose(k, t, padded[i]);
         let name = &names[i];
         let id = match (&choice.vector, shared[i]) {
-            (Some((func, isa::Isa::Portable)), _) => declare_kernel(e.m, &e.local(name), func, isa::Isa::Portable)?,
-            (Some((func, _)), _) => {
+            (Some(Vector::Portable(func)), _) => declare_kernel(e.m, &e.local(name), func, isa::Isa::Portable)?,
+            (Some(Vector::Code(bytes)), _) => {
                 let id = e.declare(name, Linkage::Local, &[I64, I64], &[])?;
-                e.define_bytes(id, &x86::assemble(func)?.bytes)?;
+                e.define_bytes(id, bytes)?;
                 id
             }
             (None, Some(id)) => id,

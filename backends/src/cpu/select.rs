@@ -18,6 +18,7 @@ use super::kernels::{self, BLOCK, Factor, Size, Tasks};
 use super::vectorize::vectorize;
 use super::vir::Func;
 use super::vir::verify::verify;
+use super::x86;
 use nnc_ir::attrs::AttrValue;
 use nnc_ir::kernel::{Kernel, Origin, size_symbol};
 use nnc_ir::ops::Op;
@@ -33,13 +34,32 @@ pub struct Choice {
     /// What chose it, for reports.
     pub implementation: &'static str,
     /// A vector kernel, or `None` for the loops as they are.
-    pub vector: Option<(Func, Isa)>,
+    pub vector: Option<Vector>,
     /// Number of tasks, over the kernel's sizes.
     pub tasks: Dim,
     /// What the code reads behind the kernel's own sizes.
     pub extra: Vec<Extra>,
     /// Implementations that refused, and why.
     pub refused: Vec<(&'static str, String)>,
+}
+
+/// A vector kernel as far as it is compiled here.
+pub enum Vector {
+    /// For Cranelift.
+    Portable(Func),
+    /// Machine code, of which nothing but itself is read.
+    Code(Vec<u8>),
+}
+
+impl Vector {
+    /// An error where the kernel is nothing that the instruction set can say: constants too large for an instruction, too many masks.
+    fn new(func: Func, isa: Isa) -> Result<Vector> {
+        verify(&func)?;
+        match isa {
+            Isa::Portable => Ok(Vector::Portable(func)),
+            Isa::Avx2 | Isa::Avx512 => Ok(Vector::Code(x86::assemble(&func)?.bytes)),
+        }
+    }
 }
 
 /// What an implementation is asked.
@@ -106,19 +126,18 @@ pub fn choose(kernel: &Kernel, target: &Target, padded: bool) -> Choice {
                 continue;
             }
             let mut site = Site { kernel, origin, isa, machine, bf16: target.bf16, padded, extra: vec![] };
-            match accept(&mut site) {
-                // A stride or a size that no instruction takes as a constant: the loops hold such numbers in registers.
-                Ok(made) if verify(&made.func).is_err() => refused.push((*name, "a constant beyond 32 bits".into())),
-                Ok(made) => {
-                    let tasks = site.tasks(&made.tasks);
-                    return Choice { implementation: name, vector: Some((made.func, isa)), tasks, extra: site.extra, refused };
+            // A stride or a size that no instruction takes as a constant, say: the loops hold such numbers in registers.
+            match accept(&mut site).and_then(|made| Ok((Vector::new(made.func, isa)?, made.tasks))) {
+                Ok((vector, tasks)) => {
+                    let tasks = site.tasks(&tasks);
+                    return Choice { implementation: name, vector: Some(vector), tasks, extra: site.extra, refused };
                 }
                 Err(e) => refused.push((*name, e.message().to_string())),
             }
         }
     }
-    match vectorize(kernel, isa).and_then(|func| verify(&func).map(|()| func)) {
-        Ok(func) => Choice { implementation: "vector loops", vector: Some((func, isa)), tasks: kernel.tasks.clone(), extra: vec![], refused },
+    match vectorize(kernel, isa).and_then(|func| Vector::new(func, isa)) {
+        Ok(vector) => Choice { implementation: "vector loops", vector: Some(vector), tasks: kernel.tasks.clone(), extra: vec![], refused },
         Err(e) => {
             refused.push(("vector loops", e.message().to_string()));
             Choice { implementation: "loops", vector: None, tasks: kernel.tasks.clone(), extra: vec![], refused }
