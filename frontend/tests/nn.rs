@@ -364,3 +364,43 @@ fn what_cannot_be_repeated_is_told() {
     assert!(r.to_string().contains("-1 is no count"), "{r}");
     assert_eq!(graph("module f(x: f32[4]) {\n h = x + 0\n repeat 0 { h = h + 1 }\n return h\n}").len(), 3);
 }
+
+#[test]
+fn repetitions_are_bounded() {
+    let net = |n: &str, body: &str| format!("module f(x: f32[4]) {{\n h = x + 0\n repeat {n} {{ {body} }}\n return h\n}}");
+    for (n, body) in [
+        ("1000000000000000", "w = param [0] ~ normal(1)\n h = h + reduce_sum(w, keepdims=0)"),
+        ("2147483647", "repeat 2147483647 { w = param [0] ~ he\n h = h + reduce_sum(w, keepdims=0) }"),
+        ("1000000000000000", "h = h + 1"),
+        ("9223372036854775807", "w = param [4] ~ normal(1)\n h = h + w"),
+    ] {
+        let r = errors(&net(n, body));
+        assert!(r.0.iter().all(|e| e.code() == Code::Limit || e.code() == Code::Shape), "{r}");
+        assert!(r.to_string().contains("t.nn:3"), "{r}");
+    }
+    let many: String = (0..4000).map(|i| format!("v{i} = {i}\n")).collect();
+    let r = errors(&format!("module f(x: f32[4]) {{\n h = x\n {many} for i in 0..1000 {{ repeat 2 {{ h = h + 1 }} }}\n return h\n}}"));
+    assert_eq!(r.0[0].code(), Code::Limit, "{r}");
+}
+
+#[test]
+fn no_two_parameters_have_one_path() {
+    let (_, p) = parse_model(
+        "module f(x: f32[4]) {\n v_2 = param [4] ~ ones\n v = param [4] ~ zeros\n v = v + param [4] ~ ones\n v = param [4] ~ zeros\n return x + v + v_2\n}",
+        "t.nn",
+        Limits::default(),
+    )
+    .unwrap();
+    let paths: Vec<&str> = p.iter().map(|p| p.path.as_str()).collect();
+    assert_eq!(paths, ["v_2", "v", "param", "v_3"]);
+    let layer = "module S(n) (x) {\n w = param [n] ~ ones\n return x + w\n}\n";
+    let r = errors(&format!("{layer}module f(x: f32[4]) {{\n s = S(4, name=\"repeat.S\")\n return s(x)\n}}"));
+    assert!(r.to_string().contains("has a point"), "{r}");
+    // Made before, so shared, whatever it is called.
+    let text = format!(
+        "{layer}module f(x: f32[4]) {{\n repeat_2 = S(4)\n h = x\n repeat 2 {{ h = S(4)(h) }}\n repeat 2 {{ h = repeat_2(h) }}\n return h\n}}"
+    );
+    let (_, p) = parse_model(&text, "t.nn", Limits::default()).unwrap();
+    let shapes: Vec<_> = p.iter().map(|p| (p.path.as_str(), p.initial.is_some())).collect();
+    assert_eq!(shapes, [("repeat.S.w", false), ("repeat_2.w", false)]);
+}

@@ -98,7 +98,7 @@ impl Site<'_, '_> {
         let Some(ws) = types[1].const_shape() else { return Ok(None) };
         let w = self.op.window(&types[1])?;
         let n = w.kernel.len();
-        if x.dtype != DType::F32 || ws.contains(&0) || w.strides.iter().product::<i64>() > MAX_PHASES as i64 {
+        if x.dtype != DType::F32 || ws.contains(&0) || w.strides.iter().fold(1, |n: i64, s| n.saturating_mul(*s)) > MAX_PHASES as i64 {
             return Ok(None);
         }
         if let Some(pixel) = self.pixel(x, y, &w, &ws)? {

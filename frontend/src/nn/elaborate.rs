@@ -151,10 +151,17 @@ impl<'g> Frame<'g> {
 
     /// A path that nothing under this one has yet: `Conv`, `Conv_2`...
     pub(super) fn unique(&mut self, name: &str) -> String {
-        let n = self.used.entry(name.to_string()).or_insert(0);
-        *n += 1;
-        let name = if *n == 1 { name.to_string() } else { format!("{name}_{n}") };
-        self.join(&name)
+        let mut own = name.to_string();
+        if let Some(&uses) = self.used.get(name) {
+            // Somebody may have called a thing `Conv_2` by himself.
+            let free = (uses + 1..).map(|n| (n, format!("{name}_{n}"))).find(|(_, name)| !self.used.contains_key(name));
+            if let Some((n, free)) = free {
+                self.used.insert(name.to_string(), n);
+                own = free;
+            }
+        }
+        self.used.insert(own.clone(), 1);
+        self.join(&own)
     }
 }
 

@@ -76,6 +76,9 @@ impl<'a, 'g> Elab<'a, 'g> {
             values.push((h.name.text.clone(), v));
         }
         let path = match name {
+            Some((s, pos)) if s.contains('.') => {
+                return Err(Error::name(format!("the name {s:?} has a point, which parts names in a path")).at(&self.shared.loc(pos)).into());
+            }
             Some((s, pos)) if frame.used.contains_key(&*s) => {
                 return Err(Error::name(format!("two things are called {s:?} here")).at(&self.shared.loc(pos)).into());
             }

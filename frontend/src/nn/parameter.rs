@@ -1,7 +1,7 @@
 //! Parameters of a model: where they are declared, what they are called, how they begin.
 
 use super::ast;
-use super::elaborate::{Elab, Eval, Frame, same_type};
+use super::elaborate::{Elab, Eval, Frame, Shared, same_type};
 use super::init::Init;
 use super::lex::Pos;
 use super::value::Val;
@@ -53,7 +53,9 @@ impl Declared {
         Declared { ty: self.ty.with_shape(shape), repeats: self.repeats + 1, ..self }
     }
 
-    fn begin(&self, shape: &[usize], seed: u64) -> nnc_ir::Result<Tensor> {
+    /// The first values. Each slice is a step of what the text may take.
+    fn begin(&self, shape: &[usize], shared: &Shared) -> nnc_ir::Result<Tensor> {
+        let seed = shared.seed;
         let (repeats, slice) = shape.split_at(self.repeats);
         if repeats.is_empty() {
             return self.init.tensor(self.ty.dtype, slice, seed, &self.path);
@@ -62,7 +64,8 @@ impl Declared {
             return self.init.tensor(self.ty.dtype, shape, seed, &self.path);
         }
         let mut bytes = vec![];
-        for i in 0..repeats.iter().product() {
+        for i in 0..repeats.iter().fold(1, |n: usize, r| n.saturating_mul(*r)) {
+            shared.step()?;
             let part = self.init.tensor(self.ty.dtype, slice, seed, &format!("{}[{i}]", self.path))?;
             bytes.extend_from_slice(&part.bytes());
         }
@@ -114,7 +117,7 @@ impl<'a, 'g> Elab<'a, 'g> {
             self.b.input("", ty.clone())
         } else {
             let shape = self.shared.take(ty)?;
-            let begin = || d.begin(&shape, self.shared.seed);
+            let begin = || d.begin(&shape, self.shared);
             match &self.shared.parameters {
                 Parameters::Constants => self.b.constant(begin()?).named(path),
                 Parameters::Given(values) => match values.get(path) {

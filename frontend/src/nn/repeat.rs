@@ -91,13 +91,16 @@ impl<'a, 'g> Elab<'a, 'g> {
             let e = Error::name("nothing goes from one repetition to the next: the body assigns no tensor that was there before");
             return Err(e.at(&self.shared.loc(pos)).into());
         }
+        for _ in &frame.vars {
+            self.shared.step()?;
+        }
         let path = frame.unique("repeat");
         let b = self.b.nested("repeat");
         let Region { states, index, draw, seen, own, shared, collected, errors } = self.elaborated(&b, (pos, times), body, &carried, path, frame);
         let mut graph = match b.finish() {
             Ok(graph) if errors.is_empty() => graph,
             graph => {
-                in_order(errors, graph.err()).0.into_iter().for_each(|e| self.report(pos, e, Some(frame)));
+                in_order(errors, graph.err()).0.into_iter().for_each(|e| self.report(pos, e, None));
                 return Err(Stop::Poison);
             }
         };
@@ -112,13 +115,13 @@ impl<'a, 'g> Elab<'a, 'g> {
         }
         drop_unread(&mut graph, draw.filter(|d| *d != index));
         given.retain(|(_, id)| !drop_input(&mut graph, *id));
+        self.b.at(self.shared.loc(pos));
         // A scan needs something to count its trips by.
         if scanned.is_empty() || !drop_input(&mut graph, index) {
             scanned.push((self.b.op(Iota { shape: vec![Dim::from(times)], axis: 0 }, &[]), index));
         }
         graph.inputs = states.iter().copied().chain(scanned.iter().chain(&given).map(|(_, id)| *id)).collect();
         let operands: Vec<V> = carried.iter().map(|(_, v)| *v).chain(scanned.iter().chain(&given).map(|(v, _)| *v)).collect();
-        self.b.at(self.shared.loc(pos));
         let scan = Scan { states: states.len(), scanned: scanned.len(), reverse: false };
         let y = self.b.try_op(Op::Scan(scan), &operands, vec![graph])?;
         self.checked(&y)?;

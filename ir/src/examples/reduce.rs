@@ -89,6 +89,7 @@ fn pools() -> Vec<Example> {
         add("ceil", Pool { strides: vec![2, 2], pads: vec![1, 0, 0, 1], ceil: true, ..pool(kind, &[3, 3]) }, "f32[1,2,6,7]");
         add("dilated", Pool { dilations: vec![2, 1], ..pool(kind, &[2, 3]) }, "f32[1,2,5,6]");
         add("line", Pool { strides: vec![2], pads: vec![1, 0], ..pool(kind, &[3]) }, "f32[2,2,9]");
+        add("far", Pool { strides: vec![100_000, 2_147_483_647], ..pool(kind, &[2, 1]) }, "f32[1,1,4,5]");
         add("volume", Pool { strides: vec![1, 2, 1], ..pool(kind, &[2, 2, 2]) }, "f32[1,2,3,4,3]");
         add("symbolic", square.clone(), "f32[N,2,H,W]");
         add("blocked", Pool { block: 16, ..square.clone() }, "f32[2,2,7,6,16]");

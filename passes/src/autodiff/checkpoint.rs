@@ -3,8 +3,8 @@
 //!
 //! The second computation begins with [`Barrier`]s, without which later passes would find that it is the first. It stands in the graph
 //! where the way back has come to, and what passes and programs do not have to move stays where it stands, so that its results are in
-//! memory for one segment at a time. It consists of the same operations, so it gives the same bits; dropout draws its numbers by their
-//! count, and so the same ones again.
+//! memory for one segment at a time. It consists of the same operations, and the interpreter gives the same bits; code that is compiled with other neighbours
+//! may round otherwise. Dropout draws its numbers by their count, and so the same ones again.
 
 use nnc_ir::ops::Class;
 use nnc_ir::ops::gradient::Barrier;

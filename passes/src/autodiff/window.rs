@@ -147,16 +147,18 @@ pub fn pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> Shares<'g> {
     Ok(vec![Some(dx)])
 }
 
-/// Taps that are looked at one by one: windows with more are followed by indices.
+/// Taps, and phases of the strides, that are looked at one by one: windows with more are followed by indices.
 const MAX_TAPS: i64 = 64;
 
 /// The maximum's own element takes all: the first of equals.
 fn max_pool<'g>(p: &Pool, at: &At<'_, 'g>, g: V<'g>) -> Result<V<'g>> {
     let (window, full) = (p.window()?, at.x[0].ty().shape);
     let sizes: Option<Vec<[i64; 2]>> = full[2..].iter().zip(&g.ty().shape[2..]).map(|(d, o)| Some([d.as_const()?, o.as_const()?])).collect();
-    let taps = window.kernel.iter().fold(1, |n: i64, k| n.saturating_mul(*k));
+    let few = |sizes: &[i64]| sizes.iter().fold(1, |n: i64, k| n.saturating_mul(*k)) <= MAX_TAPS;
     match sizes {
-        Some(sizes) if taps <= MAX_TAPS && matches!(g.ty().dtype, DType::F32 | DType::F64) => Ok(Taps { window, sizes }.back(at.x[0], at.y[0], g)),
+        Some(sizes) if few(&window.kernel) && few(&window.strides) && matches!(g.ty().dtype, DType::F32 | DType::F64) => {
+            Ok(Taps { window, sizes }.back(at.x[0], at.y[0], g))
+        }
         _ => Ok(by_index(p, at, g)),
     }
 }

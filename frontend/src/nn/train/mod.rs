@@ -135,8 +135,9 @@ impl Training {
         let mut checkpoint = 0;
         for item in &self.train().items {
             let count = |e: &'a ast::Expr, frame: &mut Frame<'g>| -> Result<u64, Stop> {
-                let n = elab.eval(e, frame)?.as_int()?;
-                u64::try_from(n).ok().filter(|n| *n > 0).ok_or_else(|| Error::attribute(format!("{n} is no count of at least 1")).into())
+                let here = |err: Error| err.at(&elab.shared.loc(e.pos));
+                let n = elab.eval(e, frame)?.as_int().map_err(here)?;
+                u64::try_from(n).ok().filter(|n| *n > 0).ok_or_else(|| here(Error::attribute(format!("{n} is no count of at least 1"))).into())
             };
             match item {
                 Item::Data(d) => {
@@ -170,8 +171,10 @@ impl Training {
                 Item::Steps(e) => length = Length::Steps(count(e, frame)?),
                 Item::Epochs(e) => length = Length::Epochs(count(e, frame)?),
                 Item::Checkpoint(e) => {
-                    let n = elab.eval(e, frame)?.as_int()?;
-                    checkpoint = usize::try_from(n).map_err(|_| Error::attribute(format!("checkpoint every {n} layers: 0 keeps all activations")))?;
+                    let here = |err: Error| err.at(&elab.shared.loc(e.pos));
+                    let n = elab.eval(e, frame)?.as_int().map_err(here)?;
+                    let wrong = || here(Error::attribute(format!("checkpoint every {n} layers: 0 keeps all activations")));
+                    checkpoint = usize::try_from(n).map_err(|_| wrong())?;
                 }
                 Item::Schedule(name, e) => schedules.push((name.text.to_string(), schedule(elab, e, frame)?)),
                 Item::Measure(name, _) => measures.push(name.text.to_string()),

@@ -64,9 +64,9 @@ pub fn body<'a, 'g>(
     }
     let state = updates.rest()?;
     if let Some(loss) = losses.iter().copied().reduce(|a, b| a + b) {
-        b.output(LOSS, loss);
+        b.output(LOSS, loss.cast(DType::F32));
     }
-    plan.phases.iter().zip(&losses).for_each(|(phase, loss)| b.output(phase_loss(phase), *loss));
+    plan.phases.iter().zip(&losses).for_each(|(phase, loss)| b.output(phase_loss(phase), loss.cast(DType::F32)));
     for (name, v) in measures {
         let all: Vec<usize> = (0..v.ty().rank()).collect();
         b.output(name, v.mean_keep(&all).reshape(vec![]));
