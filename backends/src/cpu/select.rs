@@ -54,9 +54,9 @@ pub enum Vector {
 impl Vector {
     /// An error where the kernel is nothing that the instruction set can say: constants too large for an instruction, too many masks.
     fn new(func: Func, isa: Isa) -> Result<Vector> {
-        verify(&func)?;
         match isa {
-            Isa::Portable => Ok(Vector::Portable(func)),
+            Isa::Portable => verify(&func).map(|()| Vector::Portable(func)),
+            // Which verifies it.
             Isa::Avx2 | Isa::Avx512 => Ok(Vector::Code(x86::assemble(&func)?.bytes)),
         }
     }
