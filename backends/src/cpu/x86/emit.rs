@@ -185,11 +185,19 @@ impl Emit<'_> {
                 }
             }
         }
-        for n in 0..self.flat.lines.len() {
+        let mut lines = 0..self.flat.lines.len();
+        while let Some(n) = lines.next() {
             self.line = n;
             match self.flat.lines[n].clone() {
                 Line::Inst(i) => {
-                    self.inst(&i)?;
+                    match self.broadcast(n) {
+                        Some(product) => {
+                            self.line = n + 1;
+                            lines.next();
+                            self.add_product(product)?;
+                        }
+                        None => self.inst(&i)?,
+                    }
                     self.settle()?;
                 }
                 Line::Label(l) => {

@@ -2,10 +2,18 @@
 
 use super::codes::predicate;
 use super::emit::{Emit, Opnd, Result, TMP, TMP32};
-use super::regs::Loc;
-use crate::cpu::vir::{Inst, M, MBin, Reg, Src, V, X};
+use super::regs::{Line, Loc};
+use crate::cpu::vir::{Addr, Inst, M, MBin, Reg, Src, V, X};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use nnc_ir::error::Error;
+
+/// `sum + factor * x`, `x` the value at `at` in all lanes.
+pub(super) struct Product {
+    code: Code,
+    sum: V,
+    factor: V,
+    at: Addr,
+}
 
 impl Emit<'_> {
     fn fma(&mut self, neg: bool, d: V, a: V, b: Src, c: Src) -> Result<()> {
@@ -49,6 +57,29 @@ impl Emit<'_> {
             }
             _ => Err(Error::internal("fma of two constants").into()),
         }
+    }
+
+    /// Where line `n` fills a vector with a value from memory only for the next line to multiply it: one instruction of AVX-512 does both. Two
+    /// leave a quarter of a Zen 4's multiply-adds unused, for broadcasts take the units that multiply.
+    pub(super) fn broadcast(&self, n: usize) -> Option<Product> {
+        let (Line::Inst(Inst::Splat { d, a: at }), Line::Inst(next)) = (&self.flat.lines[n], self.flat.lines.get(n + 1)?) else { return None };
+        let i = self.regs.at[&Reg::V(*d)];
+        let (code, sum, a, b) = match *next {
+            Inst::Fma { neg, d, a, b: Src::R(b), c } if c == Src::R(d) => (self.table.fma231(neg), d, a, b),
+            Inst::Dot { d, a, b } => (Code::EVEX_Vdpbf16ps_zmm_k1z_zmm_zmmm512b32, d, a, b),
+            _ => return None,
+        };
+        let once = i.start >= 2 * n && i.end <= 2 * (n + 1);
+        let factor = if a == *d { b } else { a };
+        let one = (a == *d) != (b == *d) && sum != *d;
+        (self.table.wide && once && one).then_some(Product { code, sum, factor, at: *at })
+    }
+
+    pub(super) fn add_product(&mut self, p: Product) -> Result<()> {
+        let d = self.update(p.sum)?;
+        let factor = if p.factor == p.sum { d } else { self.v(p.factor)? };
+        let m = MemoryOperand { is_broadcast: true, ..self.addr(p.at)? };
+        self.op3(p.code, d, factor, Opnd::Mem(m))
     }
 
     /// The register of a result that is an operand as well.
