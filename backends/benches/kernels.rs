@@ -20,7 +20,7 @@ use nnc_backends::cpu::kernels::rows::{RowKind, Rows, rows};
 use nnc_backends::cpu::kernels::winograd::{Winograd, winograd};
 use nnc_backends::cpu::kernels::{BLOCK, Kernel, Size, Tasks};
 use nnc_backends::cpu::vir::{Addr, Builder};
-use nnc_ir::winograd::{LANES, Scratch};
+use nnc_ir::winograd::{Form, LANES, Scratch};
 use std::time::Duration;
 use support::{Jit, noise};
 
@@ -93,7 +93,8 @@ impl Bench<'_> {
     }
 
     /// A square 3x3 convolution by minimal filtering; counted are the operations of the plain sum.
-    fn winograd(&mut self, ic: i64, oc: i64, size: i64, tile: i64) {
+    fn winograd(&mut self, ic: i64, oc: i64, size: i64, form: Form) {
+        let (tile, side, taps) = (form.tile as i64, form.side() as i64, form.taps as i64);
         let (blocks, patches, run) = ([ic / BLOCK, oc / BLOCK], (size + tile - 1) / tile, 16);
         let desc = Winograd {
             name: "k".into(),
@@ -104,7 +105,7 @@ impl Bench<'_> {
             out: [Size::Const(size); 2],
             tiles: [Size::Const(patches); 2],
             before: [1, 1],
-            tile,
+            form,
             run,
             input: Image::dense(0, true, ic, &[size, size], &[]),
             output: Image::dense(3, true, oc, &[size, size], &[]),
@@ -116,13 +117,13 @@ impl Bench<'_> {
         };
         let mut bufs = [
             noise((ic * size * size) as usize, 1),
-            noise((ic * oc * (tile + 2) * (tile + 2)) as usize, 2),
+            noise((ic * oc * side * side) as usize, 2),
             noise(oc as usize, 3),
             vec![0.0; (oc * size * size) as usize],
-            vec![0.0; LANES * Scratch::new(tile as usize, run as usize, blocks[0] as usize).values()],
+            vec![0.0; LANES * Scratch::new(form, run as usize, blocks[0] as usize).values()],
         ];
         let kernel = winograd(&desc, self.isa).expect("a plain convolution");
-        self.compute(&format!("{ic}->{oc} at {size}, tiles of {tile}"), &kernel, &mut bufs, 18 * ic * oc * size * size);
+        self.compute(&format!("{ic}->{oc} at {size}, tiles of {tile} by {taps}x{taps}"), &kernel, &mut bufs, 2 * taps * taps * ic * oc * size * size);
     }
 
     /// Heads of attention over as many keys as queries.
@@ -331,8 +332,10 @@ fn convolutions(c: &mut Criterion) {
     }
     drop(b);
     let mut b = family(c, "winograd");
-    for (channels, size, tile) in [(64, 56, 4), (128, 28, 4), (256, 14, 4), (256, 14, 2), (512, 7, 2)] {
-        b.winograd(channels, channels, size, tile);
+    for (channels, size, tile, taps) in
+        [(64, 56, 4, 3), (128, 28, 4, 3), (256, 14, 4, 3), (256, 14, 2, 3), (512, 7, 2, 3), (128, 27, 2, 5), (128, 16, 3, 2)]
+    {
+        b.winograd(channels, channels, size, Form { tile, taps });
     }
     drop(b);
     let mut b = family(c, "depthwise");

@@ -281,6 +281,9 @@ fn small_convolutions() {
         &[
             case(16, 16, 3, 1, 1),
             case(20, 24, 5, 3, 1),
+            case(6, 16, 5, 3, 1),
+            // Deep enough for slices, of whole blocks and what is left.
+            case(1030, 16, 6, 1, 1),
             case(16, 32, 7, 3, 2),
             Case { n: 2, groups: 2, dilation: vec![2, 1], pad: vec![2, 1], ..case(16, 32, 6, 3, 1) },
             Case { plain: true, ..case(3, 16, 9, 3, 2) },
@@ -438,31 +441,49 @@ fn deep_contractions_in_slices() {
     }
 }
 
+/// Machine code of a case with one image.
+fn code(c: &Case, isa: Isa) -> nnc_backends::cpu::x86::Code {
+    let out = (c.size[0] + 2 * c.pad[0] - c.kernel[0]) / c.stride[0] + 1;
+    let desc = Conv {
+        name: "conv".into(),
+        narrow: false,
+        batch: Size::Const(1),
+        groups: 1,
+        in_channels: c.ic,
+        out_channels: c.oc,
+        out: vec![Size::Const(out); 2],
+        kernel: c.kernel.clone(),
+        stride: c.stride.clone(),
+        dilation: c.dilation.clone(),
+        input: Image::dense(0, !c.plain, c.ic, &c.size, &[(c.pad[0], c.pad[0]); 2]),
+        plain: c.plain,
+        output: Image::dense(3, true, c.oc, &[out; 2], &[(1, 1); 2]),
+        weights: 1,
+        bias: Some(2),
+        post: vec![Post::Act(Act::Gelu)],
+    };
+    let kernel = conv(&desc, isa, &Machine::default()).unwrap_or_else(|e| panic!("{e}"));
+    nnc_backends::cpu::x86::assemble(&kernel.func).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Where a value is broadcast for one multiplication, both are one instruction: two cost a Zen 4 a quarter of its peak.
+#[test]
+fn lone_broadcasts_are_operands() {
+    use iced_x86::{Decoder, Mnemonic};
+    let bytes = code(&case(64, 16, 14, 3, 1), Isa::Avx512).bytes;
+    let (mut broadcasts, mut products) = (0, 0);
+    for i in Decoder::new(64, &bytes, 0) {
+        broadcasts += usize::from(i.mnemonic() == Mnemonic::Vbroadcastss);
+        products += usize::from(i.mnemonic() == Mnemonic::Vfmadd231ps && i.is_broadcast());
+    }
+    assert!(products >= 16 * 12 && broadcasts * 16 < products, "{broadcasts} broadcasts beside {products} products");
+}
+
 #[test]
 fn hot_loops_do_not_spill() {
     for isa in [Isa::Avx2, Isa::Avx512] {
         for c in [case(64, 64, 14, 3, 1), case(64, 64, 14, 1, 1), Case { plain: true, ..case(3, 64, 30, 7, 2) }] {
-            let out = (c.size[0] + 2 * c.pad[0] - c.kernel[0]) / c.stride[0] + 1;
-            let desc = Conv {
-                name: "conv".into(),
-                narrow: false,
-                batch: Size::Const(1),
-                groups: 1,
-                in_channels: c.ic,
-                out_channels: c.oc,
-                out: vec![Size::Const(out); 2],
-                kernel: c.kernel.clone(),
-                stride: c.stride.clone(),
-                dilation: c.dilation.clone(),
-                input: Image::dense(0, !c.plain, c.ic, &c.size, &[(c.pad[0], c.pad[0]); 2]),
-                plain: c.plain,
-                output: Image::dense(3, true, c.oc, &[out; 2], &[(1, 1); 2]),
-                weights: 1,
-                bias: Some(2),
-                post: vec![Post::Act(Act::Gelu)],
-            };
-            let kernel = conv(&desc, isa, &Machine::default()).unwrap_or_else(|e| panic!("{e}"));
-            let code = nnc_backends::cpu::x86::assemble(&kernel.func).unwrap_or_else(|e| panic!("{e}"));
+            let code = code(&c, isa);
             let vectors: Vec<_> = code.spills.iter().filter(|s| matches!(s.reg, nnc_backends::cpu::vir::Reg::V(_))).collect();
             assert!(vectors.is_empty(), "{isa:?} {:?}: {vectors:?}", c.kernel);
         }

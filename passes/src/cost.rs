@@ -38,8 +38,11 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
             let w = elems(x[1]);
             let channels = dim(&x[1].shape[0]) * c.layout.block().unwrap_or(1) as f64;
             // Patches are multiplied once for the pixels of a tile.
-            let shared = if let Layout::Winograd { tile, .. } = c.layout { tile * tile } else { 1 };
-            out * w / channels.max(1.0) / shared as f64
+            let shared = if let Layout::Winograd { form, .. } = c.layout { form.tile * form.tile } else { 1 };
+            // Channels that fill the last block up are not multiplied.
+            let all = dim(&x[1].shape[1]) * c.layout.block().unwrap_or(1) as f64;
+            let live = if c.inputs > 0 { c.inputs as f64 / all.max(1.0) } else { 1.0 };
+            out * w * live / channels.max(1.0) / shared as f64
         }
         Op::ConvTranspose(_) => elems(x[0]) * elems(x[1]) / x[1].shape.first().map_or(1.0, dim).max(1.0),
         Op::Pool(p) => out * p.kernel.iter().product::<i64>() as f64,

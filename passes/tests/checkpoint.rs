@@ -34,8 +34,15 @@ fn gradients(every: usize, x: &[i64], net: impl for<'g> Fn(V<'g>, &dyn Fn(&[i64]
 /// A convolution of 3x3 by a parameter.
 fn layer<'g>(x: V<'g>, parameter: &dyn Fn(&[i64]) -> V<'g>) -> V<'g> {
     let c = channels(x) as i64;
-    let op =
-        nnc_ir::ops::contract::Conv { strides: vec![1; 2], dilations: vec![], pads: vec![1; 4], group: 1, layout: Default::default(), post: vec![] };
+    let op = nnc_ir::ops::contract::Conv {
+        strides: vec![1; 2],
+        dilations: vec![],
+        pads: vec![1; 4],
+        group: 1,
+        layout: Default::default(),
+        inputs: 0,
+        post: vec![],
+    };
     x.builder().op(op, &[x, parameter(&[c, c, 3, 3])])
 }
 

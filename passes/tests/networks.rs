@@ -4,6 +4,7 @@ mod graphs;
 use graphs::*;
 use nnc_ir::ops::composite::activation::{Act, Activation};
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, Post};
+use nnc_ir::winograd::Form;
 use nnc_ir::{Builder, DType, Dim, Graph, Op, ScalarFn, Type, V};
 use nnc_passes::Options;
 
@@ -136,7 +137,7 @@ fn channels_move_behind_the_pixels_in_blocks() {
 #[test]
 fn planes_of_volumes_are_filtered_as_images() {
     let volume = |x: V<'_>, kernel: [usize; 3], pads: [i64; 6]| {
-        let op = Conv { strides: vec![], dilations: vec![], pads: pads.to_vec(), group: 1, layout: Layout::Plain, post: vec![] };
+        let op = Conv { strides: vec![], dilations: vec![], pads: pads.to_vec(), group: 1, layout: Layout::Plain, inputs: 0, post: vec![] };
         let c = channels(x);
         x.builder().op(op, &[x, constant(x.builder(), &[&[c, c], &kernel[..]].concat(), 0.01)]).value()
     };
@@ -264,6 +265,6 @@ fn layouts(options: &Options) -> Vec<Layout> {
 #[test]
 fn exact_precision_forbids_minimal_filtering() {
     let exact = Options { precision: nnc_passes::Precision::Exact, ..Options::default() };
-    assert_eq!(layouts(&Options::default()), [Layout::Enter(16), Layout::Winograd { block: 16, tile: 4, run: 25 }]);
+    assert_eq!(layouts(&Options::default()), [Layout::Enter(16), Layout::Winograd { block: 16, form: Form { tile: 4, taps: 3 }, run: 25 }]);
     assert_eq!(layouts(&exact), [Layout::Enter(16), Layout::Blocked(16)]);
 }

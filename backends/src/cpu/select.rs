@@ -335,7 +335,10 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
         return no("more than 3 spatial dimensions");
     }
     let groups = op.group as i64;
-    let in_channels = known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK };
+    let in_channels = match op.inputs as i64 {
+        0 => known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK },
+        live => live,
+    };
     let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
     let (input, output) = (s.image(0, &xs, !plain), s.result(0));
     let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
@@ -365,7 +368,7 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
 fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
     let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
     let op: Conv = op.clone();
-    let Layout::Winograd { block, tile, run } = op.layout else { return no(format!("the layout {:?}", op.layout)) };
+    let Layout::Winograd { block, form, run } = op.layout else { return no(format!("the layout {:?}", op.layout)) };
     s.all_f32()?;
     if block as i64 != BLOCK {
         return no(format!("blocks of {block}"));
@@ -376,7 +379,7 @@ fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
     let (input, output) = (s.image(0, &xs, true), s.image(s.output(), &ys, true));
     let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_blocks))?;
     let mut pair = |d: [&Dim; 2]| d.map(|d| s.size(d));
-    let tiles = [2, 3].map(|i: usize| ys[i].ceil_div(&Dim::from(tile)));
+    let tiles = [2, 3].map(|i: usize| ys[i].ceil_div(&Dim::from(form.tile)));
     let (size, out, tiles) = (pair([&xs[2], &xs[3]]), pair([&ys[2], &ys[3]]), pair([&tiles[0], &tiles[1]]));
     let w = Winograd {
         name: s.kernel.name.to_string(),
@@ -387,7 +390,7 @@ fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
         out,
         tiles,
         before: [window.pads[0], window.pads[1]],
-        tile: tile as i64,
+        form,
         run: run as i64,
         input,
         output,

@@ -10,7 +10,7 @@ use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, PANEL, Post, tak
 use crate::scalar::Num;
 use crate::tensor::{Tensor, checked_elems};
 use crate::types::DType;
-use crate::winograd;
+use crate::winograd::Form;
 
 /// `y[m,n] += a[m,k] * b[k,n]`, row-major. Four rows of `b` at a time, which the compiler makes vector code of.
 fn gemm<T: Acc>(y: &mut [T], a: &[T], b: &[T], k: usize, n: usize) {
@@ -161,10 +161,10 @@ fn conv_in<T: Acc>(op: &Conv, x: &[Tensor]) -> Result<Tensor> {
         }
         Layout::Enter(b) => (decode(&x[0], T::of), weights(&[ws[0], ws[1], kernel, b], &[0, 3, 1, 2]), xs[1], ws[0] * b, 1, b),
         Layout::Depthwise(b) => (plain(&x[0], size, b), weights(&[ws[0], kernel, b], &[0, 2, 1]), xs[1] * b, ws[0] * b, xs[1] * b, b),
-        Layout::Winograd { block: b, tile, .. } => {
+        Layout::Winograd { block: b, form, .. } => {
             // The plain sums, with the filters that the patches were made of.
             let w = weights(&[ws[0], ws[1] * ws[2], ws[3], b, b], &[0, 4, 2, 3, 1]);
-            (plain(&x[0], size, b), filters(tile, &w)?, xs[1] * b, ws[0] * b, 1, b)
+            (plain(&x[0], size, b), filters(form, &w), xs[1] * b, ws[0] * b, 1, b)
         }
     };
     let (n, depth, width) = (xs[0], channels / group.max(1), outputs / group.max(1));
@@ -200,17 +200,17 @@ fn conv_in<T: Acc>(op: &Conv, x: &[Tensor]) -> Result<Tensor> {
     encode(x[0].dtype(), &shape, y.into_iter().map(T::num))
 }
 
-/// The 3x3 filters that the patches of minimal filtering stand for.
-fn filters<T: Acc>(tile: usize, patches: &[T]) -> Result<Vec<T>> {
-    let taps = winograd::taps(tile).ok_or_else(|| Error::attribute(format!("conv: there is no minimal filtering of {tile}x{tile} tiles")))?;
-    let side = winograd::side(tile);
+/// The filters that the patches of minimal filtering stand for.
+fn filters<T: Acc>(form: Form, patches: &[T]) -> Vec<T> {
+    let (taps, side, n) = (form.taps_back(), form.side(), form.taps);
     let tap = |patch: &[T], r: usize, s: usize| {
         taps[r]
             .iter()
             .flat_map(|u| taps[s].iter().map(move |v| (u, v)))
             .fold(T::ZERO, |sum, ((i, f), (j, g))| sum.plus(patch[i * side + j].times(T::of(Num::F(f * g)))))
     };
-    Ok(patches.chunks_exact(side * side).flat_map(|p| (0..9).map(move |k| tap(p, k / 3, k % 3))).collect())
+    let tap = &tap;
+    patches.chunks_exact(side * side).flat_map(|p| (0..n * n).map(move |k| tap(p, k / n, k % n))).collect()
 }
 
 pub fn conv_transpose(op: &ConvTranspose, x: &[Tensor]) -> Result<Tensor> {

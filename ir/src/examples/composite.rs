@@ -50,6 +50,9 @@ fn filters() -> Vec<Example> {
     vec![
         case("tile2", WinogradFilter { tile: 2, block: 4 }, &["f32[5,3,3,3]"]),
         case("tile4", WinogradFilter { tile: 4, block: 4 }, &["f32[4,8,3,3]"]),
+        case("taps2", WinogradFilter { tile: 3, block: 4 }, &["f32[4,3,2,2]"]),
+        case("taps4", WinogradFilter { tile: 3, block: 4 }, &["f32[4,3,4,4]"]),
+        case("taps5", WinogradFilter { tile: 2, block: 4 }, &["f32[4,3,5,5]"]),
         case("f64", WinogradFilter { tile: 4, block: 2 }, &["f64[2,1,3,3]"]),
         case("symbolic", WinogradFilter { tile: 2, block: 4 }, &["f32[N,K,3,3]"]),
     ]

@@ -6,7 +6,7 @@ use crate::ops::composite::activation::Act;
 use crate::ops::contract::{Conv, ConvTranspose, Layout, MatMul, Post};
 use crate::scalar::ScalarFn;
 use crate::tensor::Tensor;
-use crate::winograd::filters;
+use crate::winograd::{Form, filters};
 
 pub(super) fn examples() -> Vec<Example> {
     [products(), plain(), blocked(), winograd(), transposed()].concat()
@@ -54,7 +54,7 @@ fn products() -> Vec<Example> {
 }
 
 fn conv() -> Conv {
-    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, post: vec![] }
+    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, post: vec![] }
 }
 
 fn plain() -> Vec<Example> {
@@ -115,25 +115,28 @@ fn blocked() -> Vec<Example> {
 
 /// Patches are made of filters: others have no meaning.
 fn winograd() -> Vec<Example> {
-    let make = |name: &str, tile: usize, op: Conv, types: &[&str]| {
-        let (b, run) = (16, 3);
+    let make = |name: &str, (tile, taps): (usize, usize), op: Conv, types: &[&str]| {
+        let (b, run, form) = (16, 3, Form::new(tile, taps).expect("a form that there is"));
         let w = types[1];
         let (outputs, inputs) = if w == "1x1" { (16, 16) } else { (32, 32) };
-        let values: Vec<f32> = (0..outputs * inputs * 9).map(|i: usize| ((i * 37 % 101) as f32 - 48.0) / 1024.0).collect();
-        let patches = filters(tile, b, &Tensor::new(&[outputs, inputs, 3, 3], &values)).expect("filters of a known size");
+        let values: Vec<f32> = (0..outputs * inputs * taps * taps).map(|i: usize| ((i * 37 % 101) as f32 - 48.0) / 1024.0).collect();
+        let patches = filters(tile, b, &Tensor::new(&[outputs, inputs, taps, taps], &values)).expect("filters of a known size");
         let ty = patches.ty().to_string();
         let types: Vec<&str> = types.iter().enumerate().map(|(i, t)| if i == 1 { ty.as_str() } else { *t }).collect();
-        case(name, Conv { layout: Layout::Winograd { block: b, tile, run }, ..op }, &types).values(1, Values::Given(patches))
+        case(name, Conv { layout: Layout::Winograd { block: b, form, run }, ..op }, &types).values(1, Values::Given(patches))
     };
     let same = Conv { pads: vec![1; 4], ..conv() };
     let fused = Conv { post: epilogue(), ..same.clone() };
     vec![
-        make("winograd.4", 4, same.clone(), &["f32[2,2,9,6,16]", "2x2"]),
-        make("winograd.2", 2, same.clone(), &["f32[1,1,5,7,16]", "1x1"]),
-        make("winograd.valid", 4, conv(), &["f32[1,1,8,11,16]", "1x1"]),
-        make("winograd.uneven", 2, Conv { pads: vec![0, 2, 1, 0], ..conv() }, &["f32[1,1,4,5,16]", "1x1"]),
-        make("winograd.symbolic", 4, same, &["f32[N,2,H,W,16]", "2x2"]),
-        make("winograd.post", 4, fused, &["f32[N,2,5,6,16]", "2x2", "f32[32]", "f32[32]", "f32[N,2,5,6,16]"]),
+        make("winograd.4", (4, 3), same.clone(), &["f32[2,2,9,6,16]", "2x2"]),
+        make("winograd.2", (2, 3), same.clone(), &["f32[1,1,5,7,16]", "1x1"]),
+        make("winograd.valid", (4, 3), conv(), &["f32[1,1,8,11,16]", "1x1"]),
+        make("winograd.uneven", (2, 3), Conv { pads: vec![0, 2, 1, 0], ..conv() }, &["f32[1,1,4,5,16]", "1x1"]),
+        make("winograd.window2", (3, 2), conv(), &["f32[1,1,8,7,16]", "1x1"]),
+        make("winograd.window4", (3, 4), same.clone(), &["f32[1,1,8,7,16]", "1x1"]),
+        make("winograd.window5", (2, 5), Conv { pads: vec![2; 4], ..conv() }, &["f32[1,1,6,7,16]", "1x1"]),
+        make("winograd.symbolic", (4, 3), same, &["f32[N,2,H,W,16]", "2x2"]),
+        make("winograd.post", (4, 3), fused, &["f32[N,2,5,6,16]", "2x2", "f32[32]", "f32[32]", "f32[N,2,5,6,16]"]),
     ]
 }
 

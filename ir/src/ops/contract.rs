@@ -9,6 +9,7 @@ use crate::eval::{self, Env};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type, broadcast};
+use crate::winograd::Form;
 
 /// One step on a contraction's result before it is stored. Steps that read a tensor take the next extra operand.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -61,9 +62,9 @@ pub enum Layout {
     Enter(usize),
     /// One filter a channel: x `[N,C/b,spatial..,b]`, w `[C/b,kernel..,b]`, y `[N,C/b,spatial..,b]`.
     Depthwise(usize),
-    /// Minimal filtering ([`winograd`](crate::winograd)) of 3x3 windows that move by 1: x and y as in `Blocked`, w
-    /// `[O/b,tile+2,tile+2,C/b,b(in),b(out)]`; `run` patches are worked on at once.
-    Winograd { block: usize, tile: usize, run: usize },
+    /// Minimal filtering ([`winograd`](crate::winograd)) of square windows that move by 1: x and y as in `Blocked`, w
+    /// `[O/b,side,side,C/b,b(in),b(out)]`, `side` that of the form's patches; `run` of them are worked on at once.
+    Winograd { block: usize, form: Form, run: usize },
 }
 
 impl Layout {
@@ -84,7 +85,9 @@ impl AttrValue for Layout {
             Layout::Blocked(b) => call("blocked", b),
             Layout::Enter(b) => call("enter", b),
             Layout::Depthwise(b) => call("depthwise", b),
-            Layout::Winograd { block, tile, run } => Attr::Call("winograd".into(), [block, tile, run].map(|n| n.to_attr()).into()),
+            Layout::Winograd { block, form: Form { tile, taps }, run } => {
+                Attr::Call("winograd".into(), [block, tile, taps, run].map(|n| n.to_attr()).into())
+            }
         }
     }
     fn from_attr(a: &Attr) -> Result<Self> {
@@ -100,14 +103,19 @@ impl AttrValue for Layout {
                     _ => Err(Error::attribute(format!("no layout is called {name}"))),
                 }
             }
-            Attr::Call(name, args) if &**name == "winograd" && args.len() == 3 => {
-                let [block, tile, run] = [usize::from_attr(&args[0])?, usize::from_attr(&args[1])?, usize::from_attr(&args[2])?];
-                if block == 0 || crate::winograd::filter(tile).is_none() || !(1..=1024).contains(&run) {
-                    return Err(Error::attribute(format!("winograd({block}, {tile}, {run}): tiles are 2 or 4, runs 1 to 1024")));
+            Attr::Call(name, args) if &**name == "winograd" && args.len() == 4 => {
+                let mut n = [0; 4];
+                for (n, a) in n.iter_mut().zip(args) {
+                    *n = usize::from_attr(a)?;
                 }
-                Ok(Layout::Winograd { block, tile, run })
+                let [block, tile, taps, run] = n;
+                match Form::new(tile, taps) {
+                    Some(form) if block > 0 && (1..=1024).contains(&run) => Ok(Layout::Winograd { block, form, run }),
+                    None => Err(Error::attribute(format!("winograd: there is no F({tile}x{tile}, {taps}x{taps})"))),
+                    _ => Err(Error::attribute(format!("winograd: blocks of {block} channels, runs of {run} (1 to 1024)"))),
+                }
             }
-            a => Err(Error::attribute(format!("expected plain, blocked(n), enter(n), depthwise(n) or winograd(n, tile, run), found {a}"))),
+            a => Err(Error::attribute(format!("expected plain, blocked(n), enter(n), depthwise(n) or winograd(n, tile, taps, run), found {a}"))),
         }
     }
 }
@@ -217,7 +225,13 @@ impl Primitive for MatMul {
 op_struct! {
     /// Convolution (cross-correlation) over any number of spatial axes, zero padding, followed by `post`.
     /// `pads` are all begins, then all ends. Empty `strides`, `dilations`, `pads` mean 1, 1, 0.
-    Conv { strides: Vec<i64> = vec![], dilations: Vec<i64> = vec![], pads: Vec<i64> = vec![], group: usize = 1, layout: Layout = Layout::Plain, post: Vec<Post> = vec![] }
+    ///
+    /// `inputs`, of the layout `blocked` and one group, is the number of channels that filters were given for: those behind them fill the last
+    /// block up, their weights are zeros and need not be multiplied. 0 means all.
+    Conv {
+        strides: Vec<i64> = vec![], dilations: Vec<i64> = vec![], pads: Vec<i64> = vec![], group: usize = 1, layout: Layout = Layout::Plain,
+        inputs: usize = 0, post: Vec<Post> = vec![]
+    }
 }
 
 /// Attributes of a sliding window with their defaults filled in.
@@ -269,7 +283,7 @@ impl Conv {
             Layout::Blocked(_) => (2, 2),
             Layout::Enter(_) => (2, 1),
             Layout::Depthwise(_) => (1, 1),
-            Layout::Winograd { .. } => return Window::new("conv", vec![3, 3], &self.strides, &self.dilations, &self.pads),
+            Layout::Winograd { form, .. } => return Window::new("conv", vec![form.taps as i64; 2], &self.strides, &self.dilations, &self.pads),
         };
         let kernel = w.shape.get(skip..w.rank().saturating_sub(tail)).and_then(|k| k.iter().map(Dim::as_const).collect::<Option<Vec<_>>>());
         let kernel = kernel.ok_or_else(|| Error::shape(format!("conv: the kernel's size must be known, found weights {w}")))?;
@@ -302,8 +316,8 @@ impl Primitive for Conv {
             Layout::Depthwise(b) => ws[0] == xs[1] && ws[ws.len() - 1].is(b as i64),
             Layout::Enter(b) => self.group == 1 && ws[1] == xs[1] && ws[ws.len() - 1].is(b as i64),
             Layout::Blocked(b) if ws[ws.len() - 2..].iter().any(|d| !d.is(b as i64)) => false,
-            Layout::Winograd { block, tile, .. } => {
-                let side = Dim::from(crate::winograd::side(tile));
+            Layout::Winograd { block, form, .. } => {
+                let side = Dim::from(form.side());
                 let steps = [&window.strides, &window.dilations].into_iter().flatten().all(|s| *s == 1);
                 let fits = |w: &[Dim]| w[1..] == [side.clone(), side, xs[1].clone(), Dim::from(block), Dim::from(block)];
                 steps && dtype.is_float() && self.group == 1 && ws.len() == 6 && fits(ws)
@@ -313,6 +327,10 @@ impl Primitive for Conv {
         if !channels_fit {
             let taken = ws.get(1).map_or("none".into(), Dim::to_string);
             return Err(misfit(&format!("{} channels do not fit weights for {taken} in each of {} groups", xs[1], self.group)));
+        }
+        let blocked = |b: usize| ws[1].as_const().and_then(|blocks| blocks.checked_mul(b as i64)).is_none_or(|all| self.inputs as i64 <= all);
+        if self.inputs > 0 && !matches!(self.layout, Layout::Blocked(b) if self.group == 1 && blocked(b)) {
+            return Err(misfit(&format!("filters cannot be for {} channels", self.inputs)));
         }
         if let (Some(o), false) = (ws[0].as_const(), matches!(self.layout, Layout::Depthwise(_)))
             && (self.group == 0 || o % self.group as i64 != 0)

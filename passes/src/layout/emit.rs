@@ -187,8 +187,8 @@ impl Emit<'_> {
     fn weights(&mut self, w: Value, layout: Layout) -> Result<Value> {
         let spatial = self.ty(w).rank() - 2;
         let b = self.block;
-        if let Layout::Winograd { tile, .. } = layout {
-            return self.op(WinogradFilter { tile, block: b }, &[w]);
+        if let Layout::Winograd { form, .. } = layout {
+            return self.op(WinogradFilter { tile: form.tile, block: b }, &[w]);
         }
         let w = self.filled(w, 0, b)?;
         match layout {
@@ -256,8 +256,8 @@ impl Emit<'_> {
         let old = self.r.old.node(id);
         let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
         let (conv, operands) = (conv.clone(), old.operands.clone());
-        if let (Layout::Winograd { tile, .. }, 5) = (layout, self.r.old.ty(operands[1]).rank()) {
-            return self.volume(id, &conv, layout, tile);
+        if let (Layout::Winograd { form, .. }, 5) = (layout, self.r.old.ty(operands[1]).rank()) {
+            return self.volume(id, &conv, layout, form.tile);
         }
         let mut x = if let Layout::Enter(_) = layout { self.plain(operands[0])? } else { self.blocks(operands[0])? };
         let mut pads = conv.pads.clone();
@@ -275,6 +275,10 @@ impl Emit<'_> {
         if together > 1 {
             w = self.merged(w, conv.group, together)?;
         }
+        let inputs = match layout {
+            Layout::Blocked(b) if conv.group == 1 => self.ty(w).shape[1].as_const().filter(|c| c % b as i64 != 0).unwrap_or(0) as usize,
+            _ => 0,
+        };
         let mut w = self.weights(w, layout)?;
         if self.narrow && self.fixed[operands[1].node.0 as usize] && matches!(layout, Layout::Blocked(_)) {
             w = self.narrowed(w)?;
@@ -284,7 +288,7 @@ impl Emit<'_> {
             args.push(self.post(post, *v)?);
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
-        self.named(id, Conv { layout, pads, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
+        self.named(id, Conv { layout, pads, inputs, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
     }
 
     /// What an epilogue's step reads.
@@ -322,7 +326,7 @@ impl Emit<'_> {
         }
         let x = if let [x] = under[..] { x } else { self.op(Concat { axis: 2 }, &under)? };
         let x = self.images(x)?;
-        // [O,C,kernel..] -> [O,planes,C,3,3], channels in whole blocks.
+        // [O,C,kernel..] -> [O,planes,C,taps,taps], channels in whole blocks.
         let w = self.plain(operands[1])?;
         let w = self.filled(w, 1, self.block)?;
         let w = self.transposed(w, vec![0, 2, 1, 3, 4])?;

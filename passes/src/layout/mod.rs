@@ -175,11 +175,12 @@ impl<'a> Plan<'a> {
                 let fast = Op::Conv(Conv { layout: *layout, ..conv.clone() });
                 // The cost model reads channels off the weights; those of a block are whole blocks.
                 let waste = |n: f64| (n / self.block as f64).ceil() * self.block as f64 / n.max(1.0);
-                let inputs = if let Layout::Blocked(_) = layout { waste(cost::dim(&x[0].shape[1])) } else { 1.0 };
                 let outputs = waste(cost::dim(&x[1].shape[0]));
                 let fixed = constant[node.operands[1].node.0 as usize];
                 let speed = if narrow && fixed && matches!(layout, Layout::Blocked(_)) { 2.0 } else { 1.0 };
                 let zeros = if let Layout::Blocked(_) = layout { merged(conv, x[1], self.block) as f64 } else { 1.0 };
+                // What fills the last block of a single group up is left out.
+                let inputs = if zeros > 1.0 { waste(cost::dim(&x[0].shape[1])) } else { 1.0 };
                 let work = cost::work(&node.op, &x, &node.types) * zeros * inputs * outputs / (target.fma_per_cycle * speed);
                 let halo = if conv.pads.iter().any(|p| *p > 0) { cost::copy(x[0], target) } else { 0.0 };
                 let bytes = cost::traffic(&fast, &x, &node.types) / target.l2_bytes_per_cycle;

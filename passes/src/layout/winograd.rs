@@ -1,7 +1,7 @@
 //! Whether minimal filtering ([`nnc_ir::winograd`]) takes the place of a blocked convolution's plain sums, on what tiles, and how many
 //! of them at once.
 //!
-//! A larger tile saves multiplications and costs weights: those of F(4x4) take four times the bytes, which a layer with many
+//! A larger tile saves multiplications and costs weights: those of F(4x4, 3x3) take four times the bytes, which a layer with many
 //! channels and few pixels fetches for little use.
 //!
 //! A volume is filtered as images: each of its planes is one, whose channels are those of all planes under the window.
@@ -11,7 +11,7 @@ use crate::pass::{Precision, Refusal};
 use nnc_ir::attrs::AttrValue;
 use nnc_ir::ops::contract::{Conv, Layout, Post};
 use nnc_ir::target::Isa;
-use nnc_ir::winograd::side;
+use nnc_ir::winograd::Form;
 use nnc_ir::{Target, Type};
 
 /// The least and the most tiles of a run: fewer use the weights too little, more leave the nearest cache.
@@ -24,24 +24,27 @@ pub struct Choice {
     pub refused: Vec<Refusal>,
 }
 
-/// Chooses between the plain sums in blocks, which take `direct` cycles, and tiles of 2 and 4. Weights are `[O,C,kernel..]`.
+/// Chooses between the plain sums in blocks, which take `direct` cycles, and the forms for this window. Weights are `[O,C,kernel..]`.
 pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, precision: Precision) -> Choice {
     let blocked = Layout::Blocked(target.block);
     let refuse = |why: &str| Refusal { what: "winograd".into(), why: why.into() };
     let mut choice = Choice { layout: blocked, cycles: direct, refused: vec![] };
-    if let Err(why) = fits(conv, w, target, precision) {
-        // That other windows have no minimal filtering goes without saying.
-        choice.refused.extend(why.map(refuse));
-        return choice;
-    }
+    let taps = match fits(conv, w, target, precision) {
+        Ok(taps) => taps,
+        Err(why) => {
+            // That other windows have no minimal filtering goes without saying.
+            choice.refused.extend(why.map(refuse));
+            return choice;
+        }
+    };
     // Weights of the plain sums come from memory as well.
-    let stream = |taps: usize| 4.0 * taps as f64 * channels(w, target).iter().product::<f64>() / target.memory_bytes_per_cycle;
-    choice.cycles = direct.max(cost::LAUNCH + stream(9));
+    let stream = |values: usize| 4.0 * values as f64 * channels(w, target).iter().product::<f64>() / target.memory_bytes_per_cycle;
+    choice.cycles = direct.max(cost::LAUNCH + stream(taps * taps));
     let moved = planes(conv, w, y, target);
     let note = |layout: Layout, cycles: f64| Refusal { what: layout.to_attr().to_string(), why: format!("{cycles:.0} cycles") };
-    for tile in [2, 4] {
-        let (run, cycles) = estimate(w, y, tile, target, stream(side(tile) * side(tile)));
-        let (layout, cycles) = (Layout::Winograd { block: target.block, tile, run }, cycles + moved);
+    for form in Form::ALL.into_iter().filter(|f| f.taps == taps) {
+        let (run, cycles) = estimate(w, y, form, target, stream(form.side() * form.side()));
+        let (layout, cycles) = (Layout::Winograd { block: target.block, form, run }, cycles + moved);
         if cycles < choice.cycles {
             choice.refused.push(note(choice.layout, choice.cycles));
             (choice.layout, choice.cycles) = (layout, cycles);
@@ -52,15 +55,17 @@ pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, pre
     choice
 }
 
-/// Whether there is a kernel for this convolution; the reason against it, where that is worth telling.
-fn fits(conv: &Conv, w: &Type, target: &Target, precision: Precision) -> Result<(), Option<&'static str>> {
+/// A side of the window, where there is a kernel for this convolution; else the reason against it, where that is worth telling.
+fn fits(conv: &Conv, w: &Type, target: &Target, precision: Precision) -> Result<usize, Option<&'static str>> {
     let ones = |v: &[i64]| v.iter().all(|s| *s == 1);
-    let kernel = w.shape.get(2..).filter(|k| matches!(k.len(), 2 | 3) && k[k.len() - 2..].iter().all(|d| d.is(3)));
+    let kernel = w.shape.get(2..).filter(|k| matches!(k.len(), 2 | 3)).ok_or(None)?;
+    let square = &kernel[kernel.len() - 2..];
+    let taps = square[0].as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| Form::ALL.iter().any(|f| f.taps == *n)).ok_or(None)?;
     match () {
-        _ if kernel.is_none() || !ones(&conv.strides) || !ones(&conv.dilations) || conv.group != 1 => Err(None),
+        _ if square[0] != square[1] || !ones(&conv.strides) || !ones(&conv.dilations) || conv.group != 1 => Err(None),
         _ if precision == Precision::Exact => Err(Some("--precision exact forbids it")),
         _ if !matches!(target.isa, Isa::Avx2 | Isa::Avx512) => Err(Some("the target has no kernels for it")),
-        _ => Ok(()),
+        _ => Ok(taps),
     }
 }
 
@@ -90,11 +95,11 @@ fn planes(conv: &Conv, w: &Type, y: &Type, target: &Target) -> f64 {
 }
 
 /// Tiles of a run, and cycles in all. `stream` cycles bring the weights.
-fn estimate(w: &Type, y: &Type, tile: usize, target: &Target, stream: f64) -> (usize, f64) {
-    let values = (side(tile) * side(tile)) as f64;
+fn estimate(w: &Type, y: &Type, form: Form, target: &Target, stream: f64) -> (usize, f64) {
+    let values = (form.side() * form.side()) as f64;
     let [inputs, outputs] = channels(w, target);
     let (images, plane) = y.shape.split_at(y.rank() - 2);
-    let along = |axis: usize| (cost::dim(&plane[axis]) / tile as f64).ceil();
+    let along = |axis: usize| (cost::dim(&plane[axis]) / form.tile as f64).ceil();
     let images = [&images[..1], &images[2..]].concat();
     let tiles = (images.iter().map(cost::dim).product::<f64>() * along(0) * along(1)).max(1.0);
     // Patches, and products of two blocks of channels, in most of the second-level cache.

@@ -330,9 +330,9 @@ impl Lowering {
                 Ok(())
             }),
             Op::MatMul(op) => self.kernel(frame, id, Write, |k| contract::matmul(k, op)),
-            Op::Conv(op @ Conv { layout: Layout::Winograd { block, tile, run }, .. }) => {
-                let scratch = winograd::scratch(*tile, *run, frame.graph.ty(node.operands[0]))?;
-                self.kernel_with(frame, id, Write, Some(&scratch), |k| winograd::conv(k, op, *block, *tile, &scratch))
+            Op::Conv(op @ Conv { layout: Layout::Winograd { block, form, run }, .. }) => {
+                let scratch = winograd::scratch(*form, *run, frame.graph.ty(node.operands[0]))?;
+                self.kernel_with(frame, id, Write, Some(&scratch), |k| winograd::conv(k, op, *block, *form, &scratch))
             }
             Op::Conv(op) => self.kernel(frame, id, Write, |k| conv::conv(k, op)),
             Op::ConvTranspose(op) => self.kernel(frame, id, Write, |k| conv::conv_transpose(k, op)),
@@ -461,7 +461,8 @@ fn flops(op: &Op, x: &[&Type], y: &[Type]) -> Dim {
             let spatial = c.window(x[1]).map_or(0, |w| w.kernel.len());
             let taps = match c.layout {
                 // What the convolution is, not what is left of it.
-                Layout::Winograd { block, .. } => times(x[1].shape[3].clone(), 9 * block),
+                Layout::Winograd { block, form, .. } => times(x[1].shape[3].clone(), form.taps * form.taps * block),
+                Layout::Blocked(_) if c.inputs > 0 => times(Dim::product(&x[1].shape[2..2 + spatial]), c.inputs),
                 Layout::Depthwise(_) => Dim::product(&x[1].shape[1..1 + spatial]),
                 Layout::Blocked(b) => times(Dim::product(&x[1].shape[1..2 + spatial]), b),
                 _ => Dim::product(&x[1].shape[1..2 + spatial]),

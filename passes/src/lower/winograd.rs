@@ -9,19 +9,18 @@ use nnc_ir::error::{Error, Result};
 use nnc_ir::kernel::{Access, ExprId};
 use nnc_ir::ops::contract::Conv;
 use nnc_ir::ops::reduce::ReduceKind;
-use nnc_ir::winograd::{LANES, Scratch, side, taps};
+use nnc_ir::winograd::{Form, LANES, Scratch};
 use nnc_ir::{Dim, ScalarFn, Type};
 
 /// The scratch memory of a kernel, beside its result.
-pub fn scratch(tile: usize, run: usize, x: &Type) -> Result<Type> {
+pub fn scratch(form: Form, run: usize, x: &Type) -> Result<Type> {
     let blocks = x.shape[1].as_const().and_then(|c| usize::try_from(c).ok());
     let blocks = blocks.ok_or_else(|| Error::unsupported("conv: the number of input channels is not known"))?;
-    Ok(Type::new(x.dtype, vec![Dim::from(LANES), Dim::from(Scratch::new(tile, run, blocks).values())]))
+    Ok(Type::new(x.dtype, vec![Dim::from(LANES), Dim::from(Scratch::new(form, run, blocks).values())]))
 }
 
-pub fn conv(k: &mut Loops, op: &Conv, block: usize, tile: usize, scratch: &Type) -> Result<()> {
-    let (window, side) = (op.window(&k.x[1])?, side(tile) as i64);
-    let taps = taps(tile).ok_or_else(|| Error::internal("a layout has a tile"))?;
+pub fn conv(k: &mut Loops, op: &Conv, block: usize, form: Form, scratch: &Type) -> Result<()> {
+    let (window, side, n, taps) = (op.window(&k.x[1])?, form.side() as i64, form.taps, form.taps_back());
     k.param(scratch.dtype, Access::Write, scratch.elems());
     let (xs, ys) = (k.x[0].shape.clone(), k.y[0].shape.clone());
     let (y, acc_type, dtype) = (k.result(0), wide(k.y[0].dtype), k.y[0].dtype);
@@ -38,14 +37,14 @@ pub fn conv(k: &mut Loops, op: &Conv, block: usize, tile: usize, scratch: &Type)
     views.extend(extras(&op.post, &[ZERO, b.clone(), ZERO, ZERO], &y_strides));
     let lane_views: Vec<View> = [ZERO, ONE, ONE].into_iter().chain(views[3..].iter().map(|_| ONE)).map(|s| View::new(vec![s])).collect();
     let mut outcome = Ok(());
-    k.parallel(&dims, &views, work(&[&in_blocks, &b, &b, &Dim::Const(9)]), |k, vars, at| {
+    k.parallel(&dims, &views, work(&[&in_blocks, &b, &b, &Dim::from(n * n)]), |k, vars, at| {
         let at_pixel = [2, 3].map(|d| {
             let pad = k.int(window.pads[d - 2]);
             k.sub(vars[d], pad)
         });
         k.serial(std::slice::from_ref(&b), &lane_views, at, |k, _, at| {
             let acc = k.accumulator(ReduceKind::Sum, acc_type);
-            for (r, s) in (0..9).map(|i| (i / 3, i % 3)) {
+            for (r, s) in (0..n * n).map(|i| (i / n, i % n)) {
                 let place = [(at_pixel[0], r), (at_pixel[1], s)].map(|(p, i)| {
                     let i = k.int(i as i64);
                     let p = k.add(p, i);

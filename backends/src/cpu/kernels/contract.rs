@@ -71,11 +71,13 @@ impl Count {
     }
 }
 
-/// Consecutive loops over the contracted dimension: `levels`, outermost first, around `run` scalars that are `stride` bytes apart.
+/// Consecutive loops over the contracted dimension: `levels`, outermost first, around `run` scalars that are `stride` bytes apart, whose
+/// weights are the first of `rows`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Nest {
     pub levels: Vec<(Count, Step)>,
     pub run: i64,
+    pub rows: i64,
     pub stride: i64,
 }
 
@@ -375,7 +377,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
             let last = b.isub(slices, 1);
             let step = b.step(*step);
             // Weights of one iteration of the outermost loop.
-            let volume = c.k[0].levels[1..].iter().fold(X::C(c.k[0].run * pitch), |v, (n, _)| {
+            let volume = c.k[0].levels[1..].iter().fold(X::C(c.k[0].rows * pitch), |v, (n, _)| {
                 let n = n.value(b);
                 b.imul(v, n)
             });
@@ -617,7 +619,7 @@ impl Gen<'_> {
                 }
             }
         }
-        b.inc(s.w, nest.run * self.pitch);
+        b.inc(s.w, nest.rows * self.pitch);
     }
 
     /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.

@@ -144,16 +144,26 @@ impl Conv {
         let in_planes = if self.plain { self.in_channels } else { (self.in_channels + BLOCK - 1) / BLOCK };
         let out_planes = (self.out_channels + BLOCK - 1) / BLOCK;
         // Planes, then the taps; the innermost run is a block's channels, or a plain row's taps.
-        let mut levels = vec![(Count::Size(Size::Const(in_planes)), Step::floats(self.input.plane, 1))];
-        for d in 0..dims - 1 {
-            levels.push((Count::Size(Size::Const(self.kernel[d])), Step::floats(self.input.pitches[d], self.dilation[d])));
-        }
+        let levels = |planes: i64| {
+            let mut levels = vec![(Count::Size(Size::Const(planes)), Step::floats(self.input.plane, 1))];
+            for d in 0..dims - 1 {
+                levels.push((Count::Size(Size::Const(self.kernel[d])), Step::floats(self.input.pitches[d], self.dilation[d])));
+            }
+            levels
+        };
         let (last, dilation) = (self.kernel[dims - 1], self.dilation[dims - 1]);
-        let nest = if self.plain {
-            Nest { levels, run: last, stride: 4 * dilation }
-        } else {
+        let blocks = |planes: i64, run: i64| {
+            let mut levels = levels(planes);
             levels.push((Count::Size(Size::Const(last)), Step::bytes(4 * BLOCK * dilation)));
-            Nest { levels, run: BLOCK, stride: 4 }
+            Nest { levels, run, rows: BLOCK, stride: 4 }
+        };
+        // What fills the last block up is not multiplied; but by pairs there is only the whole of it.
+        let live = if self.narrow { 0 } else { self.in_channels % BLOCK };
+        let k = match (in_planes, live) {
+            _ if self.plain => vec![Nest { levels: levels(in_planes), run: last, rows: last, stride: 4 * dilation }],
+            (_, 0) => vec![blocks(in_planes, BLOCK)],
+            (1, _) => vec![blocks(1, live)],
+            _ => vec![blocks(in_planes - 1, BLOCK), blocks(1, live)],
         };
         let depth = self.depth();
         // A pixel of the output brings stride-many input pixels. Those between the taps are not read, but they take their share of
@@ -172,7 +182,7 @@ impl Conv {
             narrow: self.narrow,
             bias: self.bias,
             channels: vec![Step::ZERO, Step::bytes(out_planes * BLOCK * 4)],
-            k: vec![nest],
+            k,
             depth: Size::Const(depth),
             pixel_bytes: fresh * in_planes * unit * 4,
             post: self.post.clone(),

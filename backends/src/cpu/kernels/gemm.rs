@@ -84,11 +84,11 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
     if g.narrow && (!g.packed || !g.batch.is_empty() || !matches!(g.k, Size::Const(k) if k % BLOCK == 0)) {
         return Err(Error::unsupported(format!("{}: bf16 weights that are no panels of whole runs", g.name)));
     }
-    let runs = Nest { levels: vec![(Count::Runs(g.k), Step::bytes(BLOCK_BYTES))], run: BLOCK, stride: 4 };
+    let runs = Nest { levels: vec![(Count::Runs(g.k), Step::bytes(BLOCK_BYTES))], run: BLOCK, rows: BLOCK, stride: 4 };
     let k = match g.k {
         Size::Const(k) if k % BLOCK == 0 => vec![runs],
-        Size::Const(k) => vec![runs, Nest { levels: vec![], run: k % BLOCK, stride: 4 }],
-        Size::Arg(_) => vec![runs, Nest { levels: vec![(Count::Rest(g.k), Step::bytes(4))], run: 1, stride: 4 }],
+        Size::Const(k) => vec![runs, Nest { levels: vec![], run: k % BLOCK, rows: k % BLOCK, stride: 4 }],
+        Size::Arg(_) => vec![runs, Nest { levels: vec![(Count::Rest(g.k), Step::bytes(4))], run: 1, rows: 1, stride: 4 }],
     };
     let mut batch = g.batch.clone();
     let (mut a, mut c) = (g.a.place(), g.c.place());

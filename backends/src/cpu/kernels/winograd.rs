@@ -1,4 +1,4 @@
-//! Convolution by minimal filtering, F(m x m, 3 x 3): see [`nnc_ir::winograd`] for the matrices.
+//! Convolution by minimal filtering, F(m x m, r x r): see [`nnc_ir::winograd`] for the matrices.
 //!
 //! The output is cut into tiles of `m` squared pixels. A run of tiles is worked on at once: their input patches are transformed into
 //! scratch memory, then for each step of output channels every value of a patch is a matrix product (tiles by input channels by
@@ -17,11 +17,11 @@ use super::{BLOCK, BLOCK_BYTES, Factor, Kernel, Size, Step, Tasks};
 use crate::cpu::isa::Isa;
 use crate::cpu::vir::{Addr, Builder, I, ICmp, V, X};
 use nnc_ir::error::{Error, Result};
-use nnc_ir::winograd::{LANES, Scratch, side};
+use nnc_ir::winograd::{Form, LANES, Scratch};
 
 mod transform;
 
-/// A 3x3 convolution that moves by 1, in the blocked layout.
+/// A convolution of square windows that moves by 1, in the blocked layout.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Winograd {
     pub name: String,
@@ -32,12 +32,11 @@ pub struct Winograd {
     /// Input size, without padding.
     pub size: [Size; 2],
     pub out: [Size; 2],
-    /// Tiles in each dimension: `out / tile`, rounded up.
+    /// Tiles in each dimension: `out / form.tile`, rounded up.
     pub tiles: [Size; 2],
     /// Padding before the first row and column.
     pub before: [i64; 2],
-    /// Output pixels along a tile: 2 or 4.
-    pub tile: i64,
+    pub form: Form,
     /// Tiles worked on at once.
     pub run: i64,
     pub input: Image,
@@ -59,6 +58,8 @@ const GROUPS: i64 = 8;
 struct Gen<'w> {
     w: &'w Winograd,
     side: i64,
+    /// Output pixels along a side of a tile.
+    tile: i64,
     /// Output blocks of a step, vectors of a block.
     step_blocks: i64,
     vecs: i64,
@@ -70,7 +71,7 @@ struct Gen<'w> {
     size: [X; 2],
     out: [X; 2],
     tiles: [X; 2],
-    constants: transform::Constants,
+    transforms: transform::Transforms,
     /// First tile of the run, and how many it has.
     first: X,
     valid: X,
@@ -85,12 +86,12 @@ struct Cursor {
 
 /// Generates the kernel: [`LANES`] tasks.
 pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
-    if w.input.pitches.len() != 1 || w.output.pitches.len() != 1 || !matches!(w.tile, 2 | 4) || w.run < 1 {
+    if w.input.pitches.len() != 1 || w.output.pitches.len() != 1 || w.run < 1 {
         return Err(Error::internal(format!("{}: no minimal filtering of this form", w.name)));
     }
     let mut builder = Builder::new(&w.name, isa.lanes());
     let b = &mut builder;
-    let side = side(w.tile as usize) as i64;
+    let (side, tile) = (w.form.side() as i64, w.form.tile as i64);
     let vecs = BLOCK_BYTES / b.width();
     // Tiles by columns of a register tile, as for any contraction.
     let (max_rows, step_blocks) = match isa {
@@ -102,7 +103,7 @@ pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
     let steps = w.out_blocks / step_blocks;
     let per = (steps + GROUPS - 1) / GROUPS;
     let groups = (steps + per - 1) / per;
-    let layout = Scratch::new(w.tile as usize, w.run as usize, w.in_blocks as usize);
+    let layout = Scratch::new(w.form, w.run as usize, w.in_blocks as usize);
 
     let threads = b.size(w.threads);
     let many = b.imul(threads, 4);
@@ -129,6 +130,7 @@ pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
         let mut g = Gen {
             w,
             side,
+            tile,
             step_blocks,
             vecs,
             patch_plane: layout.patches as i64 * 4,
@@ -138,7 +140,7 @@ pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
             size: [b.size(w.size[0]), b.size(w.size[1])],
             out: [b.size(w.out[0]), b.size(w.out[1])],
             tiles,
-            constants: transform::Constants::new(b, w.tile),
+            transforms: transform::Transforms::new(b, w.form),
             first: X::C(0),
             valid: X::C(0),
         };
@@ -196,7 +198,7 @@ impl Gen<'_> {
         let frame = b.frame((side * line) as u32);
         self.tiles(b, |b, tile, c| {
             let corner = |b: &mut Builder, at: I, before: i64| {
-                let at = b.imul(at, w.tile);
+                let at = b.imul(at, self.tile);
                 b.isub(at, before)
             };
             let (y, x) = (corner(b, c.row, w.before[0]), corner(b, c.column, w.before[1]));
@@ -277,13 +279,13 @@ impl Gen<'_> {
         for off in (0..self.vecs).map(|v| v * width) {
             for i in 0..side {
                 let row: Vec<V> = (0..side).map(|j| load(b, i, j, off)).collect();
-                for (j, v) in self.constants.input(b, &row).into_iter().enumerate() {
+                for (j, v) in self.transforms.input(b, &row).into_iter().enumerate() {
                     b.store(Addr::from(between).off((i * side + j as i64) * width), v);
                 }
             }
             for j in 0..side {
                 let column: Vec<V> = (0..side).map(|i| b.load(Addr::from(between).off((i * side + j) * width))).collect();
-                for (i, v) in self.constants.input(b, &column).into_iter().enumerate() {
+                for (i, v) in self.transforms.input(b, &column).into_iter().enumerate() {
                     b.store(Addr::from(to).off((i as i64 * side + j) * self.patch_plane + off), v);
                 }
             }
@@ -357,7 +359,7 @@ impl Gen<'_> {
 
     /// Transforms the products of a step back, finishes and stores them.
     fn results(&self, b: &mut Builder, step: I) {
-        let (w, m) = (self.w, self.w.tile);
+        let (w, m) = (self.w, self.tile);
         let first_block = b.imul(step, self.step_blocks);
         let channel = b.imul(first_block, BLOCK_BYTES);
         let channel = b.var(channel);
@@ -451,7 +453,7 @@ impl Gen<'_> {
 
     /// The pixels of a tile in one vector of channels, a column at a time, with the bias.
     fn tile(&self, b: &mut Builder, at: I, channel: I, off: i64, mut each: impl FnMut(&mut Builder, i64, Vec<V>)) {
-        let (side, m) = (self.side, self.w.tile);
+        let (side, m) = (self.side, self.tile);
         let rows: Vec<Vec<V>> = (0..side)
             .map(|i| {
                 let mut row: Vec<V> = (0..side).map(|j| b.load(Addr::from(at).off((i * side + j) * self.product_plane + off))).collect();
@@ -461,12 +463,12 @@ impl Gen<'_> {
                     let bias = b.load(Addr::from(bias).idx(channel, 1).off(off));
                     row[1] = b.add(row[1], bias);
                 }
-                self.constants.output(b, &row)
+                self.transforms.output(b, &row)
             })
             .collect();
         for j in 0..m {
             let column: Vec<V> = rows.iter().map(|r| r[j as usize]).collect();
-            let ys = self.constants.output(b, &column);
+            let ys = self.transforms.output(b, &column);
             each(b, j, ys);
         }
     }

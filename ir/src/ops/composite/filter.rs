@@ -9,10 +9,10 @@ use crate::ops::Composite;
 use crate::ops::contract::MatMul;
 use crate::tensor::Tensor;
 use crate::types::DType;
-use crate::winograd;
+use crate::winograd::{self, Form};
 
 op_struct! {
-    /// Filters `[O,C,3,3]` as the patches `[O/block,s,s,C/block,block(in),block(out)]`, `s = tile+2`, that
+    /// Filters `[O,C,taps,taps]` as the patches `[O/block,s,s,C/block,block(in),block(out)]`, `s = tile+taps-1`, that
     /// [minimal filtering](crate::winograd) multiplies with: `G g G^T`, filled up with zeros to whole blocks.
     WinogradFilter { tile: usize, block: usize }
 }
@@ -20,13 +20,16 @@ op_struct! {
 impl Composite for WinogradFilter {
     fn expand<'g>(&self, x: &[V<'g>]) -> Result<Vec<V<'g>>> {
         let [w] = x else { return Err(Error::arity("winograd_filter takes the filters alone")) };
-        let g = winograd::filter(self.tile).ok_or_else(|| Error::attribute(format!("winograd_filter: tile {} is not 2 or 4", self.tile)))?;
         let ty = w.ty();
-        if ty.rank() != 4 || !ty.dtype.is_float() || ty.shape[2..].iter().any(|d| !d.is(3)) || self.block == 0 {
-            return Err(Error::shape(format!("winograd_filter: filters are [O,C,3,3] of floats, found {ty}")));
+        let taps = ty.shape.get(2).and_then(Dim::as_const).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        if ty.rank() != 4 || !ty.dtype.is_float() || ty.shape[2] != ty.shape[3] || self.block == 0 {
+            return Err(Error::shape(format!("winograd_filter: filters are [O,C,taps,taps] of floats, found {ty}")));
         }
+        let tile = self.tile;
+        let form = Form::new(tile, taps).ok_or_else(|| Error::attribute(format!("winograd_filter: there is no F({tile}x{tile}) for {ty}")))?;
+        let g = form.filter();
         let values: Vec<f64> = g.iter().flatten().copied().collect();
-        let matrix = w.builder().constant(Tensor::new(&[g.len(), 3], &values)).cast(ty.dtype);
+        let matrix = w.builder().constant(Tensor::new(&[g.len(), taps], &values)).cast(ty.dtype);
         let product = |a: V<'g>, b: V<'g>, transposed| w.builder().op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[a, b]);
         let patches = product(matrix, product(*w, matrix, true), false);
         let (b, s) = (Dim::from(self.block), Dim::from(g.len()));
