@@ -206,7 +206,7 @@ pub fn contract(c: &Contract, isa: Isa, m: &Machine) -> Result<Kernel> {
     });
     let blocks = if let Size::Const(n) = c.cols { Some((n + BLOCK - 1) / BLOCK) } else { None };
     let lanes = isa.lanes() as i64;
-    let tile = tile(isa, pixels, blocks, c.depth, m);
+    let tile = tile(isa, c, pixels, blocks, m);
     let step_blocks = (tile.vecs * lanes / BLOCK).max(1);
     let plan = plan(c, m, tile, pixels, blocks.map(|n| n / step_blocks));
 

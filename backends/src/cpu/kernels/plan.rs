@@ -23,7 +23,8 @@ impl Tile {
 
 /// The tile for `pixels` rows: wide enough for the latency of the multiply-add (8 chains on present cores), few enough to leave
 /// registers for one row's weights and a broadcast.
-pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, depth: Size, m: &Machine) -> Tile {
+pub(super) fn tile(isa: Isa, c: &Contract, pixels: Option<i64>, blocks: Option<i64>, m: &Machine) -> Tile {
+    let depth = c.depth;
     // Streams of several blocks are within reach of an address's constant part.
     let fixed_depth = matches!(depth, Size::Const(k) if k < 1 << 22);
     let far = matches!((depth, blocks), (Size::Const(k), Some(b)) if k.saturating_mul(b).saturating_mul(BLOCK_BYTES) > 4 * m.l2_bytes);
@@ -31,6 +32,8 @@ pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, depth: Si
         Isa::Avx2 => (6, 2),
         // A lone row waits for its weights. From the second-level cache one stream of them is fastest, from memory several are.
         Isa::Avx512 if pixels == Some(1) => (12, if far && fixed_depth && blocks.is_some_and(|b| b % 4 == 0) { 4 } else { 1 }),
+        // A line of each row stays for 16 steps, so they must not meet in one set: more columns make up for fewer rows.
+        Isa::Avx512 if blocks.is_some_and(|b| b % 4 == 0) && fixed_depth && lines_meeting(&c.input, 12) > 5 => (6, 4),
         // Twelve row pointers, an index and the weights fill the integer registers.
         Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
         Isa::Avx512 => (12, 1),
@@ -39,6 +42,15 @@ pub(super) fn tile(isa: Isa, pixels: Option<i64>, blocks: Option<i64>, depth: Si
     let rows = pixels.map_or(max_rows, |p| even_split(p, max_rows).high);
     let phases = (max_rows / rows).clamp(1, if rows == 1 && vecs == 1 { 8 } else { 4 });
     Tile { rows, vecs, phases, max_rows }
+}
+
+/// How many lines of so many neighbouring rows are of one set of the first-level cache: 64 sets of 8 lines on the smallest of present cores.
+fn lines_meeting(p: &Place, rows: i64) -> i64 {
+    const SPAN: i64 = 64 * 64;
+    match p.pixels.last().and_then(|s| s.constant()) {
+        Some(step) if step > 0 => (rows << step.trailing_zeros().min(12)).div_euclid(SPAN).max(1),
+        _ => 1,
+    }
 }
 
 /// Rows shared out to tiles evenly: `larger` tiles of `high` rows, the others of `low`.
