@@ -48,6 +48,8 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
         Op::Pool(p) => out * p.kernel.iter().product::<i64>() as f64,
         Op::Map(f) => out * steps(*f),
         Op::Cast(_) | Op::WinogradFilter(_) => out,
+        // Along the last axis neighbours come from anywhere, one at a time.
+        Op::Gather(g) if g.axis + 1 == x[0].rank() => out * ALONE,
         _ => match op.class() {
             Some(Class::Move | Class::Source) => 0.0,
             Some(Class::Reduce) => x.iter().map(|t| elems(t)).sum(),
@@ -56,6 +58,9 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
         },
     }
 }
+
+/// What an element costs that is moved alone, in steps of a vector of 16.
+const ALONE: f64 = 48.0;
 
 /// Vector instructions of a scalar function, about.
 fn steps(f: ScalarFn) -> f64 {

@@ -10,7 +10,7 @@ use super::kernels::math;
 use super::vir::{Addr, Builder, Func, I, ICmp, M, MBin, V, VBin, VCmp, VUn, X};
 use nnc_ir::DType;
 use nnc_ir::error::{Error, Result};
-use nnc_ir::kernel::{Expr, ExprId, Kernel, Stmt, VarId};
+use nnc_ir::kernel::{Access, Expr, ExprId, Kernel, Param, Stmt, VarId};
 use nnc_ir::scalar::ScalarFn;
 use std::collections::BTreeMap;
 
@@ -19,7 +19,9 @@ const UNROLL: usize = 4;
 
 /// The kernel as a vector function with the same arguments and tasks. An error says what stands in the way.
 pub fn vectorize(kernel: &Kernel, isa: Isa) -> Result<Func> {
-    if let Some(p) = kernel.params.iter().find(|p| p.dtype != DType::F32) {
+    // Integers are read where all lanes want the same one: as indices.
+    let taken = |p: &Param| p.dtype == DType::F32 || p.dtype == DType::I64 && p.access == Access::Read;
+    if let Some(p) = kernel.params.iter().find(|p| !taken(p)) {
         return Err(Error::unsupported(format!("an operand is {}", p.dtype)));
     }
     let mut b = Builder::new(&kernel.name, isa.lanes());
@@ -201,6 +203,15 @@ impl<'k> Translation<'k> {
                 Some(Val::I(x)) => Ok(*x),
                 _ => Err(Error::unsupported("an index that is no integer")),
             },
+            Expr::Load { buf, index } if self.lane.is_none_or(|l| self.uniform(e, l.var)) => {
+                let at = self.int(b, *index)?;
+                let bytes = b.imul(at, 8);
+                let at = b.ptr(self.pointers[*buf as usize], bytes);
+                Ok(b.load_i64(at).into())
+            }
+            Expr::Map { fun: ScalarFn::Div | ScalarFn::Fmod | ScalarFn::Mod, .. } if self.is_data(e) => {
+                Err(Error::unsupported("a quotient of integers from memory"))
+            }
             Expr::Map { fun, args } if args.len() == 2 => {
                 let (x, y) = (self.int(b, args[0])?, self.int(b, args[1])?);
                 Ok(match fun {
@@ -273,7 +284,9 @@ impl<'k> Translation<'k> {
                     _ => b.splat(a),
                 })
             }
-            Expr::Cast { arg, .. } if self.k.dtype(*arg) == DType::I64 && self.lane.is_none_or(|l| self.uniform(*arg, l.var)) => {
+            Expr::Cast { arg, .. }
+                if self.k.dtype(*arg) == DType::I64 && !self.is_data(*arg) && self.lane.is_none_or(|l| self.uniform(*arg, l.var)) =>
+            {
                 // A count of elements; 32 bits hold what one buffer of a kernel holds.
                 let x = self.int(b, *arg)?;
                 let v = b.splat_int(x);
@@ -496,6 +509,13 @@ impl<'k> Translation<'k> {
         same
     }
 
+    /// Whether memory is read for a value.
+    fn is_data(&self, e: ExprId) -> bool {
+        let mut data = false;
+        self.visit(e, &mut |x| data |= matches!(x, Expr::Load { .. }));
+        data
+    }
+
     /// Calls `f` on an expression and everything in it.
     fn visit(&self, e: ExprId, f: &mut dyn FnMut(&Expr)) {
         let mut stack = vec![e];
@@ -544,7 +564,8 @@ impl<'k> Translation<'k> {
             let mut fine = true;
             self.visit(e, &mut |x| match x {
                 Expr::Load { buf, index } => {
-                    fine &= matches!(self.coefficient(*index, var), Some(0 | 1));
+                    let vector = self.k.params[*buf as usize].dtype == DType::F32;
+                    fine &= matches!(self.coefficient(*index, var), Some(n) if n == 0 || n == 1 && vector);
                     // A buffer that the loop writes is read only where the same iteration writes it.
                     fine &= stores.iter().all(|(b, i)| b != buf || self.equal(*i, *index));
                 }
@@ -552,7 +573,7 @@ impl<'k> Translation<'k> {
                     // An index used as a value would differ from lane to lane.
                     fine &= self.k.dtype(args[0]) != DType::I64 || self.uniform(args[0], var) || fun.out() == nnc_ir::scalar::Out::Same;
                 }
-                Expr::Cast { arg, .. } => fine &= self.k.dtype(*arg) != DType::I64 || self.uniform(*arg, var),
+                Expr::Cast { arg, .. } => fine &= self.k.dtype(*arg) != DType::I64 || self.uniform(*arg, var) && !self.is_data(*arg),
                 _ => {}
             });
             fine
@@ -1030,6 +1051,46 @@ mod tests {
             let mut v = data(35, 3);
             v[at] = f32::NAN;
             check(&b.finish(), &[v], &[], 1, &[f32::NAN]);
+        }
+    }
+
+    /// Rows of 20 taken by an index from memory; where lanes would want indices of their own, and where one is a number, it is refused.
+    #[test]
+    fn integers_from_memory_are_indices() {
+        let build = |name: &str, f: &dyn Fn(&mut KernelBuilder, [u32; 3], [ExprId; 3])| {
+            let mut b = KernelBuilder::new(name, 0);
+            let (x, y) = (operand(&mut b, Access::Read), b.param(DType::I64, Access::Read, Dim::Const(1 << 20)));
+            let z = operand(&mut b, Access::Write);
+            let (rows, n) = (b.int(3), b.int(20));
+            b.for_each(rows, |b, i| b.for_each(n, |b, j| f(b, [x, y, z], [i, j, n])));
+            b.finish()
+        };
+        let place = |b: &mut KernelBuilder, row: ExprId, [_, j, n]: [ExprId; 3]| {
+            let start = b.mul(row, n);
+            b.add(start, j)
+        };
+        let rows = build("rows", &|b, [x, y, z], at| {
+            let row = b.load(y, at[0]);
+            let (from, to) = (place(b, row, at), place(b, at[0], at));
+            let v = b.load(x, from);
+            b.store(z, to, v);
+        });
+        let x = data(100, 4);
+        let index: Vec<f32> = [4i64, 0, 3].iter().flat_map(|i| [*i as u32, 0].map(f32::from_bits)).collect();
+        let want: Vec<f32> = [4, 0, 3].iter().flat_map(|r| x[r * 20..][..20].to_vec()).collect();
+        check(&rows, &[x, index], &[], 1, &want);
+        let lanes = build("lanes", &|b, [x, y, z], at| {
+            let (from, to) = (b.load(y, at[1]), place(b, at[0], at));
+            let v = b.load(x, from);
+            b.store(z, to, v);
+        });
+        let number = build("number", &|b, [_, y, z], at| {
+            let i = b.load(y, at[0]);
+            let (v, to) = (b.cast(DType::F32, i), place(b, at[0], at));
+            b.store(z, to, v);
+        });
+        for kernel in [lanes, number] {
+            assert!(vectorize(&kernel, Isa::Avx2).is_err(), "{}", kernel.name);
         }
     }
 

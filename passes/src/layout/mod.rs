@@ -188,10 +188,15 @@ impl<'a> Plan<'a> {
                 [plain, cost::LAUNCH + work + bytes + halo + weights]
             }
             (Role::Conv(_), _) => [plain, f64::INFINITY],
-            _ => {
+            (_, op) => {
                 let channels = node.types[0].shape.get(1).map_or(1.0, cost::dim).max(1.0);
                 let waste = (channels / self.block as f64).ceil() * self.block as f64 / channels;
-                [plain, cost::LAUNCH + (plain - cost::LAUNCH).max(0.0) * waste]
+                let own = match op {
+                    // In blocks there is an axis behind every axis: neighbours are moved together.
+                    Op::Gather(_) => cost::traffic(op, &x, &node.types) / target.l2_bytes_per_cycle,
+                    _ => (plain - cost::LAUNCH).max(0.0),
+                };
+                [plain, cost::LAUNCH + own * waste]
             }
         }
     }

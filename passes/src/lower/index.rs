@@ -5,11 +5,11 @@ use super::program::shifted;
 use super::view::{View, collapse, row_major};
 use super::{Frame, Lowering};
 use nnc_ir::error::Result;
-use nnc_ir::graph::NodeId;
+use nnc_ir::graph::{NodeId, Value};
 use nnc_ir::kernel::{Access, Decode, ExprId, Step};
 use nnc_ir::ops::image::ImageDecode;
 use nnc_ir::ops::index::{NonZero, ScatterElements, ScatterKind};
-use nnc_ir::{DType, Dim, ScalarFn, Type};
+use nnc_ir::{DType, Dim, Graph, ScalarFn, Type};
 
 const ZERO: Dim = Dim::Const(0);
 const ONE: Dim = Dim::Const(1);
@@ -24,7 +24,17 @@ fn copy_run(k: &mut Loops, length: &Dim, from: ExprId, to: ExprId) {
     });
 }
 
-pub fn gather(k: &mut Loops, axis: usize) -> Result<()> {
+/// Whether these are constants, each an index of an axis of so many elements that counts from its start: they need no check in the run.
+pub fn all_inside(graph: &Graph, indices: Value, length: &Dim) -> bool {
+    let (Some(t), Some(n)) = (graph.constant(indices), length.as_const()) else { return false };
+    t.dtype() == DType::I64 && t.elems() <= MANY && (0..t.elems()).all(|i| (0..n).contains(&t.num(i).as_i64()))
+}
+
+/// Indices that are looked at when a model is compiled.
+const MANY: usize = 1 << 20;
+
+/// With `inside`, indices are known to be ([`all_inside`]).
+pub fn gather(k: &mut Loops, axis: usize, inside: bool) -> Result<()> {
     let (xs, indices) = (k.x[0].shape.clone(), Dim::product(&k.x[1].shape));
     let (outer, inner) = (Dim::product(&xs[..axis]), Dim::product(&xs[axis + 1..]));
     let views = [
@@ -33,7 +43,7 @@ pub fn gather(k: &mut Loops, axis: usize) -> Result<()> {
         View::new(vec![indices.clone() * inner.clone(), inner.clone()]),
     ];
     k.parallel(&[outer, indices], &views, inner.as_const().unwrap_or(64).max(4), |k, _, at| {
-        let i = k.checked_index(1, at[1], &xs[axis]);
+        let i = if inside { k.load(1, at[1]) } else { k.checked_index(1, at[1], &xs[axis]) };
         let stride = k.size(&inner);
         let by = k.mul(i, stride);
         let from = k.add(at[0], by);

@@ -344,7 +344,11 @@ impl Lowering {
             Op::Pad(op) => self.kernel(frame, id, Write, |k| movement::pad(k, op)),
             Op::Pack(op) => self.kernel(frame, id, Write, |k| movement::pack(k, op.block)),
             Op::Unpack(_) => self.kernel(frame, id, Write, movement::unpack),
-            Op::Gather(op) => self.kernel(frame, id, Write, |k| index::gather(k, op.axis)),
+            Op::Gather(op) => {
+                let (x, indices) = (frame.graph.ty(node.operands[0]), node.operands[1]);
+                let inside = index::all_inside(&frame.graph, indices, &x.shape[op.axis]);
+                self.kernel(frame, id, Write, |k| index::gather(k, op.axis, inside))
+            }
             Op::GatherElements(op) => self.kernel(frame, id, Write, |k| index::gather_elements(k, op.axis)),
             Op::GatherNd(op) => self.kernel(frame, id, Write, |k| index::gather_nd(k, op.batch_dims)),
             Op::ScatterElements(op) => self.scatter(frame, id, Scatter::Elements(op)),
