@@ -6,8 +6,8 @@
 //! stay in the second-level cache; the weights are streamed once a run. Padding costs no memory: patches at the border are filled
 //! up with zeros when they are read.
 //!
-//! A task is a lane: it has scratch memory of its own and does a part of all (run, group of output channels) pairs, in order. One
-//! thread has one lane, so that scratch memory stays warm; the other tasks then have nothing to do.
+//! A task is a lane: it has scratch memory of its own and does a part of all (run, group of output channels) pairs, in order. There are as
+//! many lanes as threads, so that scratch memory stays warm and patches are transformed once a thread at most; other tasks have nothing to do.
 
 use super::contract::Place;
 use super::conv::Image;
@@ -106,10 +106,8 @@ pub fn winograd(w: &Winograd, isa: Isa) -> Result<Kernel> {
     let layout = Scratch::new(w.form, w.run as usize, w.in_blocks as usize);
 
     let threads = b.size(w.threads);
-    let many = b.imul(threads, 4);
-    let many = b.imin(many, LANES as i64);
-    let many = b.reg(many);
-    let lanes = b.iselect(ICmp::Gt, threads, 1, many, 1);
+    let lanes = b.imin(threads, LANES as i64);
+    let lanes = b.imax(lanes, 1);
     let task = b.task();
     b.if_(ICmp::Lt, task, lanes, |b| {
         let at = b.imul(task, layout.values() as i64 * 4);
