@@ -229,8 +229,8 @@ fn products_stay_in_registers() {
             let kernel = winograd(&describe(&c).0, Isa::Avx2).unwrap_or_else(|e| panic!("{e}"));
             let code = nnc_backends::cpu::x86::assemble(&kernel.func).unwrap_or_else(|e| panic!("{e}"));
             let spilled = code.spills.iter().filter(|s| matches!(s.reg, Reg::V(_))).count();
-            // The transforms of 6 x 6 values need more than there are.
-            assert!(spilled <= 64, "{form:?} of runs of {run}: {spilled} vectors in memory");
+            // The transforms of 6 x 6 values need more than there are: a group of columns, and what they are made of.
+            assert!(spilled <= 72, "{form:?} of runs of {run}: {spilled} vectors in memory");
         }
     }
 }

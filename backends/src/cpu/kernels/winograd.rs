@@ -271,20 +271,17 @@ impl Gen<'_> {
 
     /// Transforms a patch of one block of channels and stores its values, a plane apart. `load` reads row, column, byte of the block.
     fn patch(&self, b: &mut Builder, to: I, load: impl Fn(&mut Builder, i64, i64, i64) -> V) {
-        let side = self.side;
-        let width = b.width();
-        let between = b.frame((side * side * width) as u32);
-        for off in (0..self.vecs).map(|v| v * width) {
-            for i in 0..side {
-                let row: Vec<V> = (0..side).map(|j| load(b, i, j, off)).collect();
-                for (j, v) in self.transforms.input(b, &row).into_iter().enumerate() {
-                    b.store(Addr::from(between).off((i * side + j as i64) * width), v);
-                }
-            }
-            for j in 0..side {
-                let column: Vec<V> = (0..side).map(|i| b.load(Addr::from(between).off((i * side + j) * width))).collect();
-                for (i, v) in self.transforms.input(b, &column).into_iter().enumerate() {
-                    b.store(Addr::from(to).off((i as i64 * side + j) * self.patch_plane + off), v);
+        let (side, t) = (self.side, &self.transforms);
+        for v in 0..self.vecs {
+            let off = v * b.width();
+            for group in t.groups() {
+                let rows: Vec<Vec<(usize, V)>> = (0..side).map(|i| t.input(b, group, |b, j| load(b, i, j as i64, off))).collect();
+                for (n, j) in rows[0].iter().map(|r| r.0 as i64).enumerate() {
+                    for group in t.groups() {
+                        for (i, v) in t.input(b, group, |_, i| rows[i][n].1) {
+                            b.store(Addr::from(to).off((i as i64 * side + j) * self.patch_plane + off), v);
+                        }
+                    }
                 }
             }
         }

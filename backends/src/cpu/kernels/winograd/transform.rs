@@ -27,23 +27,36 @@ impl Transforms {
         Transforms { tile: form.tile, large }
     }
 
-    /// `B^T d`: a row or column of a patch. The rows of B are the polynomials that vanish at all points but one.
-    pub fn input(&self, b: &mut Builder, d: &[V]) -> Vec<V> {
+    /// Groups of values of `B^T d` that share subterms. A patch is transformed by groups of columns, few enough for registers.
+    pub fn groups(&self) -> std::ops::Range<usize> {
+        0..if self.large.is_some() { 3 } else { 1 }
+    }
+
+    /// `B^T d`, a row or column of a patch: the values of one group, with their places. The rows of B are the polynomials that vanish at
+    /// all points but one.
+    pub fn input(&self, b: &mut Builder, group: usize, mut d: impl FnMut(&mut Builder, usize) -> V) -> Vec<(usize, V)> {
         let Some(Large { four, five, powers }) = &self.large else {
             // [-1 0 1 0; 0 1 1 0; 0 -1 1 0; 0 -1 0 1]
-            return vec![b.sub(d[2], d[0]), b.add(d[1], d[2]), b.sub(d[2], d[1]), b.sub(d[3], d[1])];
+            let d = [0, 1, 2, 3].map(|i| d(b, i));
+            return vec![(0, b.sub(d[2], d[0])), (1, b.add(d[1], d[2])), (2, b.sub(d[2], d[1])), (3, b.sub(d[3], d[1]))];
         };
         // [4 0 -5 0 1 0; 0 -4 -4 1 1 0; 0 4 -4 -1 1 0; 0 -2 -1 2 1 0; 0 2 -1 -2 1 0; 0 4 0 -5 0 1]
         let (two, four, five) = (powers[0], *four, *five);
-        let outer = |b: &mut Builder, x: V, y: V, z: V| {
-            let y = b.fnma(five, y, z);
-            b.fma(four, x, y)
-        };
-        let first = outer(b, d[0], d[2], d[4]);
-        let last = outer(b, d[1], d[3], d[5]);
-        let (even, odd) = (b.fnma(four, d[2], d[4]), b.fnma(four, d[1], d[3]));
-        let (near, far) = (b.sub(d[4], d[2]), b.sub(d[3], d[1]));
-        vec![first, b.add(even, odd), b.sub(even, odd), b.fma(two, far, near), b.fnma(two, far, near), last]
+        if group == 0 {
+            let mut outer = |b: &mut Builder, from: usize| {
+                let [x, y, z] = [0, 2, 4].map(|i| d(b, from + i));
+                let y = b.fnma(five, y, z);
+                b.fma(four, x, y)
+            };
+            return vec![(0, outer(b, 0)), (5, outer(b, 1))];
+        }
+        let [x1, x2, x3, x4] = [1, 2, 3, 4].map(|i| d(b, i));
+        if group == 1 {
+            let (even, odd) = (b.fnma(four, x2, x4), b.fnma(four, x1, x3));
+            return vec![(1, b.add(even, odd)), (2, b.sub(even, odd))];
+        }
+        let (near, far) = (b.sub(x4, x2), b.sub(x3, x1));
+        vec![(3, b.fma(two, far, near)), (4, b.fnma(two, far, near))]
     }
 
     /// `A^T m`: a row or column of products. Result i is the sum of products at points p times `p^i`; the product at 0 counts for the first,
