@@ -282,6 +282,8 @@ fn small_convolutions() {
             case(16, 16, 3, 1, 1),
             case(20, 24, 5, 3, 1),
             case(6, 16, 5, 3, 1),
+            case(32, 6, 9, 3, 1),
+            Case { plain: true, post: vec![Post::Act(Act::Sigmoid)], ..case(1, 8, 14, 5, 1) },
             // Deep enough for slices, of whole blocks and what is left.
             case(1030, 16, 6, 1, 1),
             case(16, 32, 7, 3, 2),

@@ -72,7 +72,7 @@ fn product(transposed: bool, post: Vec<Post>) -> Op {
 }
 
 fn plain() -> Conv {
-    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, post: vec![] }
+    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] }
 }
 
 const RELU: Post = Post::Act(Act::Fn(ScalarFn::Relu));

@@ -23,7 +23,7 @@ fn network() -> Graph {
     let b = Builder::new("net");
     let x = b.input("x", Type::new(DType::F32, vec![Dim::sym("N"), Dim::Const(3), Dim::Const(9), Dim::Const(9)]));
     let constant = |shape: &[usize], seed| b.constant(random_tensor(DType::F32, shape, &Values::Small, seed));
-    let conv = Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group: 1, layout: Layout::Plain, inputs: 0, post: vec![] };
+    let conv = Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] };
     let y = b.op(Op::from(conv), &[x, constant(&[16, 3, 3, 3], 1)]);
     let y = b.op(Op::Map(ScalarFn::Relu), &[y]).reshape(vec![Dim::sym("N"), Dim::Const(16 * 81)]);
     let y = b.op(Op::from(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }), &[y, constant(&[16 * 81, 40], 2)]);

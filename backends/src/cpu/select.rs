@@ -339,10 +339,13 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
         0 => known(&ws[1], "input channels")? * if plain { 1 } else { BLOCK },
         live => live,
     };
-    let out_channels = known(&ws[0], "output channels")? * BLOCK / groups;
+    let out_channels = match op.outputs as i64 {
+        0 => known(&ws[0], "output channels")? * BLOCK / groups,
+        live => live,
+    };
     let (input, output) = (s.image(0, &xs, !plain), s.result(0));
     let out: Vec<Size> = ys[2..ys.len() - 1].iter().map(|d| s.size(d)).collect();
-    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place(out_channels / BLOCK))?;
+    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, true).output_place((out_channels + BLOCK - 1) / BLOCK))?;
     let batch = s.size(&xs[0]);
     let c = ConvKernel {
         name: s.kernel.name.to_string(),

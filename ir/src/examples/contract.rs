@@ -54,7 +54,7 @@ fn products() -> Vec<Example> {
 }
 
 fn conv() -> Conv {
-    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, post: vec![] }
+    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] }
 }
 
 fn plain() -> Vec<Example> {

@@ -275,9 +275,13 @@ impl Emit<'_> {
         if together > 1 {
             w = self.merged(w, conv.group, together)?;
         }
-        let inputs = match layout {
-            Layout::Blocked(b) if conv.group == 1 => self.ty(w).shape[1].as_const().filter(|c| c % b as i64 != 0).unwrap_or(0) as usize,
-            _ => 0,
+        // Channels of a single group that are no whole blocks.
+        let block = self.block as i64;
+        let partial = |d: &Dim| if conv.group == 1 { d.as_const().filter(|c| c % block != 0).unwrap_or(0) as usize } else { 0 };
+        let (inputs, outputs) = match (layout, &self.ty(w).shape[..2]) {
+            (Layout::Blocked(_), [o, c]) => (partial(c), partial(o)),
+            (Layout::Enter(_), [o, _]) => (0, partial(o)),
+            _ => (0, 0),
         };
         let mut w = self.weights(w, layout)?;
         if self.narrow && self.fixed[operands[1].node.0 as usize] && matches!(layout, Layout::Blocked(_)) {
@@ -288,7 +292,7 @@ impl Emit<'_> {
             args.push(self.post(post, *v)?);
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
-        self.named(id, Conv { layout, pads, inputs, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
+        self.named(id, Conv { layout, pads, inputs, outputs, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
     }
 
     /// What an epilogue's step reads.

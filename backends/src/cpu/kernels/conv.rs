@@ -175,6 +175,7 @@ impl Conv {
             batch: vec![self.batch, Size::Const(self.groups)],
             pixels: self.out.clone(),
             cols: Size::Const(self.out_channels.next_multiple_of_block()),
+            live: Some(self.out_channels),
             input: self.input.place(&self.stride, unit, in_planes),
             output: self.output.output_place(out_planes),
             weights: (self.weights, vec![Step::ZERO, Step::bytes(depth * out_planes * BLOCK * if self.narrow { 2 } else { 4 })]),

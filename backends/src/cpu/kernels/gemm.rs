@@ -110,6 +110,7 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
         name: g.name.clone(),
         pixels: vec![g.m],
         cols: g.n,
+        live: None,
         input: Place { cols: Step::ZERO, ..a },
         output: c,
         weights: (g.b, b_batch),

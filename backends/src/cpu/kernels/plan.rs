@@ -23,12 +23,13 @@ impl Tile {
 
 /// The tile for `pixels` rows: wide enough for the latency of the multiply-add (8 chains on present cores), few enough to leave
 /// registers for one row's weights and a broadcast.
-pub(super) fn tile(isa: Isa, c: &Contract, pixels: Option<i64>, blocks: Option<i64>, m: &Machine) -> Tile {
+pub(super) fn tile(isa: Isa, c: &Contract, pixels: Option<i64>, blocks: Option<i64>, few: bool, m: &Machine) -> Tile {
     let depth = c.depth;
     // Streams of several blocks are within reach of an address's constant part.
     let fixed_depth = matches!(depth, Size::Const(k) if k < 1 << 22);
     let far = matches!((depth, blocks), (Size::Const(k), Some(b)) if k.saturating_mul(b).saturating_mul(BLOCK_BYTES) > 4 * m.l2_bytes);
     let (max_rows, vecs) = match isa {
+        Isa::Avx2 if few => (12, 1),
         Isa::Avx2 => (6, 2),
         // A lone row waits for its weights. From the second-level cache one stream of them is fastest, from memory several are.
         Isa::Avx512 if pixels == Some(1) => (12, if far && fixed_depth && blocks.is_some_and(|b| b % 4 == 0) { 4 } else { 1 }),

@@ -325,7 +325,7 @@ fn causal_conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     };
     let group = usize::try_from(channels).map_err(|_| Error::shape(format!("{channels} channels")))?;
     let post = c.opt(2).map(|_| Post::Bias).into_iter().collect();
-    let conv = Conv { strides: vec![], dilations: vec![], pads: vec![], group, layout: Layout::Plain, inputs: 0, post };
+    let conv = Conv { strides: vec![], dilations: vec![], pads: vec![], group, layout: Layout::Plain, inputs: 0, outputs: 0, post };
     let operands: Vec<V<'g>> = [Some(padded), Some(w), c.opt(2)].into_iter().flatten().collect();
     let y = c.b.op(conv, &operands);
     let y = match c.word("activation", &["none", "silu", "swish"])? {

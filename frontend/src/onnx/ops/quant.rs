@@ -157,7 +157,7 @@ fn integer_conv<'g>(c: &Call<'g>, x: V<'g>, w: V<'g>) -> Result<V<'g>> {
     let g = Geometry::read(c, &spatial(x)?, w.ty().shape.get(2..))?;
     let group = group(c)?;
     let (x, pads) = g.padded(x, 0.0);
-    Ok(c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, inputs: 0, post: vec![] }, &[x, w]))
+    Ok(c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] }, &[x, w]))
 }
 
 fn conv_integer<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {

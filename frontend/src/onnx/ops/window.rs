@@ -144,7 +144,7 @@ fn conv<'g>(c: &Call<'g>) -> Result<Vec<V<'g>>> {
     let (bias, late) = bias(c, w.ty().shape.first().cloned())?;
     let post = bias.iter().map(|_| Post::Bias).collect();
     let operands: Vec<V> = [Some(x), Some(w), bias].into_iter().flatten().collect();
-    let y = c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, inputs: 0, post }, &operands);
+    let y = c.b.op(Conv { strides: g.strides, dilations: g.dilations, pads, group, layout: Layout::Plain, inputs: 0, outputs: 0, post }, &operands);
     Ok(vec![late.map_or(y, |b| y + b)])
 }
 
