@@ -60,7 +60,7 @@ pub fn work(op: &Op, x: &[&Type], y: &[Type]) -> f64 {
 }
 
 /// What an element costs that is moved alone, in steps of a vector of 16.
-const ALONE: f64 = 48.0;
+pub const ALONE: f64 = 48.0;
 
 /// Vector instructions of a scalar function, about.
 fn steps(f: ScalarFn) -> f64 {

@@ -24,6 +24,7 @@ pub mod phases;
 pub mod pipeline;
 pub mod rebuild;
 mod recipe;
+pub mod unstride;
 
 pub use autodiff::differentiate;
 pub use lower::lower;

@@ -264,7 +264,8 @@ impl Site<'_, '_> {
                 }
             });
         }
-        let conv = Conv { strides: vec![], dilations, pads, group: self.op.group, layout: Layout::Plain, inputs: 0, outputs: 0, post: self.op.post.clone() };
+        let conv =
+            Conv { strides: vec![], dilations, pads, group: self.op.group, layout: Layout::Plain, inputs: 0, outputs: 0, post: self.op.post.clone() };
         self.derive(conv, &args)
     }
 

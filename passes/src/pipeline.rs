@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{attend, autodiff, cse, dce, egraph, fold, hoist, host, layout, phases};
+use crate::{attend, autodiff, cse, dce, egraph, fold, hoist, host, layout, phases, unstride};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -24,6 +24,7 @@ pub const PIPELINE: &[Step] = &[
     step!("attend", attend::run, 2, Simple => Simple, "recognises attention, whose scores then stay out of memory"),
     step!("cse-again", cse::run, 1, Simple => Simple, "computes equal things once"),
     step!("phases", phases::run, 1, Simple => Simple, "transposed convolutions become convolutions whose results interleave"),
+    step!("unstride", unstride::run, 2, Simple => Simple, "strided convolutions of few channels move by 1, over more channels"),
     step!("layout", layout::run, 1, Simple => Laid, "blocks of channels for convolutions, panels for matmuls"),
     step!("hoist", hoist::run, 1, Laid => Laid, "makes before a loop what its body makes of captured values"),
     step!("cse-laid", cse::run, 1, Laid => Laid, "converts and pads equal things once"),

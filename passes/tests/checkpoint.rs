@@ -41,7 +41,7 @@ fn layer<'g>(x: V<'g>, parameter: &dyn Fn(&[i64]) -> V<'g>) -> V<'g> {
         group: 1,
         layout: Default::default(),
         inputs: 0,
-outputs: 0,
+        outputs: 0,
         post: vec![],
     };
     x.builder().op(op, &[x, parameter(&[c, c, 3, 3])])

@@ -187,7 +187,7 @@ fn convolutions() {
         group,
         layout: Layout::Plain,
         inputs: 0,
-outputs: 0,
+        outputs: 0,
         post: vec![],
     };
     let (x, w) = (r.tensor(f, &[2, 4, 9, 8]), r.tensor(f, &[6, 2, 3, 2]));
@@ -445,8 +445,16 @@ fn padded_results_are_written_in_place() {
     let mut r = Random(15);
     let f = DType::F32;
     let pads = [([0, 0, 1, 2, 0], [0, 0, 0, 1, 0]), ([0, 0, 0, 0, 0], [0, 0, 2, 0, 0]), ([0; 5], [0, 0, 0, 3, 0])];
-    let conv =
-        |layout, group| Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group, layout, inputs: 0, outputs: 0, post: vec![Post::Bias, Post::Add] };
+    let conv = |layout, group| Conv {
+        strides: vec![],
+        dilations: vec![],
+        pads: vec![1; 4],
+        group,
+        layout,
+        inputs: 0,
+        outputs: 0,
+        post: vec![Post::Bias, Post::Add],
+    };
     for (layout, x, w, group) in [
         (Layout::Blocked(4), &[2, 2, 5, 4, 4][..], &[2, 1, 3, 3, 4, 4][..], 2),
         (Layout::Enter(4), &[2, 3, 5, 4], &[2, 3, 3, 3, 4], 1),

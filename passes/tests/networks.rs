@@ -137,7 +137,8 @@ fn channels_move_behind_the_pixels_in_blocks() {
 #[test]
 fn planes_of_volumes_are_filtered_as_images() {
     let volume = |x: V<'_>, kernel: [usize; 3], pads: [i64; 6]| {
-        let op = Conv { strides: vec![], dilations: vec![], pads: pads.to_vec(), group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] };
+        let op =
+            Conv { strides: vec![], dilations: vec![], pads: pads.to_vec(), group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] };
         let c = channels(x);
         x.builder().op(op, &[x, constant(x.builder(), &[&[c, c], &kernel[..]].concat(), 0.01)]).value()
     };

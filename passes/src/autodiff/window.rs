@@ -25,7 +25,16 @@ fn data_gradient<'g>(c: &Conv, window: &Window, w: V<'g>, g: V<'g>, full: &[Dim]
     let n = window.kernel.len();
     let v = if window.strides.iter().all(|s| *s == 1) {
         let pads = (0..2 * n).map(|i| window.extent(i % n) - 1 - window.pads[i]).collect();
-        let op = Conv { strides: vec![], dilations: c.dilations.clone(), pads, group: c.group, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] };
+        let op = Conv {
+            strides: vec![],
+            dilations: c.dilations.clone(),
+            pads,
+            group: c.group,
+            layout: Layout::Plain,
+            inputs: 0,
+            outputs: 0,
+            post: vec![],
+        };
         g.builder().op(op, &[g, flipped(w, c.group)])
     } else {
         g.builder().op(spread(window, c.group), &[g, w])
@@ -78,7 +87,7 @@ fn weight_gradient<'g>(window: &Window, group: usize, x: V<'g>, g: V<'g>) -> Res
         group,
         layout: Layout::Plain,
         inputs: 0,
-outputs: 0,
+        outputs: 0,
         post: vec![],
     };
     let y = x.builder().op(op, &[data, g.transpose(&exchanged)]);
@@ -135,7 +144,7 @@ pub fn conv_transpose<'g>(c: &ConvTranspose, at: &At<'_, 'g>, g: V<'g>) -> Share
             group: c.group,
             layout: Layout::Plain,
             inputs: 0,
-outputs: 0,
+            outputs: 0,
             post: vec![],
         };
         cut(at.b.op(op, &[g, w]), &x.ty().shape)

@@ -7,7 +7,7 @@
 
 mod emit;
 mod flexible;
-mod winograd;
+pub(crate) mod winograd;
 
 use crate::cost;
 use crate::pass::{Context, Precision, Refusal};
@@ -155,9 +155,14 @@ impl<'a> Plan<'a> {
                 let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target, narrow), vec![]);
                 // Filters are transformed when the model is compiled.
                 let fixed = node.operands.get(1).is_some_and(|w| constant[w.node.0 as usize]);
-                if let (true, Role::Conv(Ok(layout @ Layout::Blocked(_))), Op::Conv(conv)) = (fixed, &mut role, &node.op) {
+                if let (true, Role::Conv(Ok(layout @ (Layout::Blocked(_) | Layout::Enter(_)))), Op::Conv(conv)) = (fixed, &mut role, &node.op) {
                     let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, cycles[1], target, precision);
-                    (*layout, cycles[1], refused) = (choice.layout, choice.cycles, choice.refused);
+                    // The first layer's operand is put into blocks for it.
+                    let enters = matches!(layout, Layout::Enter(_));
+                    let packs = if enters { cost::copy(graph.ty(node.operands[0]), target) } else { 0.0 };
+                    if !enters || matches!(choice.layout, Layout::Winograd { .. }) && choice.cycles + packs < cycles[1] {
+                        (*layout, cycles[1], refused) = (choice.layout, choice.cycles, choice.refused);
+                    }
                 }
                 plan.nodes.push(Candidate { id, role, follows, cycles, refused });
             }

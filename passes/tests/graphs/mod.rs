@@ -24,7 +24,16 @@ pub fn channels(x: V) -> usize {
 pub fn conv<'g>(x: V<'g>, out: usize, kernel: usize, stride: i64, group: usize) -> V<'g> {
     let b = x.builder();
     let p = kernel as i64 / 2;
-    let op = Conv { strides: vec![stride; 2], dilations: vec![], pads: vec![p; 4], group, layout: Default::default(), inputs: 0, outputs: 0, post: vec![] };
+    let op = Conv {
+        strides: vec![stride; 2],
+        dilations: vec![],
+        pads: vec![p; 4],
+        group,
+        layout: Default::default(),
+        inputs: 0,
+        outputs: 0,
+        post: vec![],
+    };
     b.op(op, &[x, constant(b, &[out, channels(x) / group, kernel, kernel], 0.01)])
 }
 

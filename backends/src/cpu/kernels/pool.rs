@@ -72,6 +72,9 @@ impl Pool {
     }
 }
 
+/// Neighbouring pixels whose windows are folded together: one alone would wait for each of its comparisons.
+const TOGETHER: i64 = 4;
+
 /// Generates the kernel. A task is (image, block of channels, chunk of output rows, of all depths).
 pub fn pool(p: &Pool, isa: Isa, m: &Machine) -> Result<Kernel> {
     if p.input.pitches.len() != 2 || p.output.pitches.len() != 2 {
@@ -132,7 +135,11 @@ pub fn pool(p: &Pool, isa: Isa, m: &Machine) -> Result<Kernel> {
         let steps = [0, 1].map(|d: usize| b.imul(in_pitch[d], p.dilation[d]));
         let spot = Spot { p, line, target, windows, steps, width: sizes[2] };
         b.for_(0, inner_from, 1, |b, x| spot.edge(b, x));
-        b.for_(inner_from, inner_to, 1, |b, x| spot.inner(b, x));
+        let count = b.isub(inner_to, inner_from);
+        let rest = b.irem(count, TOGETHER);
+        let mid = b.isub(inner_to, rest);
+        b.for_(inner_from, mid, TOGETHER, |b, x| spot.inner(b, x, TOGETHER));
+        b.for_(mid, inner_to, 1, |b, x| spot.inner(b, x, 1));
         b.for_(inner_to, out[2], 1, |b, x| spot.edge(b, x));
     });
     let chunks = Factor::Chunks { of: vec![p.out[0], p.out[1]], per: rows };
@@ -205,17 +212,23 @@ impl Spot<'_> {
         });
     }
 
-    /// A pixel whose columns are all inside.
-    fn inner(&self, b: &mut Builder, x: I) {
+    /// So many pixels whose columns are all inside.
+    fn inner(&self, b: &mut Builder, x: I, pixels: i64) {
         let p = self.p;
-        let acc = self.init(b);
+        let accs: Vec<Vec<V>> = (0..pixels).map(|_| self.init(b)).collect();
         let column = b.imul(x, p.stride[2] * BLOCK_BYTES);
         self.rows(b, column, |b, line| {
             for s in 0..p.kernel[2] {
-                self.tap(b, &acc, Addr::from(line).off((s * p.dilation[2] - p.pad_before[2]) * BLOCK_BYTES));
+                for (i, acc) in (0..).zip(&accs) {
+                    self.tap(b, acc, Addr::from(line).off((i * p.stride[2] + s * p.dilation[2] - p.pad_before[2]) * BLOCK_BYTES));
+                }
             }
         });
-        self.store(b, &acc, x, X::C(p.kernel[2]));
+        for (i, acc) in (0..).zip(&accs) {
+            let x = b.iadd(x, i);
+            let x = b.reg(x);
+            self.store(b, acc, x, X::C(p.kernel[2]));
+        }
     }
 
     /// A pixel whose window the image's sides may cut.

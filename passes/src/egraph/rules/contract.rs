@@ -240,7 +240,16 @@ pub(super) fn ramp<'g>(b: &'g Builder, shape: &[usize], first: f32) -> V<'g> {
 
 /// A convolution of 3 to 4 channels with `post`, whose operands are constants.
 fn conv<'g>(b: &'g Builder, post: &[Post]) -> V<'g> {
-    let op = Conv { strides: vec![], dilations: vec![], pads: vec![1; 4], group: 1, layout: Default::default(), inputs: 0, outputs: 0, post: post.to_vec() };
+    let op = Conv {
+        strides: vec![],
+        dilations: vec![],
+        pads: vec![1; 4],
+        group: 1,
+        layout: Default::default(),
+        inputs: 0,
+        outputs: 0,
+        post: post.to_vec(),
+    };
     let extra = post.iter().filter(|p| p.has_operand()).map(|_| ramp(b, &[4], -0.5));
     b.op(op, &[x(b, &[1, 3, 4, 4]), ramp(b, &[4, 3, 3, 3], -0.75)].into_iter().chain(extra).collect::<Vec<_>>())
 }
