@@ -346,7 +346,7 @@ impl Lowering {
             Op::Unpack(_) => self.kernel(frame, id, Write, movement::unpack),
             Op::Gather(op) => {
                 let (x, indices) = (frame.graph.ty(node.operands[0]), node.operands[1]);
-                let inside = index::all_inside(&frame.graph, indices, &x.shape[op.axis]);
+                let inside = index::all_inside(frame.graph, indices, &x.shape[op.axis]);
                 self.kernel(frame, id, Write, |k| index::gather(k, op.axis, inside))
             }
             Op::GatherElements(op) => self.kernel(frame, id, Write, |k| index::gather_elements(k, op.axis)),
