@@ -1057,19 +1057,19 @@ mod tests {
     /// Rows of 20 taken by an index from memory; where lanes would want indices of their own, and where one is a number, it is refused.
     #[test]
     fn integers_from_memory_are_indices() {
-        let build = |name: &str, f: &dyn Fn(&mut KernelBuilder, [u32; 3], [ExprId; 3])| {
+        fn build(name: &str, f: impl Fn(&mut KernelBuilder, [u32; 3], [ExprId; 3])) -> Kernel {
             let mut b = KernelBuilder::new(name, 0);
             let (x, y) = (operand(&mut b, Access::Read), b.param(DType::I64, Access::Read, Dim::Const(1 << 20)));
             let z = operand(&mut b, Access::Write);
             let (rows, n) = (b.int(3), b.int(20));
             b.for_each(rows, |b, i| b.for_each(n, |b, j| f(b, [x, y, z], [i, j, n])));
             b.finish()
-        };
+        }
         let place = |b: &mut KernelBuilder, row: ExprId, [_, j, n]: [ExprId; 3]| {
             let start = b.mul(row, n);
             b.add(start, j)
         };
-        let rows = build("rows", &|b, [x, y, z], at| {
+        let rows = build("rows", |b, [x, y, z], at| {
             let row = b.load(y, at[0]);
             let (from, to) = (place(b, row, at), place(b, at[0], at));
             let v = b.load(x, from);
@@ -1079,12 +1079,12 @@ mod tests {
         let index: Vec<f32> = [4i64, 0, 3].iter().flat_map(|i| [*i as u32, 0].map(f32::from_bits)).collect();
         let want: Vec<f32> = [4, 0, 3].iter().flat_map(|r| x[r * 20..][..20].to_vec()).collect();
         check(&rows, &[x, index], &[], 1, &want);
-        let lanes = build("lanes", &|b, [x, y, z], at| {
+        let lanes = build("lanes", |b, [x, y, z], at| {
             let (from, to) = (b.load(y, at[1]), place(b, at[0], at));
             let v = b.load(x, from);
             b.store(z, to, v);
         });
-        let number = build("number", &|b, [_, y, z], at| {
+        let number = build("number", |b, [_, y, z], at| {
             let i = b.load(y, at[0]);
             let (v, to) = (b.cast(DType::F32, i), place(b, at[0], at));
             b.store(z, to, v);
