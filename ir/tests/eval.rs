@@ -53,7 +53,7 @@ fn w(shape: &[usize]) -> Tensor {
 }
 
 fn plain() -> Conv {
-    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, post: vec![] }
+    Conv { strides: vec![], dilations: vec![], pads: vec![], group: 1, layout: Layout::Plain, inputs: 0, outputs: 0, post: vec![] }
 }
 
 fn dims(v: &[i64]) -> Vec<Dim> {
