@@ -118,5 +118,5 @@ fn observers_see_passes_in_order_and_why_a_layout_was_chosen() {
     let mut some = Record::default();
     let options = Options { stop_after: Some("simple".into()), ..Options::default() };
     optimize(g, &target, &options, &mut some).unwrap();
-    assert_eq!(some.passes.last(), Some(&"phases"));
+    assert_eq!(some.passes.last(), Some(&"unstride"));
 }

@@ -34,7 +34,7 @@ pub(super) fn tile(isa: Isa, c: &Contract, pixels: Option<i64>, blocks: Option<i
         // A lone row waits for its weights. From the second-level cache one stream of them is fastest, from memory several are.
         Isa::Avx512 if pixels == Some(1) => (12, if far && fixed_depth && blocks.is_some_and(|b| b % 4 == 0) { 4 } else { 1 }),
         // A line of each row stays for 16 steps, so they must not meet in one set: more columns make up for fewer rows.
-        Isa::Avx512 if blocks.is_some_and(|b| b % 4 == 0) && fixed_depth && lines_meeting(&c.input, 12) > 5 => (6, 4),
+        Isa::Avx512 if matches!(c.cols, Size::Const(n) if n % (4 * BLOCK) == 0) && fixed_depth && lines_meeting(&c.input, 12) > 5 => (6, 4),
         // Twelve row pointers, an index and the weights fill the integer registers.
         Isa::Avx512 if blocks.is_some_and(|b| b % 2 == 0) && fixed_depth => (12, 2),
         Isa::Avx512 => (12, 1),
