@@ -142,6 +142,31 @@ fn depthwise_convolutions() {
     }
 }
 
+/// An empty result has a kernel; strides beyond an address's reach have none, and no panic.
+#[test]
+fn pools_of_nothing_and_of_huge_strides() {
+    let desc = |out: i64, stride: i64| Pool {
+        name: "pool".into(),
+        kind: PoolKind::Max,
+        batch: Size::Const(1),
+        channels: 16,
+        size: [1, 1, 8].map(Size::Const),
+        out: [1, out, 7].map(Size::Const),
+        kernel: [1, 2, 2],
+        stride: [1, 1, stride],
+        dilation: [1; 3],
+        pad_before: [0; 3],
+        pad_after: [0; 3],
+        input: Image::dense(0, true, 16, &[1, 1, 8], &[]),
+        output: Image::dense(1, true, 16, &[1, out, 7], &[]),
+    };
+    for isa in [Isa::Avx2, Isa::Avx512, Isa::Portable] {
+        let made = |out, stride| pool(&desc(out, stride), isa, &Machine::default());
+        assert!(made(0, 1).is_ok());
+        assert!([20_000_000, i32::MAX as i64, i64::MAX].iter().all(|s| made(1, *s).is_err()));
+    }
+}
+
 #[test]
 fn pools() {
     for (isa, engine) in engines() {
@@ -153,6 +178,8 @@ fn pools() {
             ([1, 4, 4], [1, 5, 5], [1, 1, 1], 1, [0, 2, 2], [0, 2, 2], false),
             ([1, 7, 7], [1, 3, 3], [1, 2, 2], 1, [0, 0, 0], [0, 1, 1], false),
             ([1, 1, 9], [1, 1, 3], [1, 1, 2], 1, [0, 0, 1], [0, 0, 0], false),
+            ([1, 5, 23], [1, 3, 3], [1, 2, 2], 1, [0, 1, 1], [0, 1, 1], false),
+            ([1, 3, 19], [1, 2, 2], [1, 1, 1], 1, [0, 0, 0], [0, 0, 0], true),
             ([4, 6, 6], [2, 2, 2], [2, 2, 2], 1, [0, 0, 0], [0, 0, 0], false),
             ([5, 4, 6], [3, 2, 3], [2, 1, 2], 1, [1, 0, 1], [1, 1, 1], true),
             ([6, 5, 5], [2, 3, 2], [1, 2, 1], 2, [1, 2, 0], [0, 2, 1], false),

@@ -10,7 +10,7 @@ use nnc_ir::ops::movement::{Pack, Pad, PadMode, Slice, Transpose, Unpack};
 use nnc_ir::ops::reduce::{ArgReduce, Cumulate, Reduce, ReduceKind};
 use nnc_ir::ops::sort::TopK;
 use nnc_ir::ops::window::{Pool, PoolKind};
-use nnc_ir::{Dim, Op, Result, ScalarFn, Tensor};
+use nnc_ir::{DType, Dim, Op, Result, ScalarFn, Tensor, Type};
 
 /// The operation's results; inference must agree with them.
 fn try_eval(op: impl Into<Op>, x: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -381,4 +381,24 @@ fn activations_of_numbers_are_those_of_tensors() {
             assert!((y - want).abs() <= 1e-12 * want.abs().max(1.0) || y == want || (y.is_nan() && want.is_nan()), "{act:?} of {x}: {y}, {want}");
         }
     }
+}
+
+/// Kernels count blocks by the numbers of channels and filters: they end in the last block, and blocks are known.
+#[test]
+fn channels_end_in_the_last_block() {
+    let f32s = |shape: &[Dim]| Type::new(DType::F32, shape.to_vec());
+    let fits = |inputs, outputs, c: Dim, o: Dim| {
+        let op = Conv { layout: Layout::Blocked(16), inputs, outputs, ..plain() };
+        let [one, eight, three, block] = [1, 8, 3, 16].map(Dim::Const);
+        let x = f32s(&[one, c.clone(), eight.clone(), eight, block.clone()]);
+        let w = f32s(&[o, c, three.clone(), three, block.clone(), block]);
+        infer(&Op::from(op), &[x, w], &[]).is_ok()
+    };
+    let (two, three, open) = (Dim::Const(2), Dim::Const(3), Dim::sym("N"));
+    for (inputs, outputs, want) in [(0, 0, true), (17, 33, true), (32, 48, true), (16, 0, false), (33, 0, false), (0, 32, false), (0, 49, false)] {
+        assert_eq!(fits(inputs, outputs, two.clone(), three.clone()), want, "{inputs} {outputs}");
+    }
+    assert!(fits(0, 0, open.clone(), open.clone()) && !fits(17, 0, open.clone(), three) && !fits(0, 33, two, open));
+    let op = Op::from(Conv { inputs: 3, ..plain() });
+    assert!(infer(&op, &[f32s(&dims(&[1, 3, 8, 8])), f32s(&dims(&[4, 3, 3, 3]))], &[]).is_err());
 }

@@ -227,7 +227,7 @@ op_struct! {
     /// `pads` are all begins, then all ends. Empty `strides`, `dilations`, `pads` mean 1, 1, 0.
     ///
     /// `inputs`, of the layout `blocked` and one group, is the number of channels that filters were given for, `outputs`, of `blocked` and
-    /// `enter`, the number of filters: those behind them fill the last block up, their weights are zeros and need not be multiplied. 0 means all.
+    /// `enter`, the number of filters: those behind them fill the last block up, their weights are zeros and are not multiplied. 0 means all.
     Conv {
         strides: Vec<i64> = vec![], dilations: Vec<i64> = vec![], pads: Vec<i64> = vec![], group: usize = 1, layout: Layout = Layout::Plain,
         inputs: usize = 0, outputs: usize = 0, post: Vec<Post> = vec![]
@@ -328,13 +328,14 @@ impl Primitive for Conv {
             let taken = ws.get(1).map_or("none".into(), Dim::to_string);
             return Err(misfit(&format!("{} channels do not fit weights for {taken} in each of {} groups", xs[1], self.group)));
         }
-        let within = |n: usize, axis: usize| ws[axis].as_const().and_then(|d| d.checked_mul(block as i64)).is_none_or(|all| n as i64 <= all);
+        // Kernels count blocks by these numbers, and read what is behind the last channel of no block but the last.
+        let end_in_last = |n: usize, axis: usize| ws[axis].as_const() == i64::try_from(n.div_ceil(block)).ok();
         let filled = self.group == 1 && matches!(self.layout, Layout::Blocked(_));
-        if self.inputs > 0 && !(filled && within(self.inputs, 1)) {
-            return Err(misfit(&format!("filters cannot be for {} channels", self.inputs)));
+        if self.inputs > 0 && !(filled && end_in_last(self.inputs, 1)) {
+            return Err(misfit(&format!("inputs={} is no number of channels that ends in the last block of them", self.inputs)));
         }
-        if self.outputs > 0 && !((filled || matches!(self.layout, Layout::Enter(_))) && within(self.outputs, 0)) {
-            return Err(misfit(&format!("there cannot be {} filters", self.outputs)));
+        if self.outputs > 0 && !((filled || matches!(self.layout, Layout::Enter(_))) && end_in_last(self.outputs, 0)) {
+            return Err(misfit(&format!("outputs={} is no number of filters that ends in the last block of them", self.outputs)));
         }
         if let (Some(o), false) = (ws[0].as_const(), matches!(self.layout, Layout::Depthwise(_)))
             && (self.group == 0 || o % self.group as i64 != 0)

@@ -80,11 +80,18 @@ pub fn pool(p: &Pool, isa: Isa, m: &Machine) -> Result<Kernel> {
     if p.input.pitches.len() != 2 || p.output.pitches.len() != 2 {
         return Err(Error::unsupported(format!("{}: pooling of other than 3 dimensions", p.name)));
     }
+    // What pixels that are folded together see is within reach of an address's constant part.
+    let window = (p.kernel[2] - 1).saturating_mul(p.dilation[2]).saturating_add(p.pad_before[2]);
+    let reach = p.stride[2].saturating_mul(TOGETHER).saturating_add(window).saturating_mul(BLOCK_BYTES);
+    if i32::try_from(reach).is_err() {
+        return Err(Error::unsupported(format!("{}: windows of {reach} bytes", p.name)));
+    }
     let blocks = (p.channels + BLOCK - 1) / BLOCK;
     let rows = match (p.out[0], p.out[1], p.batch) {
         (Size::Const(d), Size::Const(h), Size::Const(n)) => {
             let pieces = (m.threads * 4 / (n * blocks).max(1)).clamp(1, (d * h).max(1));
-            (d * h + pieces - 1) / pieces
+            // At least one, also of an empty result.
+            ((d * h + pieces - 1) / pieces).max(1)
         }
         _ => 16,
     };

@@ -14,7 +14,7 @@ struct Large {
     /// 4 and 5.
     four: V,
     five: V,
-    /// `2^i` for i from 1 to a tile's last pixel.
+    /// `2^i` for i from 1, as far as a tile's pixels, and the factor 4, go.
     powers: Vec<V>,
 }
 
