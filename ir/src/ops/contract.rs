@@ -250,7 +250,7 @@ impl Window {
         let fill = |name: &str, v: &[i64], len: usize, default: i64, min: i64| -> Result<Vec<i64>> {
             let v = if v.is_empty() { vec![default; len] } else { v.to_vec() };
             if v.len() != len || v.iter().any(|x| *x < min || *x > i32::MAX as i64) {
-                return Err(Error::attribute(format!("{op}: {name} {v:?} should be {len} numbers of at least {min}")));
+                return Err(Error::attribute(format!("{op}: {name} {v:?} should be {len} numbers from {min} to {}", i32::MAX)));
             }
             Ok(v)
         };

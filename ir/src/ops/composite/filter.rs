@@ -22,11 +22,14 @@ impl Composite for WinogradFilter {
         let [w] = x else { return Err(Error::arity("winograd_filter takes the filters alone")) };
         let ty = w.ty();
         let taps = ty.shape.get(2).and_then(Dim::as_const).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-        if ty.rank() != 4 || !ty.dtype.is_float() || ty.shape[2] != ty.shape[3] || self.block == 0 {
+        if self.block == 0 {
+            return Err(Error::attribute("winograd_filter: a block has at least one channel"));
+        }
+        if ty.rank() != 4 || !ty.dtype.is_float() || ty.shape[2] != ty.shape[3] {
             return Err(Error::shape(format!("winograd_filter: filters are [O,C,taps,taps] of floats, found {ty}")));
         }
         let tile = self.tile;
-        let form = Form::new(tile, taps).ok_or_else(|| Error::attribute(format!("winograd_filter: there is no F({tile}x{tile}) for {ty}")))?;
+        let form = Form::new(tile, taps).ok_or_else(|| Error::attribute(format!("winograd_filter: there is no F({tile}x{tile}, {taps}x{taps})")))?;
         let g = form.filter();
         let values: Vec<f64> = g.iter().flatten().copied().collect();
         let matrix = w.builder().constant(Tensor::new(&[g.len(), taps], &values)).cast(ty.dtype);
