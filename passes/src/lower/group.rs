@@ -6,7 +6,7 @@
 
 use super::loops::Loops;
 use super::scalar::wide;
-use super::view::{View, collapse, row_major};
+use super::view::{View, bring_rows_in, collapse, row_major};
 use nnc_ir::error::{Error, Result};
 use nnc_ir::graph::{Graph, NodeId, Value};
 use nnc_ir::kernel::{Access, ExprId};
@@ -306,6 +306,9 @@ impl<'g> Group<'g> {
         views.push(View::dense(&self.domain));
         let mut dims = self.domain.clone();
         collapse(&mut dims, &mut views);
+        if k.grain > 1 && self.fold.is_none() {
+            bring_rows_in(&mut dims, &mut views);
+        }
         let mut inner_views: Vec<View> = self.inner.views.iter().map(|(_, v)| View::new(v.strides[rank..].to_vec())).collect();
         let mut inner_dims = self.fold.as_ref().map_or(vec![], |f| f.dims.clone());
         collapse(&mut inner_dims, &mut inner_views);

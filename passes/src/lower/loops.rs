@@ -1,6 +1,6 @@
 //! A kernel under construction: the kernel builder with the model's dimensions as sizes, parallel nests, and views.
 
-use super::view::View;
+use super::view::{View, is_square};
 use nnc_ir::attrs::Attr;
 use nnc_ir::kernel::builder::KernelBuilder;
 use nnc_ir::kernel::{Access, ExprId, Fault, Kernel, Origin, Stmt, VarId, Within, size_symbol};
@@ -341,15 +341,19 @@ impl Split {
         if dims.is_empty() || (known && inside(0).saturating_mul(count(&dims[0])) <= grain) {
             return None;
         }
+        // The two loops of a square are not parted.
+        let square = grain > 1 && is_square(views);
+        let innermost = dims.len() - if square { 2 } else { 1 };
         let (mut axis, mut tasks) = (0, count(&dims[0]));
-        while axis + 1 < dims.len() && tasks < ENOUGH_WORK / grain && inside(axis) > grain {
+        while axis < innermost && tasks < ENOUGH_WORK / grain && inside(axis) > grain {
             axis += 1;
             tasks = tasks.saturating_mul(count(&dims[axis]));
         }
         let mut chunk = grain / inside(axis);
         // Neighbours in memory are lanes of one vector: a task for a few of them would take as long as one for all.
         let stride = |n: i64| views.iter().filter(|v| v.strides[axis].is(n)).count();
-        if grain > 1 && axis + 1 == dims.len() && stride(1) > 0 && stride(0) + stride(1) == views.len() {
+        let lanes = axis + 1 == dims.len() && stride(1) > 0 && stride(0) + stride(1) == views.len();
+        if grain > 1 && (lanes || square && axis == innermost) {
             chunk = chunk.max(1).saturating_add(LANES - 1) / LANES * LANES;
         }
         let chunk = chunk.clamp(1, dims[axis].as_const().unwrap_or(chunk.max(grain)).max(1));

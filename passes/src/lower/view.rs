@@ -54,6 +54,27 @@ pub fn collapse(dims: &mut Vec<Dim>, views: &mut [View]) {
     views.iter_mut().for_each(|v| v.strides.truncate(kept));
 }
 
+/// Whether some views, which walk the last axis by leaps, walk the one before it along memory: both are then for squares of elements.
+pub fn is_square(views: &[View]) -> bool {
+    let leaps = |v: &View| matches!(v.strides[..], [.., ref row, ref last] if row.is(1) && !last.is(0) && !last.is(1));
+    views.iter().any(leaps)
+}
+
+/// Moves the axis that some views walk along memory, while they walk the last axis by leaps, to the one before the last: for nests whose
+/// iterations may come in any order.
+pub fn bring_rows_in(dims: &mut Vec<Dim>, views: &mut [View]) {
+    let Some(last) = dims.len().checked_sub(1) else { return };
+    let mut leaping = views.iter().filter(|v| !v.strides[last].is(0) && !v.strides[last].is(1));
+    if let Some(axis) = leaping.find_map(|v| v.strides.iter().position(|s| s.is(1))) {
+        let d = dims.remove(axis);
+        dims.insert(last - 1, d);
+        for v in views {
+            let s = v.strides.remove(axis);
+            v.strides.insert(last - 1, s);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +94,24 @@ mod tests {
         collapse(&mut dims, &mut views);
         assert_eq!(dims, [n * Dim::Const(12)]);
         assert_eq!(views[0].strides, [Dim::Const(1)]);
+    }
+
+    #[test]
+    fn rows_in_memory_come_before_the_last_axis() {
+        // [C, H, W, N] of [N, C, H, W].
+        let shape = [4, 3, 5, 6].map(Dim::Const);
+        let read = View::new([5 * 6, 6, 1, 3 * 5 * 6].map(Dim::Const).to_vec());
+        let mut dims = vec![shape[1].clone(), shape[2].clone(), shape[3].clone(), shape[0].clone()];
+        let mut views = [read, View::dense(&dims)];
+        assert!(is_square(&views));
+        bring_rows_in(&mut dims, &mut views);
+        assert_eq!(dims, [3, 5, 6, 4].map(Dim::Const));
+        // [W, N, C, H]: W comes in.
+        let mut dims = [6, 4, 3, 5].map(Dim::Const).to_vec();
+        let mut views = [View::new([1, 3 * 5 * 6, 5 * 6, 6].map(Dim::Const).to_vec()), View::dense(&dims)];
+        bring_rows_in(&mut dims, &mut views);
+        assert_eq!(dims, [4, 3, 6, 5].map(Dim::Const));
+        assert_eq!(views[1].strides, [3 * 5, 5, 4 * 3 * 5, 1].map(Dim::Const));
+        assert!(is_square(&views));
     }
 }

@@ -1,8 +1,8 @@
 //! Loops of pooling, and the walk over a sliding window's taps that convolution shares.
 
 use super::loops::Loops;
-use super::scalar::wide;
-use super::view::{View, row_major};
+use super::scalar::{combine, wide};
+use super::view::{View, collapse, row_major};
 use nnc_ir::error::Result;
 use nnc_ir::kernel::ExprId;
 use nnc_ir::ops::contract::Window;
@@ -112,6 +112,59 @@ impl Back<'_> {
     }
 }
 
+/// Taps of windows that are written out one by one where none of them can be outside of the image.
+const FEW_TAPS: i64 = 16;
+
+/// Elements of the image from a window's first tap to each of its taps, where there are few and all are inside the image everywhere.
+fn taps_inside(window: &Window, image: &[Dim], out: &[Dim]) -> Option<Vec<i64>> {
+    let strides: Vec<i64> = row_major(image).iter().map(Dim::as_const).collect::<Option<_>>()?;
+    let few = window.kernel.iter().try_fold(1, |n: i64, d| n.checked_mul(*d)).is_some_and(|n| n <= FEW_TAPS);
+    let mut taps = vec![0];
+    for (i, stride) in strides.iter().enumerate() {
+        let (first, last) = ((out[i].as_const()? - 1).checked_mul(window.strides[i])?, (window.kernel[i] - 1).checked_mul(window.dilations[i])?);
+        if !few || window.pads.iter().any(|p| *p != 0) || first.checked_add(last)? >= image[i].as_const()? {
+            return None;
+        }
+        taps = taps.iter().flat_map(|t| (0..window.kernel[i]).map(move |tap| t + tap * window.dilations[i] * stride)).collect();
+    }
+    Some(taps)
+}
+
+/// Pooling of windows that are inside the image, whose taps are given as offsets of elements.
+fn pool_inside(k: &mut Loops, op: &Pool, window: &Window, taps: &[i64]) {
+    let n = window.kernel.len();
+    let (xs, ys) = (k.x[0].shape.clone(), k.y[0].shape.clone());
+    let (dtype, lanes) = (k.y[0].dtype, Dim::from(op.block.max(1)));
+    let images = xs[0].clone() * xs[1].clone();
+    let dims = [&[images], &ys[2..2 + n], std::slice::from_ref(&lanes)].concat();
+    let steps = row_major(&xs[2..2 + n]).into_iter().zip(&window.strides).map(|(s, by)| s * Dim::Const(*by) * lanes.clone());
+    let strides = std::iter::once(Dim::product(&xs[2..2 + n]) * lanes.clone()).chain(steps).chain([Dim::Const(1)]).collect();
+    let (mut dims, mut views) = (dims.clone(), [View::new(strides), View::dense(&dims)]);
+    collapse(&mut dims, &mut views);
+    k.parallel(&dims, &views, taps.len() as i64, |k, _, at| {
+        let (kind, wide) = if op.kind == PoolKind::Max { (ReduceKind::Max, dtype) } else { (ReduceKind::Sum, wide(dtype)) };
+        let fun = combine(kind, wide);
+        let mut total = None;
+        for tap in taps {
+            let tap = k.size(&(Dim::Const(*tap) * lanes.clone()));
+            let from = k.add(at[0], tap);
+            let x = k.load(0, from);
+            let x = k.cast(wide, x);
+            total = Some(match total {
+                Some(sum) => k.map(fun, &[sum, x]),
+                None => x,
+            });
+        }
+        let Some(mut total) = total else { return };
+        if matches!(op.kind, PoolKind::Average | PoolKind::AverageAll) {
+            let count = k.num(taps.len() as f64, wide);
+            total = k.map(ScalarFn::Div, &[total, count]);
+        }
+        let v = k.cast(dtype, total);
+        k.put(0, at[1], v);
+    });
+}
+
 pub fn pool(k: &mut Loops, op: &Pool) -> Result<()> {
     let window = op.window()?;
     let n = window.kernel.len();
@@ -119,6 +172,10 @@ pub fn pool(k: &mut Loops, op: &Pool) -> Result<()> {
     let dtype = k.y[0].dtype;
     let lanes = if op.block > 0 { Dim::from(op.block) } else { Dim::Const(1) };
     let (image, out) = (xs[2..2 + n].to_vec(), ys[2..2 + n].to_vec());
+    if let Some(taps) = taps_inside(&window, &image, &out).filter(|_| !op.indices) {
+        pool_inside(k, op, &window, &taps);
+        return Ok(());
+    }
     let images = xs[0].clone() * xs[1].clone();
     let dims = [&[images], &out[..]].concat();
     let x_strides: Vec<Dim> = row_major(&image).into_iter().map(|s| s * lanes.clone()).collect();

@@ -501,22 +501,36 @@ impl Builder {
         x
     }
 
+    /// Lanes of `a` whose bit `dist` is set change places with those of `b` whose bit is not.
+    fn exchange(&mut self, a: V, b: V, dist: usize) -> (V, V) {
+        let mask = (0..self.lanes).filter(|i| i & dist != 0).fold(0u16, |m, i| m | 1 << i);
+        let (sa, sb) = (self.swap(a, dist as u8), self.swap(b, dist as u8));
+        (self.blend(a, sb, mask), self.blend(sa, b, mask))
+    }
+
     /// Turns `lanes` rows into columns: lane `j` of result `i` is lane `i` of row `j`.
     pub fn transpose(&mut self, rows: &[V]) -> Vec<V> {
         debug_assert_eq!(rows.len(), self.lanes);
         let mut rows = rows.to_vec();
         let mut dist = 1;
         while dist < self.lanes {
-            // Lanes whose bit `dist` is set.
-            let mask = (0..self.lanes).filter(|i| i & dist != 0).fold(0u16, |m, i| m | 1 << i);
             for i in (0..self.lanes).filter(|i| i & dist == 0) {
-                let (a, b) = (rows[i], rows[i + dist]);
-                let (sa, sb) = (self.swap(a, dist as u8), self.swap(b, dist as u8));
-                rows[i] = self.blend(a, sb, mask);
-                rows[i + dist] = self.blend(sa, b, mask);
+                (rows[i], rows[i + dist]) = self.exchange(rows[i], rows[i + dist], dist);
             }
             dist *= 2;
         }
         rows
+    }
+
+    /// `a0 b0 a1 b1...` in two vectors.
+    pub fn zip(&mut self, a: V, b: V) -> (V, V) {
+        let dists = std::iter::successors(Some(1), |d| Some(d * 2)).take_while(|d| *d < self.lanes);
+        dists.collect::<Vec<_>>().into_iter().fold((a, b), |(a, b), dist| self.exchange(a, b, dist))
+    }
+
+    /// The even lanes of `a`, then of `b`, and the odd ones.
+    pub fn unzip(&mut self, a: V, b: V) -> (V, V) {
+        let dists = std::iter::successors(Some(self.lanes / 2), |d| Some(d / 2)).take_while(|d| *d > 0);
+        dists.collect::<Vec<_>>().into_iter().fold((a, b), |(a, b), dist| self.exchange(a, b, dist))
     }
 }
