@@ -283,6 +283,7 @@ impl Bench<'_> {
             b_batch: vec![],
             c: matrix(3, n),
             bias: Some(2),
+            padded: true,
             post: vec![],
         };
         let wide = round(n, 16);

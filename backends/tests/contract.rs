@@ -375,6 +375,8 @@ fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: 
     let np = (n + BLOCK - 1) / BLOCK * BLOCK;
     let c = Matrix { word: 3, pitch: size(ldc, dynamic[1]), batch: vec![Size::Const(m * ldc)] };
     let place = Matrix { word: 4, ..c.clone() }.place();
+    // Every other one has a bias that ends with its columns.
+    let padded = k % 2 == 0;
     let desc = Gemm {
         name: "gemm".into(),
         narrow: false,
@@ -388,6 +390,7 @@ fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: 
         b_batch: vec![size(k * np, dynamic[1])],
         c,
         bias: Some(2),
+        padded,
         post: if residual { vec![Post::AddTensor(place), Post::Act(Act::Relu)] } else { vec![] },
     };
     let machine = Machine { l1_bytes: 4096, l2_bytes: 64 << 10, threads: 2 };
@@ -396,7 +399,7 @@ fn check_product(isa: Isa, engine: Engine, [batch, m, n, k]: [i64; 4], dynamic: 
     let b = noise((batch * k * n) as usize, 2);
     let pack = |b: &[f32]| if packed { pack_weights(b, k as usize, n as usize, false) } else { b.to_vec() };
     let right: Vec<f32> = b.chunks((k * n) as usize).flat_map(pack).collect();
-    let bias = noise(np as usize, 3);
+    let bias = noise(if padded { np } else { n } as usize, 3);
     let residuals = noise((batch * m * ldc) as usize, 4);
     let mut bufs = [a.clone(), right, bias.clone(), vec![7.0; (batch * m * ldc) as usize], residuals.clone()];
     let what = format!("{isa:?} {engine:?} {batch} of {m} x {n} x {k} {dynamic:?} packed={packed}");

@@ -454,10 +454,7 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     if op.transposed {
         return no("the right matrix is transposed and not packed");
     }
-    let blocks = columns.as_const().is_some_and(|n| n % BLOCK == 0);
-    if !blocks && !s.padded && op.post.iter().any(|p| matches!(p, Post::Bias | Post::Scale)) {
-        return no("vectors of the epilogue are not padded to 16");
-    }
+    let padded = s.padded || columns.as_const().is_some_and(|n| n % BLOCK == 0);
     let (batch_w, matrix) = ws.split_at(batch_w);
     let depth = xs.last().filter(|d| d.as_const().is_some()).unwrap_or(&matrix[matrix.len() - 2]).clone();
     // One right matrix for all: the left ones are one.
@@ -489,7 +486,7 @@ fn product(s: &mut Site) -> Result<kernels::Kernel> {
     let output = s.output();
     let (bias, post) = s.epilogue(&op.post, |_, word| c(word).place())?;
     let a = Matrix { word: 0, pitch: k, batch: a_batch };
-    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, narrow, b_batch, c: c(output), bias, post };
+    let g = Gemm { name: s.kernel.name.to_string(), batch, m, n, k, a, b: 1, packed, narrow, b_batch, c: c(output), bias, padded, post };
     gemm(&g, s.isa, &s.machine)
 }
 

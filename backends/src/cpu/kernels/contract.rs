@@ -101,8 +101,10 @@ pub struct Contract {
     pub pitch: Option<i64>,
     /// Whether the weights are bf16 in pairs. Runs of `k` are then of 16 neighbours.
     pub narrow: bool,
-    /// Word that points at f32[cols padded to 16] added to every pixel.
+    /// Word that points at f32[cols] added to every pixel.
     pub bias: Option<u32>,
+    /// Whether the bias and every other vector of channels are padded to whole blocks; where not, nothing is read behind their ends.
+    pub padded: bool,
     /// Bytes between problems of the bias and every other vector of channels.
     pub channels: Vec<Step>,
     pub k: Vec<Nest>,
@@ -518,12 +520,20 @@ impl Gen<'_> {
             .map(|v| match self.bias {
                 Some(p) => {
                     let at = Addr::from(p).idx(self.channel, 1).off((part.lane + v * self.lanes) * 4);
-                    match self.slice {
+                    let mask = (!self.c.padded).then(|| self.mask(b, part, v));
+                    let load = |b: &mut Builder| match mask {
+                        Some(m) => b.load_mask(at, m),
                         None => b.load(at),
+                    };
+                    match self.slice {
+                        None => load(b),
                         // Later slices add to what the first one left.
                         Some(s) => {
                             let first = b.constant(0.0);
-                            b.if_(ICmp::Eq, s.index, 0, |b| b.load_to(first, at));
+                            b.if_(ICmp::Eq, s.index, 0, |b| {
+                                let bias = load(b);
+                                b.copy_to(first, bias);
+                            });
                             first
                         }
                     }
@@ -631,17 +641,16 @@ impl Gen<'_> {
         b.inc(s.w, nest.rows * self.pitch);
     }
 
+    /// Lanes of vector `v` of a tile that are columns of the matrix.
+    fn mask(&self, b: &mut Builder, part: Part, v: i64) -> M {
+        let n = b.isub(part.valid, v * self.lanes);
+        b.tail(n)
+    }
+
     /// Epilogue and stores, the columns beyond `part.valid` masked out if `masked`.
     fn finish(&self, b: &mut Builder, places: &[Rows], sums: Vec<V>, part: Part, masked: bool) {
         let vecs = self.tile.vecs as usize;
-        let masks: Vec<_> = (0..vecs as i64)
-            .map(|v| {
-                masked.then(|| {
-                    let n = b.isub(part.valid, v * self.lanes);
-                    b.tail(n)
-                })
-            })
-            .collect();
+        let masks: Vec<_> = (0..vecs as i64).map(|v| masked.then(|| self.mask(b, part, v))).collect();
         let tile = Finish { tiles: self, places, masks: &masks, part, skip: 0 };
         let Some(slice) = self.slice else {
             let sums = epilogue(b, &self.c.post, sums, vecs, &tile);
@@ -738,7 +747,11 @@ impl Operands for Finish<'_> {
     fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
         let g = self.tiles;
         let base = g.vectors[self.skip + step].unwrap_or(g.channel);
-        b.load(Addr::from(base).idx(g.channel, 1).off((self.part.lane + v as i64 * g.lanes) * 4))
+        let at = Addr::from(base).idx(g.channel, 1).off((self.part.lane + v as i64 * g.lanes) * 4);
+        match self.masks[v].filter(|_| !g.c.padded) {
+            Some(m) => b.load_mask(at, m),
+            None => b.load(at),
+        }
     }
 }
 

@@ -182,6 +182,7 @@ impl Conv {
             pitch: None,
             narrow: self.narrow,
             bias: self.bias,
+            padded: true,
             channels: vec![Step::ZERO, Step::bytes(out_planes * BLOCK * 4)],
             k,
             depth: Size::Const(depth),

@@ -48,8 +48,10 @@ pub struct Gemm {
     /// f32 values from one `B` to the next, for each dimension of the batch.
     pub b_batch: Vec<Size>,
     pub c: Matrix,
-    /// Word of f32[N padded to 16], added to every row.
+    /// Word of f32[N], added to every row.
     pub bias: Option<u32>,
+    /// As [`Contract::padded`].
+    pub padded: bool,
     pub post: Vec<Post>,
 }
 
@@ -117,6 +119,7 @@ pub fn gemm(g: &Gemm, isa: Isa, m: &Machine) -> Result<Kernel> {
         pitch,
         narrow: g.narrow,
         bias: g.bias,
+        padded: g.padded,
         channels,
         k,
         depth: g.k,
