@@ -24,6 +24,7 @@ pub mod phases;
 pub mod pipeline;
 pub mod rebuild;
 mod recipe;
+mod sums;
 pub mod unstride;
 
 pub use autodiff::differentiate;

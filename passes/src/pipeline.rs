@@ -1,7 +1,7 @@
 //! The pipeline: the only place that knows the order of passes.
 
 use crate::pass::{Context, Observer, Options, Stage, Step};
-use crate::{attend, autodiff, cse, dce, egraph, fold, hoist, host, layout, phases, unstride};
+use crate::{attend, autodiff, cse, dce, egraph, fold, hoist, host, layout, phases, sums, unstride};
 use nnc_ir::kernel::Program;
 use nnc_ir::{Error, Graph, Report, Target};
 use std::time::Instant;
@@ -18,6 +18,7 @@ pub const PIPELINE: &[Step] = &[
     step!("dce", dce::run, 0, Model => Model, "drops what no output depends on"),
     step!("fold", fold::run, 0, Model => Model, "computes small constants, drops operations that do nothing"),
     step!("cse", cse::run, 1, Model => Model, "computes equal things once"),
+    step!("sums", sums::run, 2, Model => Model, "products that a scan adds up become one behind it"),
     step!("raise", egraph::raise, 2, Model => Model, "recognises composites that are spelled out"),
     step!("saturate", egraph::run, 2, Model => Simple, "rewrites by equality saturation: algebra, movement, batch norm folding, epilogues"),
     step!("fold-again", fold::run, 1, Simple => Simple, "computes the small constants that rewriting left"),
