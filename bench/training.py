@@ -158,6 +158,7 @@ MODELS = [
     ("mlp b128", MLP, mlp, (784,), 10, 128),
     ("resnet20 b64", RESNET20, resnet20, (3, 32, 32), 10, 64),
     ("resnet18 b8", RESNET18, resnet18, (3, 224, 224), 1000, 8),
+    ("lstm b1", LSTM, lstm, (64, 64), 10, 1),
     ("lstm b16", LSTM, lstm, (64, 64), 10, 16),
 ]
 
