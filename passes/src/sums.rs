@@ -2,10 +2,10 @@
 //!
 //! The gradient of weights that every step of a recurrent network shares is a state to which each iteration adds a product. Its factors, stacked,
 //! are the factors of one product whose inner dimension is the steps': more work at once, and no sum that goes through memory at every step.
-//! The sum is taken in another order, by the kernel. At least one factor must be stacked already, so that memory grows by no more than
-//! what a row of the other is.
+//! The sum is taken in another order, by the kernel. One factor must be stacked already, and rows of the other be no more than [`MOST`] times
+//! as large, which bounds what memory grows by.
 
-use crate::pass::Context;
+use crate::pass::{Context, Precision};
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::graph::Output;
 use nnc_ir::ops::contract::MatMul;
@@ -14,9 +14,12 @@ use nnc_ir::ops::movement::{Reshape, Transpose};
 use nnc_ir::{Dim, Graph, Loc, Node, NodeId, Op, Report, Result, ScalarFn, Type, Value};
 use std::sync::Arc;
 
+/// How often a row of a factor that is stacked fits into a row that is stacked beside it.
+const MOST: i64 = 8;
+
 /// Takes sums of products out of all scans of the graph.
-pub fn run(graph: Graph, _: &mut Context) -> Result<Graph, Report> {
-    if !graph.ids().any(|id| !plan(graph.node(id)).is_empty()) {
+pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
+    if cx.options.precision == Precision::Exact || !graph.ids().any(|id| !plan(graph.node(id)).is_empty()) {
         return Ok(graph);
     }
     let mut r = Rebuild::new(&graph);
@@ -80,9 +83,16 @@ fn sum(node: &Node, op: &Scan, body: &Graph, state: usize) -> Option<Sum> {
     }
     let left = factor(body, operands[0], false);
     let right = factor(body, operands[1], m.transposed);
-    let rows = [left, right].map(|f| (body.ty(f.value).const_shape().is_some_and(|s| s.len() == 2)).then(|| rows(op, body, f.value)).flatten());
-    let stacked = rows.iter().flatten().filter(|r| !matches!(r, Rows::Nowhere)).count();
-    (rows.iter().all(Option::is_some) && stacked > 0).then_some(Sum { state, left, right })
+    let row = |f: Factor| {
+        let elems = body.ty(f.value).elems().as_const().filter(|_| body.ty(f.value).rank() == 2)?;
+        Some((elems, matches!(rows(op, body, f.value)?, Rows::Nowhere)))
+    };
+    let fits = match (row(left)?, row(right)?) {
+        ((_, true), (_, true)) => false,
+        ((new, true), (old, false)) | ((old, false), (new, true)) => new <= old.saturating_mul(MOST),
+        ((_, false), (_, false)) => true,
+    };
+    fits.then_some(Sum { state, left, right })
 }
 
 /// What is behind a transposition.

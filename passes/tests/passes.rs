@@ -2,12 +2,14 @@
 
 mod graphs;
 use graphs::*;
+use nnc_ir::ops::contract::MatMul;
+use nnc_ir::ops::control::Scan;
 use nnc_ir::ops::source::ReadDims;
 use nnc_ir::target::Isa;
 use nnc_ir::{Builder, DType, Dim, Graph, Op, Target, Tensor, Type};
 use nnc_passes::pass::Stage;
 use nnc_passes::pipeline::PIPELINE;
-use nnc_passes::{Decision, Observer, Options, optimize, pass_names, run_pass};
+use nnc_passes::{Decision, Observer, Options, Precision, optimize, pass_names, run_pass};
 
 fn run(pass: &str, g: &Graph) -> Graph {
     let options = Options { verify: true, ..Options::default() };
@@ -77,6 +79,27 @@ fn zero_is_not_neutral_to_minus_zero() {
         let y = nnc_ir::eval::run(&g, &[Tensor::new(&[1], &[-0f32])], &nnc_ir::eval::Env::default()).unwrap();
         assert_eq!(y[0].to_f64s()[0].is_sign_negative(), sign);
     }
+}
+
+/// Products that a scan adds up are one behind it, unless sums keep their order.
+#[test]
+fn exact_sums_stay_in_their_loop() {
+    let [x, y, sum] = [[2, 3], [2, 4], [3, 4]].map(|s| Type::of(DType::F32, &s));
+    let body = Builder::new("body");
+    {
+        let [d, x, y] = [sum.clone(), x, y].map(|t| body.input("", t));
+        body.output("", d + body.op(MatMul { transposed: false, packed: Dim::Const(0), post: vec![] }, &[x.transpose(&[1, 0]), y]));
+    }
+    let body = body.finish().unwrap();
+    let g = graph(|b| {
+        let [x, y] = [[5, 2, 3], [5, 2, 4]].map(|s| b.input("", Type::of(DType::F32, &s)));
+        let d = b.input("d", sum);
+        b.op_all(Scan { states: 1, scanned: 2, reverse: false }, &[d, x, y], vec![body])[0]
+    });
+    assert_eq!(ops(&run("sums", &g)), ["scan", "reshape", "transpose", "reshape", "matmul", "add"]);
+    let exact = Options { precision: Precision::Exact, ..Options::default() };
+    let kept = run_pass("sums", g.clone(), &Target::new(Isa::Avx512), &exact, &mut ()).unwrap();
+    assert_eq!(ops(&kept), ops(&g));
 }
 
 #[test]

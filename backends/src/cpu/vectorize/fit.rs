@@ -30,8 +30,8 @@ impl Translation<'_> {
             Expr::Map { fun, args } => {
                 let c = |i: usize| self.coefficient_through(args[i], var, locals);
                 match fun {
-                    ScalarFn::Add => Some(c(0)? + c(1)?),
-                    ScalarFn::Sub => Some(c(0)? - c(1)?),
+                    ScalarFn::Add => c(0)?.checked_add(c(1)?),
+                    ScalarFn::Sub => c(0)?.checked_sub(c(1)?),
                     ScalarFn::Mul => match (c(0)?, c(1)?) {
                         (0, 0) => Some(0),
                         (x, 0) => self.constant(args[1])?.checked_mul(x),

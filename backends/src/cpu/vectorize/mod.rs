@@ -261,7 +261,8 @@ impl<'k> Translation<'k> {
         let x = self.int(b, index)?;
         let base = self.pointers[buf as usize];
         let a = match x {
-            X::C(c) if c.checked_mul(4).is_some_and(|c| i32::try_from(c).is_ok()) => Addr::from(base).off(c * 4),
+            // There is room for what vectors add to it.
+            X::C(c) if c.unsigned_abs() < 1 << 28 => Addr::from(base).off(c * 4),
             x => {
                 let bytes = b.imul(x, 4);
                 Addr::from(b.ptr(base, bytes))

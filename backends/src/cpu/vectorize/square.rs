@@ -47,7 +47,7 @@ impl Translation<'_> {
     /// The loop over `outer` as the outer one of squares.
     pub(super) fn square<'s>(&self, outer: VarId, body: &'s [Stmt]) -> Option<Square<'s>> {
         let nest = self.nest(outer, body)?;
-        let leaping = |index: ExprId| self.coefficient(index, nest.inner).filter(|n| !matches!(n, 0 | 1));
+        let leaping = |index: ExprId| self.coefficient(index, nest.inner).filter(|n| !matches!(n, 0 | 1) && n.unsigned_abs() < 1 << 40);
         let along = |index: ExprId| self.coefficient_through(index, outer, &nest.locals) == Some(1);
         let loads = self.loads(nest.body).into_iter().filter(|(_, buf, index)| self.k.params[*buf as usize].dtype == DType::F32 && along(*index));
         let across: Vec<(ExprId, u32, ExprId, i64)> = loads.filter_map(|(e, buf, index)| Some((e, buf, index, leaping(index)?))).collect();
