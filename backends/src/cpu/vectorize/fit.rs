@@ -12,6 +12,7 @@ pub(super) struct Reduction {
     pub op: ScalarFn,
     pub rest: ExprId,
 }
+
 impl Translation<'_> {
     /// How an index moves with `var`: `None` where it is not affine, or depends on data.
     pub(super) fn coefficient(&self, e: ExprId, var: VarId) -> Option<i64> {
@@ -213,7 +214,7 @@ impl Translation<'_> {
     }
 
     /// Whether anything outside `body` reads `var`.
-    fn read_outside(&self, var: VarId, body: &[Stmt]) -> bool {
+    pub(super) fn read_outside(&self, var: VarId, body: &[Stmt]) -> bool {
         let count = |body: &[Stmt]| {
             let mut n = 0;
             walk(body, &mut |s| n += usize::from(self.mentions(s, var)));

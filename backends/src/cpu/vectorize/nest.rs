@@ -1,6 +1,7 @@
 //! Two loops that become one loop on vectors.
 
-use super::Translation;
+use super::{Tail, Translation};
+use crate::cpu::vir::{Builder, I, ICmp, X};
 use nnc_ir::DType;
 use nnc_ir::kernel::{Expr, ExprId, Stmt, VarId};
 use std::collections::BTreeMap;
@@ -18,14 +19,29 @@ pub(super) struct Nest<'s> {
     pub body: &'s [Stmt],
 }
 
+/// Calls `f` for each vector of `0..n`: where it starts, and the tail for the last one where it is not full.
+pub(super) fn vectors(b: &mut Builder, n: X, mut f: impl FnMut(&mut Builder, I, Option<Tail>)) {
+    let lanes = b.lanes() as i64;
+    let rest = b.irem(n, lanes);
+    let whole = b.isub(n, rest);
+    b.for_(0, whole, lanes, |b, at| f(b, at, None));
+    b.if_(ICmp::Lt, whole, n, |b| {
+        let (at, tail) = (b.reg(whole), Tail::new(b, rest));
+        f(b, at, Some(tail));
+    });
+}
+
 impl Translation<'_> {
     /// The loop over `outer` as a nest.
     pub(super) fn nest<'s>(&self, outer: VarId, body: &'s [Stmt]) -> Option<Nest<'s>> {
-        let (Stmt::For { var: inner, lo, hi, body }, before) = body.split_last()? else { return None };
+        let whole = body;
+        let (Stmt::For { var: inner, lo, hi, body }, before) = whole.split_last()? else { return None };
         let mut locals = BTreeMap::new();
-        for s in before {
+        // From the last one on: a value that follows from its own variable, or from one that is set later, is of the iteration before.
+        for s in before.iter().rev() {
             let Stmt::Set { var, value } = s else { return None };
-            if self.k.dtype(*value) != DType::I64 || locals.insert(*var, *value).is_some() {
+            let again = locals.insert(*var, *value).is_some() || self.read_outside(*var, whole);
+            if again || self.k.dtype(*value) != DType::I64 || !locals.keys().all(|v| self.uniform(*value, *v)) {
                 return None;
             }
         }

@@ -1,9 +1,9 @@
 //! Doubling: an inner loop of two iterations, whose results follow each other in memory over both loops. One vector of what the outer loop
 //! reads makes two of results.
 
-use super::nest::Nest;
+use super::nest::{Nest, vectors};
 use super::{Lane, Tail, Translation, Val};
-use crate::cpu::vir::{Builder, ICmp, X};
+use crate::cpu::vir::{Builder, X};
 use nnc_ir::DType;
 use nnc_ir::error::Result;
 use nnc_ir::kernel::{Expr, ExprId, Stmt, VarId};
@@ -61,33 +61,25 @@ impl Translation<'_> {
     /// The loops of pairs, the outer one from `lo` to `hi`.
     pub(super) fn pairs_loop(&mut self, b: &mut Builder, p: &Pairs, lo: X, hi: X) -> Result<()> {
         self.loops += 1;
-        let lanes = b.lanes() as i64;
         let n = b.isub(hi, lo);
         let n = b.imax(n, 0);
-        let rest = b.irem(n, lanes);
-        let whole = b.isub(n, rest);
         let mut result = Ok(());
-        b.for_(0, whole, lanes, |b, at| {
+        vectors(b, n, |b, at, tail| {
             let first = b.iadd(lo, at);
-            result = self.pair(b, p, first, None);
-        });
-        b.if_(ICmp::Lt, whole, n, |b| {
-            let first = b.iadd(lo, whole);
-            let done = self.pair(b, p, first, Some(rest));
+            let done = self.pair(b, p, first, tail);
             result = std::mem::replace(&mut result, Ok(())).and(done);
         });
         result
     }
 
-    /// A vector of iterations of the outer loop from `first` on, `left` of them where they are fewer.
-    fn pair(&mut self, b: &mut Builder, p: &Pairs, first: X, left: Option<X>) -> Result<()> {
+    /// A vector of iterations of the outer loop from `first` on, as many as `tail` has where they are fewer.
+    fn pair(&mut self, b: &mut Builder, p: &Pairs, first: X, tail: Option<Tail>) -> Result<()> {
         let lanes = b.lanes();
         let (outside, hoisted) = (self.vars.clone(), self.hoisted.clone());
         self.vars.insert(p.nest.outer, Val::I(first));
         self.stmts(b, p.nest.before)?;
         self.vars.insert(p.nest.inner, Val::I(0.into()));
         let mut doubled = vec![];
-        let tail = left.map(|n| Tail::new(b, n));
         for (load, buf, index) in &p.twice {
             let a = self.address(b, *buf, *index)?;
             let v = match tail {
@@ -103,8 +95,8 @@ impl Translation<'_> {
             for (load, (low, high)) in &doubled {
                 self.hoisted.insert(*load, Val::F(if half == 0 { *low } else { *high }));
             }
-            let tail = left.map(|n| {
-                let n = b.imul(n, 2);
+            let tail = tail.map(|t| {
+                let n = b.imul(t.left, 2);
                 let n = b.isub(n, half * lanes as i64);
                 Tail::new(b, n)
             });

@@ -1,7 +1,7 @@
 //! Transposition: two loops of which the inner one stores along memory, while some of its loads run along memory with the outer one. Squares
 //! of such loads are read row by row, transposed in registers and left in the function's own memory, from where the body takes them.
 
-use super::nest::Nest;
+use super::nest::{Nest, vectors};
 use super::{Lane, Tail, Translation, Val};
 use crate::cpu::vir::{Addr, Builder, I, ICmp, X};
 use nnc_ir::DType;
@@ -29,18 +29,6 @@ struct Tile {
     rows: Option<Tail>,
     column: I,
     columns: Option<Tail>,
-}
-
-/// Calls `f` for each vector of `0..n`: where it starts, and the tail for the last one where it is not full.
-fn vectors(b: &mut Builder, n: X, mut f: impl FnMut(&mut Builder, I, Option<Tail>)) {
-    let lanes = b.lanes() as i64;
-    let rest = b.irem(n, lanes);
-    let whole = b.isub(n, rest);
-    b.for_(0, whole, lanes, |b, at| f(b, at, None));
-    b.if_(ICmp::Lt, whole, n, |b| {
-        let (at, tail) = (b.reg(whole), Tail::new(b, rest));
-        f(b, at, Some(tail));
-    });
 }
 
 impl Translation<'_> {

@@ -247,6 +247,29 @@ fn results_in_pairs() {
     assert!(!matches!(vectorize(&b.finish(), Isa::Avx2), Ok(f) if f.to_string().contains("swap")));
 }
 
+/// A row that follows from the row before is no function of the outer loop's variable.
+#[test]
+fn what_goes_from_iteration_to_iteration_is_no_nest() {
+    for inner in [2, 8] {
+        let mut b = KernelBuilder::new("carried", 0);
+        let (x, y) = (operand(&mut b, Access::Read), operand(&mut b, Access::Write));
+        let (zero, n, m) = (b.int(0), b.int(8), b.int(inner));
+        let row = b.set_new(zero);
+        b.for_each(n, |b, i| {
+            let next = b.var(row);
+            let next = b.add(next, m);
+            b.set(row, next);
+            b.for_each(m, |b, j| {
+                let (from, start) = (b.mul(j, n), b.var(row));
+                let (from, to) = (b.add(from, i), b.add(start, j));
+                let v = b.load(x, from);
+                b.store(y, to, v);
+            });
+        });
+        assert!(vectorize(&b.finish(), Isa::Avx2).is_err());
+    }
+}
+
 /// Nothing is read behind the last element.
 #[test]
 fn every_other_element() {
