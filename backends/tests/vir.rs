@@ -4,7 +4,7 @@ mod support;
 
 use nnc_backends::cpu::isa::Isa;
 use nnc_backends::cpu::kernels::{Factor, Kernel, Size, Tasks};
-use nnc_backends::cpu::vir::{Addr, Builder, I, IBin, ICmp, Inst, M, MBin, Reg, Src, V, VBin, VCmp, VUn, X};
+use nnc_backends::cpu::vir::{Addr, Builder, I, IBin, ICmp, Inst, M, MBin, Reg, Shuffle, Src, V, VBin, VCmp, VUn, X};
 use support::{Engine, Word, engines, noise, run};
 
 struct Dice(u64);
@@ -81,7 +81,16 @@ fn step(b: &mut Builder, d: &mut Dice, p: &Pool, buffer: I) {
         13 => Inst::Cmp { c: d.pick(&VCMPS), d: m, a: v, b: src(d, p) },
         14 => Inst::Select { d: v, m, t: w, f: x },
         15 => Inst::Swap { d: v, a: w, dist: 1 << d.roll(lanes.ilog2() as usize) },
-        16 => Inst::Blend { d: v, a: w, b: x, mask: d.roll(1 << lanes) as u16 },
+        16 => {
+            let mut four = |n: usize| [0; 4].map(|_| d.roll(n) as u8);
+            let how = match (four(4)[0], lanes) {
+                (0, _) => Shuffle::MixLow,
+                (1, _) => Shuffle::MixHigh,
+                (2, 8 | 16) => Shuffle::Fours(four(lanes / 4)),
+                _ => Shuffle::Lanes(four(4)),
+            };
+            Inst::Shuffle { how, d: v, a: w, b: x }
+        }
         17 => Inst::Tail { d: m, n: X::C(d.roll(20) as i64 - 2) },
         18 => Inst::Mask { op: d.pick(&[MBin::And, MBin::Or, MBin::Xor]), d: m, a: d.pick(&p.m), b: d.pick(&p.m) },
         19 => {
@@ -195,5 +204,30 @@ fn emulator_and_processor_agree() {
         run(&kernel, isa, Engine::Emulator, &mut a, &[Word::Buf(0)]).unwrap_or_else(|e| panic!("{e}"));
         run(&kernel, isa, Engine::Native, &mut b, &[Word::Buf(0)]).unwrap_or_else(|e| panic!("{e}"));
         assert!(a[0].iter().zip(&b[0]).all(|(x, y)| same(*x, *y)), "{seed}\n{}", kernel.func);
+    }
+}
+
+/// Rows become columns, two vectors one by turns, and every other lane comes out again.
+#[test]
+fn lanes_change_places() {
+    for (isa, engine) in engines() {
+        let (lanes, width) = (isa.lanes(), 4 * isa.lanes() as i64);
+        let mut b = Builder::new("lanes", lanes);
+        let (x, y) = (b.word(0), b.word(1));
+        let rows: Vec<V> = (0..lanes as i64).map(|i| b.load(Addr::from(x).off(i * width))).collect();
+        let columns = b.transpose(&rows);
+        let (low, high) = b.zip(rows[0], rows[1]);
+        let even = b.even(rows[0], rows[1]);
+        for (i, v) in columns.into_iter().chain([low, high, even]).enumerate() {
+            b.store(Addr::from(y).off(i as i64 * width), v);
+        }
+        let kernel = Kernel { func: b.finish(), tasks: Tasks(vec![Factor::Size(Size::Const(1))]) };
+        let from: Vec<f32> = (0..lanes * lanes).map(|i| i as f32).collect();
+        let mut bufs = [from.clone(), vec![0.0; (lanes + 3) * lanes]];
+        run(&kernel, isa, engine, &mut bufs, &[Word::Buf(0), Word::Buf(1)]).unwrap_or_else(|e| panic!("{isa:?} {engine:?}: {e}"));
+        let mut want: Vec<f32> = (0..lanes * lanes).map(|i| from[i % lanes * lanes + i / lanes]).collect();
+        want.extend((0..lanes).flat_map(|i| [from[i], from[lanes + i]]));
+        want.extend((0..lanes).map(|i| from[2 * i]));
+        assert_eq!(bufs[1], want, "{isa:?} {engine:?}");
     }
 }

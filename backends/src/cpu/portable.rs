@@ -367,11 +367,14 @@ impl Lower<'_> {
                 let x = self.cast(F32X4, x);
                 self.def_v(d, x);
             }
-            Inst::Blend { d, a, b, mask } => {
-                let lanes = [0, 1, 2, 3].map(|l| if mask >> l & 1 == 1 { u32::MAX } else { 0 });
-                let m = self.constant(lanes, F32X4);
+            Inst::Shuffle { how, d, a, b } => {
                 let (a, b) = (self.v(a), self.v(b));
-                let x = self.b.ins().bitselect(m, b, a);
+                let (a, b) = (self.cast(I8X16, a), self.cast(I8X16, b));
+                let from = [0, 1, 2, 3].map(|l| how.source(4, l)).map(|(second, lane)| (lane as u8 + 4 * u8::from(second)) * 4);
+                let bytes: Vec<u8> = from.iter().flat_map(|f| *f..f + 4).collect();
+                let mask = self.b.func.dfg.immediates.push(ConstantData::from(bytes.as_slice()));
+                let x = self.b.ins().shuffle(a, b, mask);
+                let x = self.cast(F32X4, x);
                 self.def_v(d, x);
             }
             Inst::Tail { d, n } => {

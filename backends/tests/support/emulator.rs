@@ -404,17 +404,23 @@ impl Emulator {
                 let (a, imm) = (self.vector(i, 1, u64::MAX)?, i.immediate8());
                 self.write(i, |l| a[l / 4 * 4 + usize::from(imm >> (l % 4 * 2) & 3)])?;
             }
-            N::Vperm2f128 if i.immediate8() == 1 => {
-                let a = self.vector(i, 1, u64::MAX)?;
-                self.write(i, |l| a[l ^ 4])?;
-            }
-            N::Vshuff32x4 if i.op_register(1) == i.op_register(2) => {
-                let (a, imm) = (self.vector(i, 1, u64::MAX)?, i.immediate8());
-                self.write(i, |l| a[usize::from(imm >> (l / 4 * 2) & 3) * 4 + l % 4])?;
-            }
-            N::Vblendps => {
+            N::Vperm2f128 => {
                 let (a, b, imm) = (self.vector(i, 1, u64::MAX)?, self.vector(i, 2, u64::MAX)?, i.immediate8());
-                self.write(i, |l| if imm >> l & 1 == 1 { b[l] } else { a[l] })?;
+                let half = |l: usize| usize::from(imm >> (l / 4 * 4));
+                self.write(i, |l| if half(l) & 2 == 2 { b } else { a }[(half(l) & 1) * 4 + l % 4])?;
+            }
+            N::Vshuff32x4 | N::Vshufps => {
+                let (a, b, imm) = (self.vector(i, 1, u64::MAX)?, self.vector(i, 2, u64::MAX)?, i.immediate8());
+                let pick = |n: usize| usize::from(imm >> (n % 4 * 2) & 3);
+                match i.mnemonic() {
+                    N::Vshufps => self.write(i, |l| if l % 4 < 2 { a } else { b }[l / 4 * 4 + pick(l)])?,
+                    _ => self.write(i, |l| if l < 8 { a } else { b }[pick(l / 4) * 4 + l % 4])?,
+                }
+            }
+            N::Vunpcklps | N::Vunpckhps => {
+                let (a, b) = (self.vector(i, 1, u64::MAX)?, self.vector(i, 2, u64::MAX)?);
+                let skip = if i.mnemonic() == N::Vunpckhps { 2 } else { 0 };
+                self.write(i, |l| if l % 2 == 0 { a } else { b }[l / 4 * 4 + skip + l % 4 / 2])?;
             }
             N::Vblendvps => {
                 let [a, b, m] = [self.vector(i, 1, 0)?, self.vector(i, 2, u64::MAX)?, self.vector(i, 3, 0)?];

@@ -245,5 +245,5 @@ fn every_other(b: &mut Builder, a: Addr, tail: Option<Tail>) -> V {
             (b.load_mask(a, here), b.load_mask(a.off(lanes * 4), there))
         }
     };
-    b.unzip(first, second).0
+    b.even(first, second)
 }

@@ -1,6 +1,6 @@
 //! Writes kernels: fresh registers, folded integer arithmetic, structured control flow by closures.
 
-use super::{ARGS, Addr, Func, I, IBin, ICmp, Inst, M, MBin, Src, Stmt, TASK, V, VBin, VCmp, VUn, X};
+use super::{ARGS, Addr, Func, I, IBin, ICmp, Inst, M, MBin, Shuffle, Src, Stmt, TASK, V, VBin, VCmp, VUn, X};
 
 /// A kernel under construction. Results go to fresh registers unless the method's name ends in `_to`.
 pub struct Builder {
@@ -469,9 +469,9 @@ impl Builder {
         d
     }
 
-    pub fn blend(&mut self, a: V, b: V, mask: u16) -> V {
+    pub fn shuffle(&mut self, how: Shuffle, a: V, b: V) -> V {
         let d = self.new_v();
-        self.inst(Inst::Blend { d, a, b, mask });
+        self.inst(Inst::Shuffle { how, d, a, b });
         d
     }
 
@@ -501,36 +501,61 @@ impl Builder {
         x
     }
 
-    /// Lanes of `a` whose bit `dist` is set change places with those of `b` whose bit is not.
-    fn exchange(&mut self, a: V, b: V, dist: usize) -> (V, V) {
-        let mask = (0..self.lanes).filter(|i| i & dist != 0).fold(0u16, |m, i| m | 1 << i);
-        let (sa, sb) = (self.swap(a, dist as u8), self.swap(b, dist as u8));
-        (self.blend(a, sb, mask), self.blend(sa, b, mask))
-    }
-
     /// Turns `lanes` rows into columns: lane `j` of result `i` is lane `i` of row `j`.
     pub fn transpose(&mut self, rows: &[V]) -> Vec<V> {
+        use Shuffle::{Fours, Lanes, MixHigh, MixLow};
         debug_assert_eq!(rows.len(), self.lanes);
-        let mut rows = rows.to_vec();
-        let mut dist = 1;
-        while dist < self.lanes {
-            for i in (0..self.lanes).filter(|i| i & dist == 0) {
-                (rows[i], rows[i + dist]) = self.exchange(rows[i], rows[i + dist], dist);
+        // Squares of four by four: of four rows, the columns of each of their fours.
+        let mut columns = vec![];
+        for r in rows.chunks(4) {
+            let [low, high, low2, high2] = [(MixLow, 0), (MixHigh, 0), (MixLow, 2), (MixHigh, 2)].map(|(how, i)| self.shuffle(how, r[i], r[i + 1]));
+            for (x, y) in [(low, low2), (high, high2)] {
+                columns.push(self.shuffle(Lanes([0, 1, 0, 1]), x, y));
+                columns.push(self.shuffle(Lanes([2, 3, 2, 3]), x, y));
             }
-            dist *= 2;
         }
-        rows
+        match self.lanes {
+            8 => [[0; 4], [1; 4]]
+                .iter()
+                .flat_map(|p| (0..4).map(|j| self.shuffle(Fours(*p), columns[j], columns[4 + j])).collect::<Vec<_>>())
+                .collect(),
+            16 => {
+                let mut out = vec![rows[0]; 16];
+                for (half, p) in [[0, 1, 0, 1], [2, 3, 2, 3]].into_iter().enumerate() {
+                    for j in 0..4 {
+                        let (x, y) = (self.shuffle(Fours(p), columns[j], columns[4 + j]), self.shuffle(Fours(p), columns[8 + j], columns[12 + j]));
+                        out[8 * half + j] = self.shuffle(Fours([0, 2, 0, 2]), x, y);
+                        out[8 * half + 4 + j] = self.shuffle(Fours([1, 3, 1, 3]), x, y);
+                    }
+                }
+                out
+            }
+            _ => columns,
+        }
     }
 
     /// `a0 b0 a1 b1...` in two vectors.
     pub fn zip(&mut self, a: V, b: V) -> (V, V) {
-        let dists = std::iter::successors(Some(1), |d| Some(d * 2)).take_while(|d| *d < self.lanes);
-        dists.collect::<Vec<_>>().into_iter().fold((a, b), |(a, b), dist| self.exchange(a, b, dist))
+        use Shuffle::Fours;
+        let (low, high) = (self.shuffle(Shuffle::MixLow, a, b), self.shuffle(Shuffle::MixHigh, a, b));
+        match self.lanes {
+            4 => (low, high),
+            8 => (self.shuffle(Fours([0; 4]), low, high), self.shuffle(Fours([1; 4]), low, high)),
+            _ => {
+                let [x, y] = [[0, 1, 0, 1], [2, 3, 2, 3]].map(|p| self.shuffle(Fours(p), low, high));
+                (self.shuffle(Fours([0, 2, 1, 3]), x, x), self.shuffle(Fours([0, 2, 1, 3]), y, y))
+            }
+        }
     }
 
-    /// The even lanes of `a`, then of `b`, and the odd ones.
-    pub fn unzip(&mut self, a: V, b: V) -> (V, V) {
-        let dists = std::iter::successors(Some(self.lanes / 2), |d| Some(d / 2)).take_while(|d| *d > 0);
-        dists.collect::<Vec<_>>().into_iter().fold((a, b), |(a, b), dist| self.exchange(a, b, dist))
+    /// The even lanes of `a`, then of `b`.
+    pub fn even(&mut self, a: V, b: V) -> V {
+        use Shuffle::Fours;
+        let (a, b) = match self.lanes {
+            4 => (a, b),
+            8 => (self.shuffle(Fours([0; 4]), a, b), self.shuffle(Fours([1; 4]), a, b)),
+            _ => (self.shuffle(Fours([0, 2, 0, 2]), a, b), self.shuffle(Fours([1, 3, 1, 3]), a, b)),
+        };
+        self.shuffle(Shuffle::Lanes([0, 2, 0, 2]), a, b)
     }
 }

@@ -279,9 +279,12 @@ impl Run<'_> {
                 let a = self.v[a.0 as usize];
                 self.lanes(d, |l| a[l ^ usize::from(dist)]);
             }
-            Inst::Blend { d, a, b, mask } => {
-                let (a, b) = (self.v[a.0 as usize], self.v[b.0 as usize]);
-                self.lanes(d, |l| if mask >> l & 1 == 1 { b[l] } else { a[l] });
+            Inst::Shuffle { how, d, a, b } => {
+                let (a, b, lanes) = (self.v[a.0 as usize], self.v[b.0 as usize], self.lanes);
+                self.lanes(d, |l| match how.source(lanes, l) {
+                    (false, from) => a[from],
+                    (true, from) => b[from],
+                });
             }
             Inst::Tail { d, n } => {
                 let n = self.int(n);

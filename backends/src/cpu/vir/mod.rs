@@ -322,12 +322,12 @@ pub enum Inst {
         a: V,
         dist: u8,
     },
-    /// Lane `i` from `b` where bit `i` of `mask` is set, else from `a`.
-    Blend {
+    /// Lanes of `a` and `b`.
+    Shuffle {
+        how: Shuffle,
         d: V,
         a: V,
         b: V,
-        mask: u16,
     },
     /// Lanes `i < n`.
     Tail {
@@ -380,6 +380,37 @@ pub enum Inst {
         a: Addr,
         first: bool,
     },
+}
+
+/// Which lanes of two vectors make a third. Fours are the lanes of 128 bits, which instructions do not leave but to move them whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shuffle {
+    /// In each four, the first two lanes of `a` and `b` by turns: `a0 b0 a1 b1`.
+    MixLow,
+    /// The same of the last two.
+    MixHigh,
+    /// In each four, two lanes of `a`, then two of `b`.
+    Lanes([u8; 4]),
+    /// Fours of `a`, then as many of `b`; of vectors of two fours the first and third count. Not of vectors of a single one.
+    Fours([u8; 4]),
+}
+
+impl Shuffle {
+    /// Where lane `i` of the result comes from: whether from `b`, and which lane.
+    pub fn source(self, lanes: usize, i: usize) -> (bool, usize) {
+        let (four, lane) = (i / 4, i % 4);
+        match self {
+            Shuffle::MixLow => (lane % 2 == 1, four * 4 + lane / 2),
+            Shuffle::MixHigh => (lane % 2 == 1, four * 4 + 2 + lane / 2),
+            Shuffle::Lanes(pick) => (lane >= 2, four * 4 + usize::from(pick[lane])),
+            Shuffle::Fours(pick) => (i >= lanes / 2, usize::from(pick[if lanes == 8 { 2 * four } else { four }]) * 4 + lane),
+        }
+    }
+
+    /// Four picks as instructions hold them, two bits each.
+    pub fn bits(pick: [u8; 4]) -> u32 {
+        pick.iter().rev().fold(0, |bits, p| bits << 2 | u32::from(*p))
+    }
 }
 
 /// A register of any file.
@@ -469,7 +500,7 @@ impl Inst {
                 f(Reg::V(*e), false);
                 Reg::V(*d)
             }
-            Inst::Blend { d, a, b, .. } => {
+            Inst::Shuffle { d, a, b, .. } => {
                 f(Reg::V(*a), false);
                 f(Reg::V(*b), false);
                 Reg::V(*d)

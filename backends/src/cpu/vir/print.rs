@@ -71,7 +71,7 @@ impl fmt::Display for Inst {
             Inst::Cmp { c, d, a, b } => write!(f, "{d} = {c:?} {a}, {b}"),
             Inst::Select { d, m, t, f: e } => write!(f, "{d} = {m} ? {t} : {e}"),
             Inst::Swap { d, a, dist } => write!(f, "{d} = swap {a}, {dist}"),
-            Inst::Blend { d, a, b, mask } => write!(f, "{d} = blend {a}, {b}, {mask:#x}"),
+            Inst::Shuffle { how, d, a, b } => write!(f, "{d} = {how:?} {a}, {b}"),
             Inst::Tail { d, n } => write!(f, "{d} = lanes < {n}"),
             Inst::Mask { op, d, a, b } => write!(f, "{d} = {op:?} {a}, {b}"),
             Inst::Int { d, x } => write!(f, "{d} = {x}"),

@@ -1,6 +1,6 @@
 //! Checks a kernel before it is lowered: registers exist and are defined before use, loops keep their contract, constants fit.
 
-use super::{Addr, Func, IBin, Inst, Reg, Src, Stmt, VBin, X};
+use super::{Addr, Func, IBin, Inst, Reg, Shuffle, Src, Stmt, VBin, X};
 use nnc_ir::error::{Error, Result};
 use std::collections::HashSet;
 
@@ -112,6 +112,8 @@ impl Check<'_> {
             | Inst::Prefetch { a, .. } => return addr(a),
             Inst::Fma { b, c, .. } => !matches!((b, c), (Src::C(_), Src::C(_))),
             Inst::Swap { dist: d, .. } => dist(*d),
+            Inst::Shuffle { how: Shuffle::Lanes(pick), .. } => pick.iter().all(|p| *p < 4),
+            Inst::Shuffle { how: Shuffle::Fours(pick), .. } => self.func.lanes > 4 && pick.iter().all(|p| usize::from(*p) < self.func.lanes / 4),
             Inst::Tail { n, .. } => return self.int(n),
             Inst::IBin { op: IBin::Shl | IBin::Shr, a, b, .. } => {
                 self.int(a)?;

@@ -112,7 +112,7 @@ impl Line {
                 d == a || Src::R(*d) == *b || Src::R(*d) == *c
             }
             Line::Inst(i) => {
-                matches!(i, Inst::Bin { .. } | Inst::Un { .. } | Inst::Copy { .. } | Inst::Swap { .. } | Inst::Blend { .. } | Inst::Select { .. })
+                matches!(i, Inst::Bin { .. } | Inst::Un { .. } | Inst::Copy { .. } | Inst::Swap { .. } | Inst::Shuffle { .. } | Inst::Select { .. })
             }
             _ => false,
         }

@@ -3,7 +3,7 @@
 use super::codes::predicate;
 use super::emit::{Emit, Opnd, Result, TMP, TMP32};
 use super::regs::{Line, Loc};
-use crate::cpu::vir::{Addr, Inst, M, MBin, Reg, Src, V, X};
+use crate::cpu::vir::{Addr, Inst, M, MBin, Reg, Shuffle, Src, V, X};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use nnc_ir::error::Error;
 
@@ -220,19 +220,24 @@ impl Emit<'_> {
                     _ => Instruction::with4(Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, d, a, a, 0b01_00_11_10)?,
                 });
             }
-            Inst::Blend { d, a, b, mask } => {
+            Inst::Shuffle { how, d, a, b } => {
                 let a = self.v(a)?;
                 let b = self.v(b)?;
                 let d = self.d(d)?;
-                if t.wide {
-                    self.push(Instruction::with2(Code::Mov_r32_imm32, TMP32, u32::from(mask))?);
-                    self.push(Instruction::with2(Code::VEX_Kmovw_kr_r32, Register::K7, TMP32)?);
-                    let i = Instruction::with3(Code::EVEX_Vblendmps_zmm_k1z_zmm_zmmm512b32, d, a, b)?;
-                    self.push(Self::masked(i, Register::K7, false));
-                } else {
-                    let mask = u32::from(mask & 0xff);
-                    self.push(Instruction::with4(Code::VEX_Vblendps_ymm_ymm_ymmm256_imm8, d, a, b, mask)?);
-                }
+                let bits = |pick| Shuffle::bits(pick);
+                self.push(match (how, t.wide) {
+                    (Shuffle::MixLow, true) => Instruction::with3(Code::EVEX_Vunpcklps_zmm_k1z_zmm_zmmm512b32, d, a, b)?,
+                    (Shuffle::MixLow, false) => Instruction::with3(Code::VEX_Vunpcklps_ymm_ymm_ymmm256, d, a, b)?,
+                    (Shuffle::MixHigh, true) => Instruction::with3(Code::EVEX_Vunpckhps_zmm_k1z_zmm_zmmm512b32, d, a, b)?,
+                    (Shuffle::MixHigh, false) => Instruction::with3(Code::VEX_Vunpckhps_ymm_ymm_ymmm256, d, a, b)?,
+                    (Shuffle::Lanes(p), true) => Instruction::with4(Code::EVEX_Vshufps_zmm_k1z_zmm_zmmm512b32_imm8, d, a, b, bits(p))?,
+                    (Shuffle::Lanes(p), false) => Instruction::with4(Code::VEX_Vshufps_ymm_ymm_ymmm256_imm8, d, a, b, bits(p))?,
+                    (Shuffle::Fours(p), true) => Instruction::with4(Code::EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8, d, a, b, bits(p))?,
+                    (Shuffle::Fours(p), false) => {
+                        let bits = u32::from(p[0]) | u32::from(2 + p[2]) << 4;
+                        Instruction::with4(Code::VEX_Vperm2f128_ymm_ymm_ymmm256_imm8, d, a, b, bits)?
+                    }
+                });
             }
             Inst::Tail { d, n } => self.tail(d, n)?,
             Inst::Mask { op, d, a, b } => {
