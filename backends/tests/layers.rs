@@ -6,6 +6,7 @@ use nnc_backends::cpu::isa::{Isa, Machine};
 use nnc_backends::cpu::kernels::attention::{Attention, Mask, attention};
 use nnc_backends::cpu::kernels::conv::Image;
 use nnc_backends::cpu::kernels::depthwise::{Depthwise, depthwise};
+use nnc_backends::cpu::kernels::planar::{Planar, planar};
 use nnc_backends::cpu::kernels::pool::{Pool, PoolKind, pool};
 use nnc_backends::cpu::kernels::post::{Act, Post};
 use nnc_backends::cpu::kernels::reorder::{Reorder, to_blocked, to_plain};
@@ -138,6 +139,81 @@ fn depthwise_convolutions() {
                 }
                 close(bufs[3][output.at(n, ch, y, x)], sum.clamp(0.0, 1.0), &format!("{isa:?} {engine:?} k{k} s{s} d{d} {size:?} at {y},{x}"));
             });
+        }
+    }
+}
+
+/// Channels that take several tiles, rows of less than a vector and of several that overlap, rows of taps outside the image, long windows.
+#[test]
+fn planar_convolutions() {
+    for (isa, engine) in engines() {
+        for (c, o, size, k, s, d, above, below) in [
+            (1, 6, [8, 28], [5, 5], 1, [1, 1], 2, 2),
+            (16, 6, [10, 18], [5, 5], 1, [1, 1], 4, 4),
+            (3, 1, [6, 40], [3, 3], 1, [1, 1], 1, 1),
+            (2, 13, [5, 9], [3, 2], 2, [1, 3], 1, 0),
+            (3, 3, [9, 150], [3, 3], 1, [2, 2], 0, 0),
+            (2, 2, [1, 70], [1, 67], 1, [1, 1], 0, 0),
+            (2, 5, [2, 20], [5, 1], 3, [1, 1], 4, 5),
+            (4, 9, [4, 333], [2, 31], 1, [1, 1], 0, 1),
+            // Taps as lanes: tails, all of a row unrolled or not, rows of taps outside, channels and pixels in several tiles.
+            (3, 6, [28, 32], [28, 28], 1, [1, 1], 2, 2),
+            (2, 1, [5, 100], [3, 91], 2, [2, 1], 0, 0),
+            (3, 11, [9, 39], [7, 32], 1, [1, 1], 1, 2),
+        ] {
+            let out = [(size[0] + above + below - d[0] * (k[0] - 1) - 1) / s + 1, size[1] - d[1] * (k[1] - 1)];
+            let (input, output) = (Image::dense(0, false, c, &size, &[(1, 0), (0, 1)]), Image::dense(3, false, o, &out, &[(0, 1), (1, 0)]));
+            let post = vec![Post::MulChannel(4), Post::Act(Act::Relu), Post::AddChannel(2)];
+            let (name, batch) = ("planar".to_string(), Size::Const(2));
+            let mut desc = Planar {
+                name,
+                batch,
+                in_channels: c,
+                out_channels: o,
+                rows: size[0],
+                out,
+                kernel: k,
+                stride: s,
+                dilation: d,
+                above,
+                input: input.clone(),
+                output: output.clone(),
+                weights: 1,
+                bias: Some(2),
+                post,
+            };
+            let mut words = words(5);
+            if c == 2 {
+                dynamic(&mut words, [&mut desc.batch]);
+            }
+            let at = |i: &Image, n: i64, c: i64, y: i64, x: i64| {
+                (number(i.origin) + n * number(i.image) + c * number(i.plane) + y * number(i.pitches[0]) + x) as usize
+            };
+            let len = |i: &Image| 2 * number(i.image) as usize;
+            let (x, w) = (noise(len(&input), 1), noise((o * c * k[0] * k[1]) as usize, 2));
+            let (bias, scale) = (noise(o as usize, 3), noise(o as usize, 4));
+            let mut bufs = [x.clone(), w.clone(), bias.clone(), vec![7.0; len(&output)], scale.clone()];
+            let kernel = planar(&desc, isa, &Machine { threads: 2, ..Machine::default() }).unwrap_or_else(|e| panic!("{e}"));
+            go(&kernel, isa, engine, &mut bufs, &words);
+            let mut want = vec![7.0; len(&output)];
+            for (n, ch) in (0..2).flat_map(|n| (0..o).map(move |ch| (n, ch))) {
+                for (y, col) in (0..out[0]).flat_map(|y| (0..out[1]).map(move |x| (y, x))) {
+                    let mut sum = f64::from(bias[ch as usize]);
+                    for t in 0..c * k[0] * k[1] {
+                        let (from, row, tap) = (t / (k[0] * k[1]), t / k[1] % k[0], t % k[1]);
+                        let line = y * s - above + row * d[0];
+                        if (0..size[0]).contains(&line) {
+                            sum += f64::from(w[(ch * c * k[0] * k[1] + t) as usize]) * f64::from(x[at(&input, n, from, line, col + tap * d[1])]);
+                        }
+                    }
+                    let y = &mut want[at(&output, n, ch, y, col)];
+                    *y = (sum * f64::from(scale[ch as usize])).max(0.0) + f64::from(bias[ch as usize]);
+                }
+            }
+            // What lies between rows stays as it was.
+            for (i, (got, want)) in bufs[3].iter().zip(want).enumerate() {
+                close(*got, want, &format!("{isa:?} {engine:?} {c}->{o} {size:?} k{k:?} s{s} d{d:?} at {i}"));
+            }
         }
     }
 }

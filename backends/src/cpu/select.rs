@@ -9,6 +9,7 @@ use super::kernels::attention::{Attention as AttentionKernel, Mask, attention};
 use super::kernels::conv::{Conv as ConvKernel, Image, conv};
 use super::kernels::depthwise::{Depthwise, depthwise};
 use super::kernels::gemm::{Gemm, Matrix, gemm};
+use super::kernels::planar::{Planar, planar};
 use super::kernels::pool::{Pool as PoolKernel, PoolKind as Pooling, pool};
 use super::kernels::post::{Act as Activation, Post as Epilogue};
 use super::kernels::reorder::{Reorder, to_blocked, to_plain};
@@ -90,6 +91,7 @@ enum Windows {
 /// In order of preference.
 const IMPLEMENTATIONS: &[Implementation] = &[
     Implementation("winograd", |op| matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Winograd { .. })), minimal_filtering, Windows::No),
+    Implementation("planar convolution", |op| matches!(op, Op::Conv(c) if c.layout == Layout::Plain), rowwise, Windows::No),
     Implementation("convolution", is_convolution, convolution, Windows::Yes),
     Implementation("depthwise", |op| matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Depthwise(_))), channelwise, Windows::Yes),
     Implementation("gemm", |op| matches!(op, Op::MatMul(_)), product, Windows::No),
@@ -99,9 +101,9 @@ const IMPLEMENTATIONS: &[Implementation] = &[
     Implementation("rows", |op| matches!(op, Op::Softmax(_) | Op::LogSoftmax(_) | Op::LayerNorm(_)), row_function, Windows::No),
 ];
 
-/// A convolution that sums what it is given: neither one filter a channel nor minimal filtering.
+/// A convolution into blocks that sums what it is given: neither one filter a channel nor minimal filtering.
 fn is_convolution(op: &Op) -> bool {
-    matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Plain | Layout::Blocked(_) | Layout::Enter(_)))
+    matches!(op, Op::Conv(c) if matches!(c.layout, Layout::Blocked(_) | Layout::Enter(_)))
 }
 
 /// The instruction set of vector kernels for a target.
@@ -325,7 +327,6 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
     let plain = match op.layout {
         Layout::Blocked(b) if b as i64 == BLOCK => false,
         Layout::Enter(b) if b as i64 == BLOCK => true,
-        Layout::Plain => return no("the model's layout: only blocks of channels have a kernel"),
         l => return no(format!("the layout {}", l.to_attr())),
     };
     let window = op.window(s.x(1))?;
@@ -366,6 +367,44 @@ fn convolution(s: &mut Site) -> Result<kernels::Kernel> {
         post,
     };
     conv(&c, s.isa, &s.machine)
+}
+
+fn rowwise(s: &mut Site) -> Result<kernels::Kernel> {
+    let Op::Conv(op) = &s.origin.op else { return no("not a convolution") };
+    let op: Conv = op.clone();
+    s.all_f32()?;
+    let window = op.window(s.x(1))?;
+    let n = window.kernel.len();
+    let (kernel, stride, dilation): ([i64; 2], [i64; 2], [i64; 2]) =
+        (spread(&window.kernel, 1)?, spread(&window.strides, 1)?, spread(&window.dilations, 1)?);
+    let (before, after): ([i64; 2], [i64; 2]) = (spread(&window.pads[..n], 0)?, spread(&window.pads[n..], 0)?);
+    if op.group != 1 || stride[1] != 1 {
+        return no("several groups, or columns that move by more than 1");
+    }
+    if before[1] != 0 || after[1] != 0 || before[0] < 0 || after[0] < 0 {
+        return no("the operand's rows have no halo: padding them is an operation of its own here");
+    }
+    let (xs, ys) = (with_rank(&s.x(0).shape, 4), with_rank(&s.y().shape, 4));
+    let (input, output) = (s.image(0, &xs, false), s.image(s.output(), &ys, false));
+    let (bias, post) = s.epilogue(&op.post, |s, word| s.image(word, &ys, false).output_place(1))?;
+    let p = Planar {
+        name: s.kernel.name.to_string(),
+        batch: s.size(&xs[0]),
+        in_channels: known(&xs[1], "input channels")?,
+        out_channels: known(&ys[1], "output channels")?,
+        rows: known(&xs[2], "rows")?,
+        out: [known(&ys[2], "rows")?, known(&ys[3], "columns")?],
+        kernel,
+        stride: stride[0],
+        dilation,
+        above: before[0],
+        input,
+        output,
+        weights: 1,
+        bias,
+        post,
+    };
+    planar(&p, s.isa, &s.machine)
 }
 
 fn minimal_filtering(s: &mut Site) -> Result<kernels::Kernel> {
@@ -417,8 +456,13 @@ fn spread<const N: usize>(v: &[i64], fill: i64) -> Result<[i64; N]> {
 
 /// The blocked shape, with sizes of 1 in front of its spatial dimensions where they are fewer than `dims`.
 fn raised(shape: &[Dim], dims: usize) -> Vec<Dim> {
+    with_rank(shape, dims + 3)
+}
+
+/// A shape with sizes of 1 in front of its spatial dimensions up to this rank.
+fn with_rank(shape: &[Dim], rank: usize) -> Vec<Dim> {
     let mut shape = shape.to_vec();
-    while shape.len() < dims + 3 {
+    while shape.len() < rank {
         shape.insert(2, Dim::Const(1));
     }
     shape

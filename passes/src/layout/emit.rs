@@ -1,7 +1,7 @@
 //! Rewrites the graph in the chosen layouts: conversions, blocked operations, packed weights.
 
 use super::flexible::Role;
-use super::{Plan, merged};
+use super::{Plan, merged, planar};
 use crate::rebuild::{self, Rebuild};
 use nnc_ir::ops::composite::filter::WinogradFilter;
 use nnc_ir::ops::contract::{Conv, Layout, MatMul, PANEL, Post};
@@ -33,7 +33,7 @@ pub fn emit(graph: &Graph, plan: &Plan, blocked: &[bool], fixed: &[bool], halo: 
                 for v in &graph.node(id).operands {
                     e.plain(*v).map_err(place)?;
                 }
-                if !e.matmul(id).map_err(place)? && !e.channels_last(id).map_err(place)? {
+                if !e.matmul(id).map_err(place)? && !e.channels_last(id).map_err(place)? && !e.planar(id).map_err(place)? {
                     e.r.keep(id);
                 }
             }
@@ -293,6 +293,29 @@ impl Emit<'_> {
         }
         // A filter for each channel stays so when channels fill a block; the layout says it, the number does not matter.
         self.named(id, Conv { layout, pads, inputs, outputs, group: conv.group.div_ceil(together.max(1)), ..conv }, args)
+    }
+
+    /// A convolution for which there is a kernel in the model's layout: its operand is padded as the kernel reads it. Says whether it is one.
+    fn planar(&mut self, id: NodeId) -> Result<bool> {
+        let node = self.r.old.node(id);
+        let Op::Conv(conv) = &node.op else { return Ok(false) };
+        let (x, w) = (self.r.old.ty(node.operands[0]), self.r.old.ty(node.operands[1]));
+        if !self.halo || !planar::takes(conv, x, w, &node.types[0]) {
+            return Ok(false);
+        }
+        let mut operands: Vec<Value> = node.operands.iter().map(|v| self.r.get(*v)).collect();
+        let window = conv.window(w)?;
+        let halo = planar::halo(&window);
+        if halo.iter().all(|p| *p == 0) {
+            return Ok(false);
+        }
+        let around = |p: &[i64]| [0, 0].iter().chain(p).map(|p| Dim::Const(*p)).collect();
+        let (lo, hi) = halo.split_at(halo.len() / 2);
+        operands[0] = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &operands[..1])?;
+        let pads = window.pads.iter().zip(&halo).map(|(all, held)| all - held).collect();
+        let y = self.named(id, Conv { pads, ..conv.clone() }, operands)?;
+        self.r.set(id, vec![y]);
+        Ok(true)
     }
 
     /// What an epilogue's step reads.

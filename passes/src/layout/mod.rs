@@ -7,6 +7,7 @@
 
 mod emit;
 mod flexible;
+mod planar;
 pub(crate) mod winograd;
 
 use crate::cost;
@@ -174,13 +175,20 @@ impl<'a> Plan<'a> {
     fn cycles(&self, id: NodeId, role: &Role, constant: &[bool], target: &Target, narrow: bool) -> [f64; 2] {
         let node = self.graph.node(id);
         let x: Vec<&Type> = node.operands.iter().map(|v| self.graph.ty(*v)).collect();
-        let plain = cost::cycles(&node.op, &x, &node.types, target);
+        let plain = match &node.op {
+            Op::Conv(conv) if planar::takes(conv, x[0], x[1], &node.types[0]) => planar::cycles(conv, x[0], x[1], &node.types[0], target),
+            op => cost::cycles(op, &x, &node.types, target),
+        };
         match (role, &node.op) {
             (Role::Conv(Ok(layout)), Op::Conv(conv)) => {
                 let fast = Op::Conv(Conv { layout: *layout, ..conv.clone() });
                 // The cost model reads channels off the weights; those of a block are whole blocks.
-                let waste = |n: f64| (n / self.block as f64).ceil() * self.block as f64 / n.max(1.0);
-                let outputs = waste(cost::dim(&x[1].shape[0]));
+                let filled = |n: f64, block: f64| (n / block).ceil() * block / n.max(1.0);
+                let waste = |n: f64| filled(n, self.block as f64);
+                // Half a block of outputs, if there is no more, is half the work.
+                let outputs = cost::dim(&x[1].shape[0]);
+                let half = self.block as f64 / 2.0;
+                let outputs = if outputs <= half && conv.group == 1 { filled(outputs, half) } else { waste(outputs) };
                 let fixed = constant[node.operands[1].node.0 as usize];
                 let speed = if narrow && fixed && matches!(layout, Layout::Blocked(_)) { 2.0 } else { 1.0 };
                 let zeros = if let Layout::Blocked(_) = layout { merged(conv, x[1], self.block) as f64 } else { 1.0 };

@@ -8,10 +8,12 @@
 pub mod attention;
 pub mod contract;
 pub mod conv;
+mod correlate;
 pub mod depthwise;
 pub mod gemm;
 pub mod math;
 mod plan;
+pub mod planar;
 pub mod pool;
 pub mod post;
 pub mod reorder;
