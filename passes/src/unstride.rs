@@ -80,7 +80,7 @@ impl Plan {
         let of = |shape: &[i64]| Type::new(DType::F32, shape.iter().map(|d| Dim::Const(*d)).collect::<Vec<_>>());
         let (moved, filters) = (of(&[xs[0], channels, size[0], size[1]]), of(&[ws[0], channels, taps, taps]));
         let direct = cost::work(&node.op, &[x, w], &node.types) / cx.target.fma_per_cycle;
-        let choice = winograd::choose(&op, &filters, y, f64::INFINITY, cx.target, cx.options.precision);
+        let choice = winograd::choose(&op, &filters, y, true, f64::INFINITY, cx.target, cx.options.precision);
         // Pixels are moved one by one, then into blocks.
         let moves = cost::elems(&moved) * cost::ALONE / cx.target.lanes as f64 + cost::copy(&moved, cx.target);
         let faster = matches!(choice.layout, Layout::Winograd { .. }) && choice.cycles + moves < direct;

@@ -154,10 +154,9 @@ impl<'a> Plan<'a> {
                 plan.index[id.0 as usize] = Some(plan.nodes.len());
                 let narrow = precision == Precision::Bf16 && target.bf16;
                 let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target, narrow), vec![]);
-                // Filters are transformed when the model is compiled.
                 let fixed = node.operands.get(1).is_some_and(|w| constant[w.node.0 as usize]);
-                if let (true, Role::Conv(Ok(layout @ (Layout::Blocked(_) | Layout::Enter(_)))), Op::Conv(conv)) = (fixed, &mut role, &node.op) {
-                    let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, cycles[1], target, precision);
+                if let (Role::Conv(Ok(layout @ (Layout::Blocked(_) | Layout::Enter(_)))), Op::Conv(conv)) = (&mut role, &node.op) {
+                    let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, fixed, cycles[1], target, precision);
                     // The first layer's operand is put into blocks for it.
                     let enters = matches!(layout, Layout::Enter(_));
                     let packs = if enters { cost::copy(graph.ty(node.operands[0]), target) } else { 0.0 };

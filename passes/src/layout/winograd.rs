@@ -9,7 +9,7 @@
 use crate::cost;
 use crate::pass::{Precision, Refusal};
 use nnc_ir::attrs::AttrValue;
-use nnc_ir::ops::contract::{Conv, Layout, Post};
+use nnc_ir::ops::contract::{Conv, Layout, PANEL, Post};
 use nnc_ir::target::Isa;
 use nnc_ir::winograd::Form;
 use nnc_ir::{Target, Type};
@@ -24,8 +24,9 @@ pub struct Choice {
     pub refused: Vec<Refusal>,
 }
 
-/// Chooses between the plain sums in blocks, which take `direct` cycles, and the forms for this window. Weights are `[O,C,kernel..]`.
-pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, precision: Precision) -> Choice {
+/// Chooses between the plain sums in blocks, which take `direct` cycles, and the forms for this window. Weights are `[O,C,kernel..]`; those
+/// that are not `fixed` are transformed by the run.
+pub fn choose(conv: &Conv, w: &Type, y: &Type, fixed: bool, direct: f64, target: &Target, precision: Precision) -> Choice {
     let blocked = Layout::Blocked(target.block);
     let refuse = |why: &str| Refusal { what: "winograd".into(), why: why.into() };
     let mut choice = Choice { layout: blocked, cycles: direct, refused: vec![] };
@@ -44,7 +45,8 @@ pub fn choose(conv: &Conv, w: &Type, y: &Type, direct: f64, target: &Target, pre
     let note = |layout: Layout, cycles: f64| Refusal { what: layout.to_attr().to_string(), why: format!("{cycles:.0} cycles") };
     for form in Form::ALL.into_iter().filter(|f| f.taps == taps) {
         let (run, cycles) = estimate(w, y, form, target, stream(form.side() * form.side()));
-        let (layout, cycles) = (Layout::Winograd { block: target.block, form, run }, cycles + moved);
+        let filters = if fixed { 0.0 } else { transform(w, form, target) };
+        let (layout, cycles) = (Layout::Winograd { block: target.block, form, run }, cycles + moved + filters);
         if cycles < choice.cycles {
             choice.refused.push(note(choice.layout, choice.cycles));
             (choice.layout, choice.cycles) = (layout, cycles);
@@ -92,6 +94,15 @@ fn planes(conv: &Conv, w: &Type, y: &Type, target: &Target) -> f64 {
     let results = 1 + conv.post.iter().filter(|p| **p == Post::Add).count();
     let values = cost::elems(y) / cost::dim(&y.shape[1]).max(1.0) * (read + outputs * results as f64);
     4.0 * cost::LAUNCH + 8.0 * values / target.memory_bytes_per_cycle
+}
+
+/// Cycles to transform filters: a product of rows of taps, whose results are moved into blocks.
+fn transform(w: &Type, form: Form, target: &Target) -> f64 {
+    let (taps, values) = ((form.taps * form.taps) as f64, (form.side() * form.side()) as f64);
+    let filters = channels(w, target).iter().product::<f64>();
+    let panels = (values / PANEL as f64).ceil() * PANEL as f64;
+    let bytes = 4.0 * filters * (taps + 3.0 * values);
+    2.0 * cost::LAUNCH + filters * taps * panels / target.fma_per_cycle + bytes / target.memory_bytes_per_cycle
 }
 
 /// Tiles of a run, and cycles in all. `stream` cycles bring the weights.

@@ -6,7 +6,7 @@ use crate::dim::Dim;
 use crate::error::{Error, Result};
 use crate::eval::Env;
 use crate::ops::Composite;
-use crate::ops::contract::MatMul;
+use crate::ops::contract::{MatMul, PANEL};
 use crate::tensor::Tensor;
 use crate::types::DType;
 use crate::winograd::{self, Form};
@@ -30,19 +30,28 @@ impl Composite for WinogradFilter {
         }
         let tile = self.tile;
         let form = Form::new(tile, taps).ok_or_else(|| Error::attribute(format!("winograd_filter: there is no F({tile}x{tile}, {taps}x{taps})")))?;
+        // Both products with G at once: a row of taps times the matrix of products of two of G's elements, in whole panels of columns.
         let g = form.filter();
-        let values: Vec<f64> = g.iter().flatten().copied().collect();
-        let matrix = w.builder().constant(Tensor::new(&[g.len(), taps], &values)).cast(ty.dtype);
-        let product = |a: V<'g>, b: V<'g>, transposed| w.builder().op(MatMul { transposed, packed: Dim::Const(0), post: vec![] }, &[a, b]);
-        let patches = product(matrix, product(*w, matrix, true), false);
-        let (b, s) = (Dim::from(self.block), Dim::from(g.len()));
+        let (side, elements) = (g.len(), g.len() * g.len());
+        let columns = elements.next_multiple_of(PANEL);
+        let mut values = vec![0.0; taps * taps * columns];
+        for (i, j, r, t) in (0..elements).flat_map(|e| (0..taps * taps).map(move |k| (e / side, e % side, k / taps, k % taps))) {
+            values[(r * taps + t) * columns + i * side + j] = g[i][r] * g[j][t];
+        }
+        let matrix = w.builder().constant(Tensor::new(&[taps * taps, columns], &values)).cast(ty.dtype);
+        let product = MatMul { transposed: false, packed: Dim::Const(0), post: vec![] };
+        let rows = w.builder().op(product, &[w.reshape(vec![Dim::product(&ty.shape[..2]), Dim::from(taps * taps)]), matrix]);
+        let of = |n: usize| [&ty.shape[..2], &[Dim::from(n)]].concat();
+        let patches = rows.reshape(of(columns)).slice(vec![Dim::Const(0); 3], of(elements));
+        let (b, s) = (Dim::from(self.block), Dim::from(side));
         let blocks = [0, 1].map(|i| ty.shape[i].ceil_div(&b));
         let missing = |i: usize| blocks[i].clone() * b.clone() - ty.shape[i].clone();
         let none = Dim::Const(0);
-        let full = patches.pad_zero(vec![none.clone(); 4], vec![missing(0), missing(1), none.clone(), none]);
+        let full = patches.pad_zero(vec![none.clone(); 3], vec![missing(0), missing(1), none]);
         let [outputs, inputs] = blocks;
-        let split = full.reshape(vec![outputs, b.clone(), inputs, b, s.clone(), s]);
-        Ok(vec![split.transpose(&[0, 4, 5, 2, 3, 1])])
+        let split = full.reshape(vec![outputs.clone(), b.clone(), inputs.clone(), b.clone(), Dim::from(elements)]);
+        let moved = split.transpose(&[0, 4, 2, 3, 1]);
+        Ok(vec![moved.reshape(vec![outputs, s.clone(), s, inputs, b.clone(), b])])
     }
 
     fn eval(&self, x: &[Tensor], _: &Env) -> Option<Result<Vec<Tensor>>> {
