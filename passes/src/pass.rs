@@ -97,6 +97,8 @@ pub struct Context<'a> {
     pub options: &'a Options,
     /// How many of the graph's last inputs are the same in every iteration of the loop whose body it is.
     pub captures: usize,
+    /// Whether the graph is run by a loop, perhaps as the branch of a condition in its body.
+    pub in_loop: bool,
     pub observer: &'a mut dyn Observer,
 }
 

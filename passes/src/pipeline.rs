@@ -79,7 +79,7 @@ pub fn run_pass(name: &str, graph: Graph, target: &Target, options: &Options, ob
 
 fn one(step: &Step, mut graph: Graph, target: &Target, options: &Options, observer: &mut dyn Observer) -> Result<Graph, Report> {
     let start = Instant::now();
-    let mut cx = Context { target, options, captures: 0, observer };
+    let mut cx = Context { target, options, captures: 0, in_loop: false, observer };
     regions(step, &mut graph, &mut cx)?;
     graph = (step.run)(graph, &mut cx)?;
     let took = start.elapsed();
@@ -95,7 +95,10 @@ fn regions(step: &Step, graph: &mut Graph, cx: &mut Context) -> Result<(), Repor
     let holders: Vec<_> = graph.ids().filter(|id| !graph.node(*id).regions.is_empty()).collect();
     for id in holders {
         let node = graph.node(id);
-        let captures = hoist::captured(&node.op).map_or(0, |given| node.operands.len().saturating_sub(given));
+        let given = hoist::captured(&node.op);
+        let captures = given.map_or(0, |given| node.operands.len().saturating_sub(given));
+        let outside = cx.in_loop;
+        cx.in_loop |= given.is_some();
         for mut body in std::mem::take(&mut graph.node_mut(id).regions) {
             regions(step, &mut body, cx)?;
             let outer = std::mem::replace(&mut cx.captures, captures);
@@ -103,6 +106,7 @@ fn regions(step: &Step, graph: &mut Graph, cx: &mut Context) -> Result<(), Repor
             cx.captures = outer;
             graph.node_mut(id).regions.push(body);
         }
+        cx.in_loop = outside;
     }
     Ok(())
 }

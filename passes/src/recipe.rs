@@ -134,7 +134,9 @@ mod tests {
     fn is_what_computing_at_once_gives() {
         for shared in [false, true] {
             let (target, options) = (Target::new(Isa::Avx2), Options::default());
-            let deferred = fold::weights(graph(shared), &mut Context { target: &target, options: &options, captures: 0, observer: &mut () }).unwrap();
+            let deferred =
+                fold::weights(graph(shared), &mut Context { target: &target, options: &options, captures: 0, in_loop: false, observer: &mut () })
+                    .unwrap();
             let y = deferred.constant(deferred.outputs[0].value).unwrap();
             assert!(y.is_made());
             let want: Vec<f32> = (0..128 * 128).map(|i| ((i % 128 * 128 + i / 128) % 251 * 2) as f32).collect();

@@ -28,7 +28,7 @@ pub fn run(graph: Graph, cx: &mut Context) -> Result<Graph, Report> {
     }
     let constant = fold::constants(&graph);
     let narrow = cx.options.precision == Precision::Bf16 && cx.target.bf16;
-    let plan = Plan::new(&graph, &constant, cx.target, cx.options.precision);
+    let plan = Plan::new(&graph, &constant, cx);
     let blocked = plan.choose();
     // What stays the same in a loop is put into panels once, before it.
     let fixed = hoist::invariants(&graph, cx.captures, &constant);
@@ -79,6 +79,7 @@ pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize)
         _ if conv.layout != Layout::Plain => Err("it has a layout already"),
         _ if x.dtype != DType::F32 => Err("kernels for blocks take f32"),
         _ if conv.pads.iter().any(|p| *p < 0) => Err("it has negative padding"),
+        _ if mostly_padding(conv, x) => Err("almost all that its windows see is padding"),
         _ if channels == 0 || outputs == 0 || group == 0 => Err("it has no channels"),
         _ if group == 1 && channels < b && enters => Ok(Layout::Enter(block)),
         _ if group == 1 => Ok(Layout::Blocked(block)),
@@ -89,6 +90,14 @@ pub fn blocked_conv(conv: &Conv, x: &Type, w: &Type, enters: bool, block: usize)
             _ => Ok(Layout::Blocked(block)),
         },
     }
+}
+
+/// Whether loops that leave padding out have far less to do than kernels that read it: padding that no image of a sane size has.
+fn mostly_padding(conv: &Conv, x: &Type) -> bool {
+    let image = &x.shape[2.min(x.rank())..];
+    let pads = |i: usize| [i, i + image.len()].iter().map(|k| conv.pads.get(*k).map_or(0.0, |p| *p as f64)).sum::<f64>();
+    let (held, own) = image.iter().enumerate().fold((1.0, 1.0), |(held, own), (i, d)| (held * (cost::dim(d) + pads(i)), own * cost::dim(d)));
+    held > 64.0 * own && held > 65536.0
 }
 
 /// Groups that may become one, and bytes that their weights may take with the zeros between them.
@@ -138,7 +147,8 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(graph: &'a Graph, constant: &[bool], target: &Target, precision: Precision) -> Plan<'a> {
+    fn new(graph: &'a Graph, constant: &[bool], cx: &Context) -> Plan<'a> {
+        let (target, precision) = (cx.target, cx.options.precision);
         let mut plan = Plan { graph, block: target.block, nodes: vec![], index: vec![None; graph.id_bound()], convert: vec![0.0; graph.id_bound()] };
         for id in graph.order() {
             let node = graph.node(id);
@@ -155,7 +165,10 @@ impl<'a> Plan<'a> {
                 let narrow = precision == Precision::Bf16 && target.bf16;
                 let (mut cycles, mut refused) = (plan.cycles(id, &role, constant, target, narrow), vec![]);
                 let fixed = node.operands.get(1).is_some_and(|w| constant[w.node.0 as usize]);
-                if let (Role::Conv(Ok(layout @ (Layout::Blocked(_) | Layout::Enter(_)))), Op::Conv(conv)) = (&mut role, &node.op) {
+                // A loop of layers is as deep as it is long, and training a thousand of them suffers from rounding that differs from layer to
+                // layer: what its iterations learn keeps the plain sums.
+                let may = fixed || !cx.in_loop;
+                if let (true, Role::Conv(Ok(layout @ (Layout::Blocked(_) | Layout::Enter(_)))), Op::Conv(conv)) = (may, &mut role, &node.op) {
                     let choice = winograd::choose(conv, graph.ty(node.operands[1]), ty, fixed, cycles[1], target, precision);
                     // The first layer's operand is put into blocks for it.
                     let enters = matches!(layout, Layout::Enter(_));

@@ -1,26 +1,34 @@
 //! Convolutions of few output channels that stay in the model's layout: lanes are pixels of a row, or taps, and no block is filled up with
 //! zeros.
 
+use super::mostly_padding;
 use crate::cost;
 use nnc_ir::ops::contract::{Conv, Layout, Post, Window};
-use nnc_ir::{DType, Op, Target, Type};
+use nnc_ir::{DType, Dim, Op, Target, Type};
 
-/// Elements up to which distances between planes and filters are constants of the kernel's instructions.
-const LARGEST: i64 = 1 << 22;
+/// Elements of filters and of planes of the result, and eight times as many of the operand's planes, up to which the distances between them
+/// are constants of the kernel's instructions.
+const LARGEST: i64 = 1 << 23;
 
 /// Whether there is a kernel for this convolution in the model's layout.
 pub fn takes(conv: &Conv, x: &Type, w: &Type, y: &Type) -> bool {
+    if conv.layout != Layout::Plain || conv.group != 1 || conv.post.contains(&Post::Add) || !(3..=4).contains(&x.rank()) {
+        return false;
+    }
     let Ok(window) = conv.window(w) else { return false };
     let small = |n: &i64| (0..LARGEST).contains(n);
     // Elements behind an axis, where all sizes from it on are known.
     let behind = |t: &Type, axis: usize| t.shape[axis..].iter().try_fold(1i64, |n, d| n.checked_mul(d.as_const().filter(|n| *n > 0)?));
-    let moves = window.strides.last() == Some(&1) && window.strides.iter().chain(&window.pads).all(small);
+    if mostly_padding(conv, x) || window.strides.last() != Some(&1) || !window.strides.iter().chain(&window.pads).all(small) {
+        return false;
+    }
+    let held = padded(x, &window);
     let spread = window.dilations.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
-    let images = (3..=4).contains(&x.rank())
-        && [(x, 1), (w, 0)].iter().all(|(t, axis)| behind(t, *axis).is_some())
-        && [behind(x, 2).and_then(|n| n.checked_mul(spread?)), behind(w, 1), behind(y, 2)].iter().all(|n| n.as_ref().is_some_and(small));
-    let plain = conv.layout == Layout::Plain && conv.group == 1 && !conv.post.contains(&Post::Add);
-    plain && images && moves && [x, w, y].iter().all(|t| t.dtype == DType::F32)
+    let known = [(x, 1), (w, 0)].iter().all(|(t, axis)| behind(t, *axis).is_some())
+        && [behind(&held, 2).and_then(|n| Some(n.checked_mul(spread?)? / 8)), behind(w, 1), behind(y, 2)]
+            .iter()
+            .all(|n| n.as_ref().is_some_and(small));
+    known && [x, w, y].iter().all(|t| t.dtype == DType::F32)
 }
 
 /// Padding that the operand must hold: along rows all of it, of the columns only where their taps are spread.
@@ -28,6 +36,13 @@ pub fn halo(window: &Window) -> Vec<i64> {
     let n = window.kernel.len();
     let own = |i: usize| i % n + 1 == n || window.dilations[i % n] != 1;
     (0..2 * n).map(|i| if own(i) { window.pads[i] } else { 0 }).collect()
+}
+
+/// The operand with the padding that it holds.
+fn padded(x: &Type, window: &Window) -> Type {
+    let (halo, n) = (halo(window), window.kernel.len());
+    let size = |(i, d): (usize, &Dim)| if i < 2 { d.clone() } else { d.clone() + Dim::Const(halo[i - 2].saturating_add(halo[n + i - 2])) };
+    Type::new(x.dtype, x.shape.iter().enumerate().map(size).collect::<Vec<_>>())
 }
 
 /// Tap rows, and output rows, up to which those outside the image are counted one by one.
@@ -62,8 +77,9 @@ pub fn cycles(conv: &Conv, x: &Type, w: &Type, y: &Type, target: &Target) -> f64
     let taps = if window.dilations[n - 1] == 1 && width <= lanes { width * (columns / lanes).ceil() * lone } else { f64::INFINITY };
     let products = rows * pixels.min(taps);
     let cycle = lanes / target.fma_per_cycle;
-    let pad = if halo(&window).iter().any(|p| *p > 0) { cost::copy(x, target) } else { 0.0 };
+    let held = padded(x, &window);
+    let pad = if held == *x { 0.0 } else { cost::copy(&held, target) };
     let op = Op::Conv(conv.clone());
-    let bytes = cost::traffic(&op, &[x, w], std::slice::from_ref(y)) / target.l2_bytes_per_cycle;
+    let bytes = cost::traffic(&op, &[&held, w], std::slice::from_ref(y)) / target.l2_bytes_per_cycle;
     cost::LAUNCH + products * cycle + bytes + pad
 }
