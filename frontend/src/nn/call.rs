@@ -196,7 +196,7 @@ impl<'a, 'g> Elab<'a, 'g> {
                 v => return Ok(Err(Error::dtype(format!("{}: operand {i} is {}, not a tensor", given.name, v.kind())))),
             }
         }
-        let regions = call.regions.iter().map(|r| self.region(r, &frame.symbols)).collect::<Eval<Vec<_>>>()?;
+        let regions = call.regions.iter().map(|r| self.region(r, frame)).collect::<Eval<Vec<_>>>()?;
         let y = match self.b.try_op(op, &x, regions) {
             Ok(y) => y,
             Err(e) => return Ok(Err(e)),

@@ -359,6 +359,7 @@ impl<'a, 'g> Elab<'a, 'g> {
 
     /// Inputs, statements and outputs of a graph of its own: the entry's, or a region's. Errors are recorded.
     fn graph(&self, body: &'a ast::Body, mut frame: Frame<'g>, what: &str) {
+        let mut seen = HashSet::new();
         for input in &body.inputs {
             let Some(ty) = &input.ty else {
                 self.report(input.name.pos, Error::syntax(format!("the input `{}` of {what} needs a type", input.name.text)), None);
@@ -385,7 +386,8 @@ impl<'a, 'g> Elab<'a, 'g> {
                     Val::Poison
                 }
             };
-            if frame.vars.insert(input.name.text.clone(), v).is_some() {
+            frame.vars.insert(input.name.text.clone(), v);
+            if !seen.insert(&input.name.text) {
                 self.report(input.name.pos, Error::name(format!("two inputs are called `{}`", input.name.text)), None);
             }
         }
@@ -428,15 +430,18 @@ impl<'a, 'g> Elab<'a, 'g> {
         }
     }
 
-    /// A region of control flow. It sees nothing from outside but symbols.
-    pub fn region(&self, body: &'a ast::Body, symbols: &HashSet<Arc<str>>) -> Eval<Graph> {
+    /// A region of control flow. It sees nothing from outside but sizes: symbols, and what a call bound names of dimensions to.
+    pub fn region(&self, body: &'a ast::Body, outside: &Frame<'g>) -> Eval<Graph> {
         self.shared.nested(|| {
             let b = Builder::new("");
             let inner = Elab::new(self.shared, &b);
             // The step is a value of the graph outside.
             inner.draws.set(self.draws.get().map(|_| None));
             let mut frame = Frame::new(String::new());
-            frame.symbols = symbols.clone();
+            frame.symbols = outside.symbols.clone();
+            let sizes =
+                outside.vars.iter().filter_map(|(name, v)| if let Val::Int(d) = v { Some((name.clone(), Val::Int(d.clone()))) } else { None });
+            frame.vars.extend(sizes);
             inner.graph(body, frame, "a region");
             let Elab { errors, .. } = inner;
             let errors = errors.into_inner().list;
