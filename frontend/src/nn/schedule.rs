@@ -61,6 +61,14 @@ impl Schedule {
                 _ => {}
             }
         }
+        if s.warmup.is_nan() || s.warmup < 0.0 {
+            return Err(Error::attribute(format!("{name}: warmup is a number of steps, not {}", s.warmup)));
+        }
+        if let Shape::Step { at, .. } = &s.shape
+            && !at.is_sorted()
+        {
+            return Err(Error::attribute(format!("{name}: the steps in `at` follow each other, found {at:?}")));
+        }
         Ok(s)
     }
 

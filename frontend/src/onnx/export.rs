@@ -39,15 +39,18 @@ pub fn export(graph: &Graph) -> Result<Vec<u8>> {
         out.input.push(info(&name, &node.types[0]));
         values.insert(Value { node: *id, port: 0 }, name);
     }
-    // Outputs keep their names: what is computed for them takes others.
-    graph.outputs.iter().for_each(|o| {
-        w.taken.insert(o.name.to_string());
-    });
-    w.graph(graph, &mut values)?;
+    // Outputs keep their names: what is computed for them takes others. But a file has each name once, and what goes from step to step is an
+    // input and an output.
+    let inputs: HashSet<String> = w.taken.clone();
+    let mut names = vec![];
     for o in &graph.outputs {
+        names.push(w.unique(&if inputs.contains(&*o.name) { format!("{}_next", o.name) } else { o.name.to_string() }));
+    }
+    w.graph(graph, &mut values)?;
+    for (o, name) in graph.outputs.iter().zip(names) {
         let from = w.name(&values, graph, o.value)?;
-        w.node("Identity", vec![from], vec![o.name.to_string()], vec![]);
-        out.output.push(info(&o.name, graph.ty(o.value)));
+        out.output.push(info(&name, graph.ty(o.value)));
+        w.node("Identity", vec![from], vec![name], vec![]);
     }
     out.node = w.nodes;
     out.initializer = w.constants;
@@ -233,6 +236,44 @@ impl Writer {
         Ok(())
     }
 
+    /// Parts of which every so many elements come from the same one, an axis after the other.
+    fn interleave(&mut self, x: &[String], types: &[Type], steps: &[usize]) -> Result<String> {
+        let mut parts: Vec<(String, Vec<Dim>)> = x.iter().cloned().zip(types.iter().map(|t| t.shape.clone())).collect();
+        for (axis, step) in steps.iter().enumerate().rev().filter(|(_, step)| **step > 1) {
+            parts = parts.chunks(*step).map(|turns| self.in_turn(turns, axis)).collect::<Result<_>>()?;
+        }
+        parts.pop().map(|(name, _)| name).ok_or_else(|| Error::internal("parts of nothing"))
+    }
+
+    /// Values whose elements along an axis follow each other in turn: as columns of a new axis behind it, the shorter ones filled up.
+    fn in_turn(&mut self, turns: &[(String, Vec<Dim>)], axis: usize) -> Result<(String, Vec<Dim>)> {
+        let (longest, behind) = (turns[0].1[axis].clone(), self.vector(&[axis as i64 + 1]));
+        let mut columns = vec![];
+        for (name, shape) in turns {
+            let missing = longest.clone() - shape[axis].clone();
+            let mut name = name.clone();
+            if !missing.is(0) {
+                let mut pads = vec![Dim::Const(0); 2 * shape.len()];
+                pads[shape.len() + axis] = missing;
+                let pads = self.dims(&pads)?;
+                name = self.call("Pad", &[&name, &pads], vec![]);
+            }
+            columns.push(self.call("Unsqueeze", &[&name, &behind], vec![]));
+        }
+        let y = self.call("Concat", &columns.iter().map(String::as_str).collect::<Vec<_>>(), vec![int("axis", axis as i64 + 1)]);
+        let (mut shape, all) = (turns[0].1.clone(), longest * Dim::from(turns.len()));
+        shape[axis] = all.clone();
+        let sizes = self.dims(&shape)?;
+        let mut y = self.call("Reshape", &[&y, &sizes], vec![]);
+        let length = turns.iter().fold(Dim::Const(0), |n, (_, s)| n + s[axis].clone());
+        if length != all {
+            let (start, end, along) = (self.vector(&[0]), self.dims(std::slice::from_ref(&length))?, self.vector(&[axis as i64]));
+            y = self.call("Slice", &[&y, &start, &end, &along], vec![]);
+            shape[axis] = length;
+        }
+        Ok((y, shape))
+    }
+
     fn operation(&mut self, node: &Node, x: &[String], types: &[Type]) -> Result<Vec<String>> {
         let r: Vec<&str> = x.iter().map(String::as_str).collect();
         let axes = |v: &[usize]| v.iter().map(|a| *a as i64).collect::<Vec<i64>>();
@@ -286,7 +327,7 @@ impl Writer {
             Op::Barrier(_) => one(self.call("Identity", &r, vec![])),
             Op::BitCast(_) => no("bits read as another type in this operator set"),
             Op::Random(_) => no("random numbers that are counted by element"),
-            Op::Interleave(_) => no("interleaved parts: export before the passes that put them in"),
+            Op::Interleave(i) => one(self.interleave(x, types, &i.steps)?),
             Op::TreeLeaves(_) => no("trees"),
             Op::MatMul(m) => {
                 if m.is_packed() {

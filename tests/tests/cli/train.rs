@@ -114,6 +114,49 @@ fn gradients_are_models() {
     call(f.path(), "grad mlp.nn --wrt x --of z -o g.nn").fails(2, &["error[E0206]", "`z`"]);
 }
 
+/// Windows that move by 2, over sizes that they do not divide: the gradient's parts, by turns, as operators that ONNX has.
+#[test]
+fn gradients_of_maxima_are_onnx() {
+    let f = folder();
+    let text = |window: &str| {
+        let sum = "reduce_sum(y * y, axes=[1, 2, 3], keepdims=0)";
+        format!("module f(x: f32[N,2,7,6]) -> f32[N] {{\n  y = max_pool(x, {window})\n  return {sum}\n}}\n")
+    };
+    for window in ["kernel_shape=[2,2], strides=[2,2]", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]", "kernel_shape=[2,3], strides=[1,3]"] {
+        write(f.path(), "max.nn", &text(window));
+        call(f.path(), "grad max.nn --wrt x -o g.onnx").ok();
+        call(f.path(), "grad max.nn --wrt x -o g.nn").ok();
+        call(f.path(), "run g.nn --dim N=3 -i x=random:4 -o nn.npz").ok();
+        call(f.path(), "run g.onnx --dim N=3 -i x=random:4 --expect nn.npz").ok();
+    }
+}
+
+/// What goes from step to step has one name in a library, two in an ONNX file.
+#[test]
+fn a_step_is_an_onnx_file() {
+    let f = folder();
+    spirals(f.path());
+    write(f.path(), "net.nn", SPIRAL);
+    for step in ["s.onnx", "s.nn"] {
+        call(f.path(), &format!("train net.nn --step {step}")).ok();
+    }
+    let info = call(f.path(), "info s.onnx").ok();
+    assert!(info.contains("net.a.w_next"), "{info}");
+    call(f.path(), "check s.onnx").ok();
+}
+
+/// A region's dimensions are those of the module, as it is called.
+#[test]
+fn regions_know_the_sizes_of_a_call() {
+    let f = folder();
+    spirals(f.path());
+    let scan = "h = scan(tanh(a(x)), reshape(x, shape=[2, N, 1]), states=1, scanned=1) do (h: f32[N,32], s: f32[N,1]) { return tanh(h + s) }";
+    let text = SPIRAL.replace("y = c(tanh(b(tanh(a(x)))))", &format!("{scan}\n  y = c(tanh(b(h)))"));
+    assert!(text.contains(scan), "{SPIRAL}");
+    write(f.path(), "scan.nn", &text);
+    call(f.path(), "train scan.nn --threads 1 --steps 3").ok();
+}
+
 #[test]
 fn an_exported_model_reads_back() {
     let f = folder();
@@ -138,6 +181,9 @@ fn what_is_wrong_with_a_training_is_said() {
     wrong("loss = ", "lass = ", &["error[E0206]", "`loss`"]);
     wrong("batch 25", "batch 2500", &["error[E0301]", "2500"]);
     wrong("cosine(0.02, warmup=20)", "constant(1e38)", &["error[E0301]", "loss"]);
+    wrong("clip global 5", "clip global -1", &["error[E0205]", "-1"]);
+    wrong("warmup=20", "warmup=-3", &["error[E0205]", "warmup"]);
+    wrong("cosine(0.02, warmup=20)", "step(0.02, at=[3, 1])", &["error[E0205]", "[3.0, 1.0]"]);
     wrong("as net {", "as net { phase", &["error[E0101]"]);
     call(f.path(), "train mlp.nn").fails(2, &["error[E0206]", "train on MODULE"]);
     done(nnc().current_dir(f.path()).args(["train", "net.nn", "--resume"])).fails(2, &["error["]);

@@ -142,6 +142,9 @@ impl<'a, 'g> Updates<'_, 'a, 'g> {
             if let Item::Clip { bound, global, .. } = item {
                 let bound = elab.eval(bound, frame)?;
                 let bound = bound.as_f64().ok_or_else(|| Error::attribute(format!("a bound is a number, not {}", bound.kind())))?;
+                if bound.is_nan() || bound <= 0.0 {
+                    return Err(Error::attribute(format!("gradients are clipped to a length above 0, not {bound}")).into());
+                }
                 clip(&mut gradients, bound, *global);
             }
         }

@@ -366,7 +366,8 @@ pub struct Train {
     /// Write the trained model, or its parameters alone
     #[arg(long, value_name = "OUT.onnx|.npz|.safetensors")]
     pub save: Option<PathBuf>,
-    /// Do not train: write the step, whose inputs and outputs of one name are what goes from step to step
+    /// Do not train: write the step, whose inputs and outputs of one name are what goes from step to step (NAME and NAME_next in an ONNX file);
+    /// its input `step` counts from 1
     #[arg(long, value_name = "STEP.so|.onnx|.nn")]
     pub step: Option<PathBuf>,
     /// Keep checkpoints here
