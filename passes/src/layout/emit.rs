@@ -252,6 +252,13 @@ impl Emit<'_> {
         self.op(Cast { to: DType::BF16 }, &[w])
     }
 
+    /// An image, in blocks or not, with zeros around its spatial axes.
+    fn with_halo(&mut self, x: Value, pads: &[i64]) -> Result<Value> {
+        let (rank, (lo, hi)) = (self.ty(x).rank(), pads.split_at(pads.len() / 2));
+        let around = |p: &[i64]| (0..rank).map(|i| Dim::Const(i.checked_sub(2).and_then(|i| p.get(i)).copied().unwrap_or(0))).collect();
+        self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &[x])
+    }
+
     fn conv(&mut self, id: NodeId, layout: Layout) -> Result<Value> {
         let old = self.r.old.node(id);
         let Op::Conv(conv) = &old.op else { return Err(nnc_ir::Error::internal("a convolution was planned")) };
@@ -264,10 +271,7 @@ impl Emit<'_> {
         // Minimal filtering fills its patches up as it reads them.
         let halo = self.halo && !matches!(layout, Layout::Winograd { .. });
         if halo && pads.iter().any(|p| *p != 0) {
-            let tail = usize::from(!matches!(layout, Layout::Enter(_)));
-            let around = |p: &[i64]| [0, 0].iter().chain(p).chain(&[0][..tail]).map(|p| Dim::Const(*p)).collect();
-            let (lo, hi) = pads.split_at(pads.len() / 2);
-            x = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &[x])?;
+            x = self.with_halo(x, &pads)?;
             pads = vec![];
         }
         let mut w = self.plain(operands[1])?;
@@ -309,9 +313,7 @@ impl Emit<'_> {
         if halo.iter().all(|p| *p == 0) {
             return Ok(false);
         }
-        let around = |p: &[i64]| [0, 0].iter().chain(p).map(|p| Dim::Const(*p)).collect();
-        let (lo, hi) = halo.split_at(halo.len() / 2);
-        operands[0] = self.op(Pad { mode: PadMode::Constant, lo: around(lo), hi: around(hi) }, &operands[..1])?;
+        operands[0] = self.with_halo(operands[0], &halo)?;
         let pads = window.pads.iter().zip(&halo).map(|(all, held)| all - held).collect();
         let y = self.named(id, Conv { pads, ..conv.clone() }, operands)?;
         self.r.set(id, vec![y]);

@@ -4,11 +4,11 @@
 //! pixel what lies under it; the lanes of a sum are added up at the end. A task is (image, output row, some of the channels).
 
 use super::plan::even_split;
-use super::planar::{Distances, Inside, Planar, image, vectors};
-use super::post::{Operands, epilogue};
+use super::planar::{Channels, Distances, Inside, Planar, image};
+use super::post::epilogue;
 use super::{Factor, Kernel, Size, Tasks};
 use crate::cpu::isa::Isa;
-use crate::cpu::vir::{Addr, Builder, I, M, V, VBin, X};
+use crate::cpu::vir::{Addr, Builder, I, ICmp, M, V, VBin, X};
 
 /// Vectors of a row of taps that are unrolled.
 const UNROLLED: i64 = 4;
@@ -25,19 +25,8 @@ struct Tile<'p> {
     taps: X,
     /// Taps that fill no vector.
     tail: Option<M>,
-    /// Vectors of channels, from the tile's first on.
-    bias: Option<I>,
-    vectors: Vec<Option<I>>,
-}
-
-impl Operands for Tile<'_> {
-    fn tensor(&self, _: &mut Builder, _: usize, _: usize) -> V {
-        unreachable!("a kernel that adds tensors is refused")
-    }
-
-    fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
-        b.splat(Addr::from(self.vectors[step].unwrap_or(self.w)).off(v as i64 * 4))
-    }
+    /// From the tile's first channel on.
+    channels: Channels,
 }
 
 /// The most channels and pixels of a tile: those of which all tiles take the fewest cycles, of equals those with the fewest channels.
@@ -71,11 +60,10 @@ pub(super) fn correlate(p: &Planar, d: &Distances, isa: Isa) -> Kernel {
     let first = b.iadd(first, more);
     let (skip, plane, words) = (b.imul(first, d.filter), b.imul(first, d.out_plane), b.imul(first, 4));
     let (w, y) = (b.ptr(w, skip), b.ptr(y, plane));
-    let bias = p.bias.map(|word| b.word(word)).map(|v| b.ptr(v, words));
-    let vectors = vectors(b, &p.post).into_iter().map(|v| v.map(|v| b.ptr(v, words))).collect();
+    let own = Channels::new(b, p).map(|v| b.ptr(v, words));
     let rest = p.kernel[1] % isa.lanes() as i64;
     let tail = (rest > 0).then(|| b.tail(rest));
-    let tile = Tile { p, d, x, w, y, taps: inside.count, tail, bias, vectors };
+    let tile = Tile { p, d, x, w, y, taps: inside.count, tail, channels: own };
     let row = |b: &mut Builder, channels: i64| {
         let (mut at, low) = (0, pixels.tiles - pixels.larger);
         for (count, size) in [(pixels.larger, pixels.high), (low, pixels.low)] {
@@ -85,7 +73,7 @@ pub(super) fn correlate(p: &Planar, d: &Distances, isa: Isa) -> Kernel {
             }
         }
     };
-    b.if_else(crate::cpu::vir::ICmp::Lt, group, channels.larger, |b| row(b, channels.high), |b| row(b, channels.low));
+    b.if_else(ICmp::Lt, group, channels.larger, |b| row(b, channels.high), |b| row(b, channels.low));
     let tasks = [p.batch, Size::Const(p.out[0]), Size::Const(channels.tiles)].map(Factor::Size).to_vec();
     Kernel { func: builder.finish(), tasks: Tasks(tasks) }
 }
@@ -133,7 +121,7 @@ impl Tile<'_> {
         let mut sums = vec![];
         for (i, acc) in acc.into_iter().enumerate() {
             let sum = b.across(VBin::Add, acc);
-            sums.push(match self.bias {
+            sums.push(match self.channels.bias {
                 Some(bias) => {
                     let bias = b.splat(Addr::from(bias).off(i as i64 % channels * 4));
                     b.add(sum, bias)
@@ -142,7 +130,7 @@ impl Tile<'_> {
             });
         }
         let one = b.tail(1);
-        for (i, y) in epilogue(b, &p.post, sums, channels as usize, self).into_iter().enumerate() {
+        for (i, y) in epilogue(b, &p.post, sums, channels as usize, &self.channels).into_iter().enumerate() {
             let (j, o) = (i as i64 / channels, i as i64 % channels);
             b.store_mask(Addr::from(self.y).off((at + j) * 4 + o * d.out_plane), y, one);
         }

@@ -79,17 +79,42 @@ struct Row {
     y: I,
     /// Rows of taps inside the image.
     taps: X,
-    bias: Option<I>,
-    vectors: Vec<Option<I>>,
+    channels: Channels,
 }
 
-impl Operands for Row {
+/// Pointers to vectors of channels: the bias, and those of the epilogue's steps. Lanes share a channel; no tensors are added.
+pub(super) struct Channels {
+    pub bias: Option<I>,
+    steps: Vec<Option<I>>,
+}
+
+impl Channels {
+    pub fn new(b: &mut Builder, p: &Planar) -> Channels {
+        let bias = p.bias.map(|w| b.word(w));
+        let mut step = |s: &Post| if let Post::MulChannel(w) | Post::AddChannel(w) = s { Some(b.word(*w)) } else { None };
+        Channels { bias, steps: p.post.iter().map(&mut step).collect() }
+    }
+
+    /// The same pointers after `f`.
+    pub fn map(&self, mut f: impl FnMut(I) -> I) -> Channels {
+        let bias = self.bias.map(&mut f);
+        Channels { bias, steps: self.steps.iter().map(|s| s.map(&mut f)).collect() }
+    }
+
+    /// Moves pointers that are variables.
+    fn inc(&self, b: &mut Builder, bytes: i64) {
+        self.bias.iter().chain(self.steps.iter().flatten()).for_each(|p| b.inc(*p, bytes));
+    }
+}
+
+impl Operands for Channels {
     fn tensor(&self, _: &mut Builder, _: usize, _: usize) -> V {
         unreachable!("a kernel that adds tensors is refused")
     }
 
     fn channels(&self, b: &mut Builder, step: usize, v: usize) -> V {
-        b.splat(Addr::from(self.vectors[step].unwrap_or(self.w)).off(v as i64 * 4))
+        let vector = self.steps[step].expect("the step has a vector of channels");
+        b.splat(Addr::from(vector).off(v as i64 * 4))
     }
 }
 
@@ -159,11 +184,6 @@ pub(super) fn image(b: &mut Builder, i: &Image, n: X) -> I {
     b.element(p, &[(n, Step::floats(i.image, 1)), (X::C(1), Step::floats(i.origin, 1))])
 }
 
-/// Pointers to the vectors of channels of an epilogue's steps.
-pub(super) fn vectors(b: &mut Builder, post: &[Post]) -> Vec<Option<I>> {
-    post.iter().map(|s| if let Post::MulChannel(w) | Post::AddChannel(w) = s { Some(b.word(*w)) } else { None }).collect()
-}
-
 /// Generates the kernel.
 pub fn planar(p: &Planar, isa: Isa, m: &Machine) -> Result<Kernel> {
     let d = Distances::new(p)?;
@@ -191,22 +211,20 @@ pub fn planar(p: &Planar, isa: Isa, m: &Machine) -> Result<Kernel> {
     let to = b.iadd(from, rows);
     let to = b.imin(to, height);
     let (input, output, weights) = (image(b, &p.input, n), image(b, &p.output, n), b.word(p.weights));
-    let bias = p.bias.map(|w| b.word(w));
-    let vectors = vectors(b, &p.post);
+    let vectors = Channels::new(b, p);
     b.for_(from, to, 1, |b, line| {
         let inside = Inside::new(b, p, &g.d, line);
         let (row, skip, line) = (b.imul(inside.row, g.d.pitch), b.imul(inside.first, p.kernel[1] * 4), b.imul(line, g.d.out_pitch));
         let (x, w, y) = (b.ptr(input, row), b.ptr(weights, skip), b.ptr(output, line));
-        let mut moving = |p: &Option<I>| p.map(|p| b.var(p));
-        let (bias, vectors) = (moving(&bias), vectors.iter().map(moving).collect());
-        let row = Row { x, w: b.var(w), y: b.var(y), taps: inside.count, bias, vectors };
+        let own = vectors.map(|p| b.var(p));
+        let row = Row { x, w: b.var(w), y: b.var(y), taps: inside.count, channels: own };
         for (count, channels) in [(channels.larger, channels.high), (channels.tiles - channels.larger, channels.low)] {
             b.times(count, |b| {
                 g.tiles(b, &row, channels);
                 // On to the next channels.
                 b.inc(row.w, channels * g.d.filter);
                 b.inc(row.y, channels * g.d.out_plane);
-                row.bias.iter().chain(row.vectors.iter().flatten()).for_each(|p| b.inc(*p, channels * 4));
+                row.channels.inc(b, channels * 4);
             });
         }
     });
@@ -245,7 +263,7 @@ impl Gen<'_> {
         let mut acc = vec![];
         for _ in &offsets {
             for o in 0..channels {
-                acc.push(match row.bias {
+                acc.push(match row.channels.bias {
                     Some(p) => b.splat(Addr::from(p).off(o * 4)),
                     None => b.constant(0.0),
                 });
@@ -288,7 +306,7 @@ impl Gen<'_> {
             b.inc(plane, self.d.plane);
             b.inc(filter, p.kernel[0] * columns * 4);
         });
-        let sums = epilogue(b, &p.post, acc, channels as usize, row);
+        let sums = epilogue(b, &p.post, acc, channels as usize, &row.channels);
         let y = b.ptr(row.y, at);
         for (i, s) in sums.iter().enumerate() {
             let (v, o) = (i / channels as usize, i as i64 % channels);
